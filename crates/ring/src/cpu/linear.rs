@@ -1,0 +1,285 @@
+//! Replicated convolution: packing, the inner-product corrections, and the walk over tiles.
+
+use super::Cpu;
+use super::simd::dispatch;
+use super::tile::{CHANNELS, Row, Taps, row};
+use crate::Conv2d;
+use rayon::prelude::*;
+
+/// Replicated weights packed for one geometry.
+pub struct Panel(Kind);
+
+enum Kind {
+    /// Per group and 16 channels: `[tap][w0 + w1 of each input channel, then w0][16]`, and the pair-product sums.
+    Tiled { weights: Vec<u64>, corr: Vec<[u64; CHANNELS]> },
+    /// One input and one output channel per group: `[tap][channel]` of `w0 + w1`, then of `w0`.
+    Depthwise { sum: Vec<u64>, first: Vec<u64> },
+}
+
+fn is_depthwise(op: &Conv2d) -> bool {
+    op.groups > 1 && op.groups == op.cin && op.groups == op.cout
+}
+
+pub(crate) fn prepare(w0: &[u64], w1: &[u64], op: &Conv2d) -> Panel {
+    let taps = op.kernel[0] * op.kernel[1];
+    if is_depthwise(op) {
+        let mut sum = vec![0; taps * op.cout];
+        let mut first = sum.clone();
+        for c in 0..op.cout {
+            for t in 0..taps {
+                first[t * op.cout + c] = w0[c * taps + t];
+                sum[t * op.cout + c] = w0[c * taps + t].wrapping_add(w1[c * taps + t]);
+            }
+        }
+        return Panel(Kind::Depthwise { sum, first });
+    }
+    let (ci, co) = (op.cin / op.groups, op.cout / op.groups);
+    let depth = 2 * ci;
+    let panels = co.div_ceil(CHANNELS);
+    let size = taps * depth * CHANNELS;
+    let mut weights = vec![0u64; op.groups * panels * size];
+    let mut corr = vec![[0u64; CHANNELS]; op.groups * panels];
+    for c in 0..op.cout {
+        let (group, within) = (c / co, c % co);
+        let panel = group * panels + within / CHANNELS;
+        let lane = within % CHANNELS;
+        let out = &mut weights[panel * size..(panel + 1) * size];
+        for t in 0..taps {
+            let from = (c * taps + t) * ci;
+            for i in 0..ci {
+                out[(t * depth + i) * CHANNELS + lane] = w0[from + i].wrapping_add(w1[from + i]);
+                out[(t * depth + ci + i) * CHANNELS + lane] = w0[from + i];
+            }
+        }
+        for pair in out.chunks_exact(2 * CHANNELS) {
+            corr[panel][lane] = corr[panel][lane].wrapping_add(pair[lane].wrapping_mul(pair[CHANNELS + lane]));
+        }
+    }
+    Panel(Kind::Tiled { weights, corr })
+}
+
+dispatch! {
+    fn pair_products(pixels: &[u64], stride: usize, depth: usize) -> Vec<u64> {
+        pixels
+            .chunks_exact(stride)
+            .map(|p| p[..depth].chunks_exact(2).fold(0u64, |s, v| s.wrapping_add(v[0].wrapping_mul(v[1]))))
+            .collect()
+    }
+}
+
+dispatch! {
+    fn multiply_add(out: &mut [u64], x0: &[u64], x1: &[u64], sum: &[u64], first: &[u64]) {
+        for ((o, (&a, &b)), (&s, &f)) in out.iter_mut().zip(x0.iter().zip(x1)).zip(sum.iter().zip(first)) {
+            *o = o.wrapping_add(a.wrapping_mul(s)).wrapping_add(b.wrapping_mul(f));
+        }
+    }
+}
+
+/// One image and group with both components interleaved per pixel and zero padding written out.
+struct Packed {
+    pixels: Vec<u64>,
+    /// Elements per pixel.
+    stride: usize,
+    /// Pixels per row.
+    width: usize,
+}
+
+fn pack(x0: &[u64], x1: &[u64], op: &Conv2d, group: usize) -> Packed {
+    let ci = op.cin / op.groups;
+    let depth = 2 * ci;
+    // A stride that is a multiple of 1 KiB would put a tile's pixels into the same cache sets.
+    let stride = if depth % 128 == 0 { depth + 8 } else { depth };
+    let (hp, width) = (op.h + op.pad[0] + op.pad[2], op.w + op.pad[1] + op.pad[3]);
+    let mut pixels = vec![0u64; hp * width * stride];
+    for y in 0..op.h {
+        let rows = &mut pixels[((y + op.pad[0]) * width + op.pad[1]) * stride..][..op.w * stride];
+        for (x, pixel) in rows.chunks_exact_mut(stride).enumerate() {
+            let from = (y * op.w + x) * op.cin + group * ci;
+            pixel[..ci].copy_from_slice(&x0[from..from + ci]);
+            pixel[ci..depth].copy_from_slice(&x1[from..from + ci]);
+        }
+    }
+    Packed { pixels, stride, width }
+}
+
+/// `conv(x0, w0 + w1) + conv(x1, w0)`, NHWC.
+pub(crate) fn linear(cpu: &Cpu, x0: &[u64], x1: &[u64], panel: &Panel, op: &Conv2d) -> Vec<u64> {
+    // A pointwise layer has no notion of rows: all pixels of all images are one long row.
+    let op = &if op.is_pointwise() { Conv2d { n: 1, h: 1, w: op.n * op.h * op.w, ..*op } } else { *op };
+    let mut out = vec![0u64; op.output().len()];
+    let image = op.h * op.w * op.cin;
+    let out_image = op.out_h() * op.out_w() * op.cout;
+    for (n, out) in out.chunks_exact_mut(out_image).enumerate() {
+        let (x0, x1) = (&x0[n * image..(n + 1) * image], &x1[n * image..(n + 1) * image]);
+        match &panel.0 {
+            Kind::Tiled { weights, corr } => {
+                for group in 0..op.groups {
+                    tiled(cpu, x0, x1, weights, corr, op, group, out);
+                }
+            }
+            Kind::Depthwise { sum, first } => depthwise(cpu, x0, x1, sum, first, op, out),
+        }
+    }
+    out
+}
+
+#[expect(clippy::too_many_arguments, reason = "the operands of one image and group")]
+fn tiled(
+    cpu: &Cpu,
+    x0: &[u64],
+    x1: &[u64],
+    weights: &[u64],
+    corr: &[[u64; CHANNELS]],
+    op: &Conv2d,
+    group: usize,
+    out: &mut [u64],
+) {
+    let co = op.cout / op.groups;
+    let packed = pack(x0, x1, op, group);
+    let depth = 2 * (op.cin / op.groups);
+    let taps = Taps {
+        kernel: op.kernel,
+        step: [op.dilation[0] * packed.width * packed.stride, op.dilation[1] * packed.stride],
+        depth,
+    };
+    let size = op.kernel[0] * op.kernel[1] * depth * CHANNELS;
+    let panels = co.div_ceil(CHANNELS);
+    let sums = pair_products(cpu.isa, &packed.pixels, packed.stride, depth);
+    let (oh, ow) = (op.out_h(), op.out_w());
+    let mut rows = vec![0u64; oh * ow];
+    for (i, r) in rows.iter_mut().enumerate() {
+        let at = (i / ow * op.stride[0]) * packed.width + i % ow * op.stride[1];
+        for ky in 0..op.kernel[0] {
+            for kx in 0..op.kernel[1] {
+                *r = r.wrapping_add(sums[at + ky * op.dilation[0] * packed.width + kx * op.dilation[1]]);
+            }
+        }
+    }
+    // Work is cut along pixels: whole rows, or pieces of the one long row of a pointwise layer.
+    let piece = if oh == 1 { (ow.div_ceil(cpu.threads)).next_multiple_of(14) } else { ow };
+    let block = |first: usize, out: &mut [u64]| {
+        for p in 0..panels {
+            let panel = group * panels + p;
+            let lanes = CHANNELS.min(co - p * CHANNELS);
+            for (r, out) in out.chunks_mut(piece * op.cout).enumerate() {
+                let at = first + r * piece;
+                let n = out.len() / op.cout;
+                let from = (at / ow * op.stride[0] * packed.width + at % ow * op.stride[1]) * packed.stride;
+                row(
+                    cpu.isa,
+                    &taps,
+                    &mut Row {
+                        x: &packed.pixels[from..],
+                        sx: op.stride[1] * packed.stride,
+                        w: &weights[panel * size..(panel + 1) * size],
+                        rows: &rows[at..at + n],
+                        corr: &corr[panel],
+                        out: &mut out[group * co + p * CHANNELS..],
+                        ldo: op.cout,
+                        lanes,
+                    },
+                );
+            }
+        }
+    };
+    if cpu.threads == 1 {
+        block(0, out);
+    } else {
+        let pixels = (oh * ow / piece).div_ceil(cpu.threads).max(1) * piece;
+        cpu.run(|| out.par_chunks_mut(pixels * op.cout).enumerate().for_each(|(i, out)| block(i * pixels, out)));
+    }
+}
+
+fn depthwise(cpu: &Cpu, x0: &[u64], x1: &[u64], sum: &[u64], first: &[u64], op: &Conv2d, out: &mut [u64]) {
+    let c = op.cout;
+    for (oy, out) in out.chunks_exact_mut(op.out_w() * c).enumerate() {
+        for (ox, out) in out.chunks_exact_mut(c).enumerate() {
+            for ky in 0..op.kernel[0] {
+                let y = (oy * op.stride[0] + ky * op.dilation[0]).wrapping_sub(op.pad[0]);
+                for kx in 0..op.kernel[1] {
+                    let x = (ox * op.stride[1] + kx * op.dilation[1]).wrapping_sub(op.pad[1]);
+                    if y < op.h && x < op.w {
+                        let (at, t) = ((y * op.w + x) * c, (ky * op.kernel[1] + kx) * c);
+                        multiply_add(cpu.isa, out, &x0[at..at + c], &x1[at..at + c], &sum[t..t + c], &first[t..t + c]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Isa, PrgKey};
+    use proptest::prelude::*;
+
+    /// The definition, in the clear and one multiplication at a time.
+    pub(crate) fn naive(x: &[u64], w: &[u64], op: &Conv2d) -> Vec<u64> {
+        let (ci, co) = (op.cin / op.groups, op.cout / op.groups);
+        let mut out = Vec::with_capacity(op.output().len());
+        for n in 0..op.n {
+            for oy in 0..op.out_h() {
+                for ox in 0..op.out_w() {
+                    for c in 0..op.cout {
+                        let mut sum = 0u64;
+                        for ky in 0..op.kernel[0] {
+                            for kx in 0..op.kernel[1] {
+                                let y = (oy * op.stride[0] + ky * op.dilation[0]).wrapping_sub(op.pad[0]);
+                                let xx = (ox * op.stride[1] + kx * op.dilation[1]).wrapping_sub(op.pad[1]);
+                                if y >= op.h || xx >= op.w {
+                                    continue;
+                                }
+                                for i in 0..ci {
+                                    let a = x[((n * op.h + y) * op.w + xx) * op.cin + c / co * ci + i];
+                                    let b = w[((c * op.kernel[0] + ky) * op.kernel[1] + kx) * ci + i];
+                                    sum = sum.wrapping_add(a.wrapping_mul(b));
+                                }
+                            }
+                        }
+                        out.push(sum);
+                    }
+                }
+            }
+        }
+        out
+    }
+
+    fn geometry() -> impl Strategy<Value = Conv2d> {
+        let pair = |r: std::ops::Range<usize>| [r.clone(), r].prop_map(|v| v);
+        (1..3usize, pair(1..18), 1..5usize, 1..20usize, pair(1..4), pair(1..4), pair(1..3), 0..4usize, any::<[bool; 4]>())
+            .prop_map(|(n, [h, w], ci, co, kernel, stride, dilation, g, pad)| {
+                let (groups, ci, co) = match g {
+                    0 => (2, ci, co),
+                    1 => (3, 1, 1),
+                    _ => (1, ci, co),
+                };
+                let pad = pad.map(usize::from);
+                Conv2d { n, h, w, cin: ci * groups, cout: co * groups, kernel, stride, dilation, pad, groups }
+            })
+            .prop_filter("fits", |op| op.check().is_ok())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+        #[test]
+        fn equals_the_definition(op in geometry(), seed in any::<[u8; 16]>(), threads in 1usize..4) {
+            let random = |i: u8, n: usize| -> Vec<u64> {
+                let mut key = seed;
+                key[0] ^= i;
+                PrgKey::new(key).words(n)
+            };
+            let (x0, x1) = (random(1, op.input().len()), random(2, op.input().len()));
+            let (w0, w1) = (random(3, op.weight().len()), random(4, op.weight().len()));
+            let sum: Vec<u64> = w0.iter().zip(&w1).map(|(a, b)| a.wrapping_add(*b)).collect();
+            let mut want = naive(&x0, &sum, &op);
+            for (a, b) in want.iter_mut().zip(naive(&x1, &w0, &op)) {
+                *a = a.wrapping_add(b);
+            }
+            for isa in Isa::available() {
+                let cpu = Cpu::with(isa, threads);
+                prop_assert_eq!(&linear(&cpu, &x0, &x1, &prepare(&w0, &w1, &op), &op), &want);
+            }
+        }
+    }
+}
