@@ -1,14 +1,49 @@
-pub fn add(left: u64, right: u64) -> u64 {
-    left + right
+//! Frames, meters and transports between the endpoints of a protocol.
+//!
+//! A [`Net`] is one endpoint's view of the others. It carries typed [`Message`]s over [`Link`]s, names each with the
+//! step it belongs to, refuses anything but the next expected frame, and counts every byte and the longest chain of
+//! dependent messages. Links move frames: in memory ([`memory_links`]) or over any pair of byte streams
+//! ([`StreamSender`], [`StreamReceiver`]); authentication and encryption are the stream's business.
+//!
+//! This crate knows nothing of shares, models or sockets.
+
+mod error;
+mod frame;
+mod memory;
+mod meter;
+mod mesh;
+mod shape;
+mod stream;
+
+pub use error::{NetError, Result};
+pub use frame::{Frame, FrameError, HEADER_BYTES, Header, MAX_PAYLOAD, Message, Part, Segment, Tag};
+pub use memory::memory_links;
+pub use meter::{Meter, Traffic};
+pub use mesh::{Link, Net};
+pub use shape::{LinkModel, Shaper};
+pub use stream::{CountedWriter, StreamReceiver, StreamSender};
+
+use std::fmt;
+
+/// A machine taking part: servers are 0, 1 and 2; whoever provides inputs and receives outputs is 3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Endpoint(pub u8);
+
+impl Endpoint {
+    /// The data and model owner's endpoint.
+    pub const CLIENT: Self = Self(3);
+    /// The three servers.
+    pub const SERVERS: [Self; 3] = [Self(0), Self(1), Self(2)];
+
+    /// True for a computing server.
+    #[must_use]
+    pub fn is_server(self) -> bool {
+        self.0 < 3
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn it_works() {
-        let result = add(2, 2);
-        assert_eq!(result, 4);
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_server() { write!(f, "server {}", self.0) } else { write!(f, "the client") }
     }
 }
