@@ -112,11 +112,24 @@ impl Net {
         Ok(frame.message)
     }
 
-    /// What has been sent so far.
+    /// Starts counting anew: chains, bytes and waiting.
+    pub fn reset_meter(&self) {
+        self.depth.store(0, Ordering::Relaxed);
+        self.waited.store(0, Ordering::Relaxed);
+        if let Ok(mut meter) = self.sent.lock() {
+            *meter = Meter { wire: self.wire(), ..Meter::default() };
+        }
+    }
+
+    fn wire(&self) -> u64 {
+        self.peers.values().map(|p| p.link.wire()).sum()
+    }
+
+    /// What has been sent since the meter was reset.
     #[must_use]
     pub fn meter(&self) -> Meter {
         let mut meter = self.sent.lock().map(|m| m.clone()).unwrap_or_default();
-        meter.wire = self.peers.values().map(|p| p.link.wire()).sum();
+        meter.wire = self.wire() - meter.wire;
         meter.rounds = self.depth.load(Ordering::Relaxed);
         meter.waited = self.waited.load(Ordering::Relaxed);
         meter

@@ -30,6 +30,8 @@ pub trait Device: Send + Sync + 'static {
     fn upload<W: Word>(&self, host: Vec<W>) -> Self::Buf<W>;
     /// Gives a buffer to the host.
     fn download<W: Word>(&self, buf: Self::Buf<W>) -> Vec<W>;
+    /// Number of words.
+    fn len<W: Word>(&self, buf: &Self::Buf<W>) -> usize;
     /// Copies a buffer.
     fn copy<W: Word>(&self, buf: &Self::Buf<W>) -> Self::Buf<W>;
     /// Copies elements `start .. start + len`.
@@ -106,12 +108,13 @@ pub trait Device: Send + Sync + 'static {
         r: &Self::Buf<W>,
         q: &Self::Buf<W>,
     ) -> Self::Buf<W>;
-    /// An evaluator's share of a zero-extended value: `y + 2^32 * w`, where
-    /// `w = keep * opened - base + (1 - 2 own) (1 - 2 opened) * product`; `own`, `opened` and `keep` are planes.
+    /// An evaluator's share of a zero-extended value: `y + 2^32 w`, with
+    /// `w = keep * opened + (1 - 2 own) (1 - 2 opened) * product`, less `1 + own * opened` for the first evaluator;
+    /// `keep`, `own` and `opened` are planes.
     fn widen(
         &self,
         y: &Self::Buf<u32>,
-        base: bool,
+        first: bool,
         keep: &Self::Buf<u64>,
         own: &Self::Buf<u64>,
         opened: &Self::Buf<u64>,

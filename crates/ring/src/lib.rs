@@ -30,4 +30,4 @@ pub use fixed::{RangeError, Scale, decode, encode};
 pub use index::{IndexMap, PAD};
 pub use prg::PrgKey;
 pub use shape::Shape;
-pub use word::Word;
+pub use word::{Word, Words};

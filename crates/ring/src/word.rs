@@ -1,5 +1,13 @@
 //! The machine words a ring element is held in.
 
+/// A buffer of either word, for where the width is a run-time fact.
+pub enum Words {
+    /// 32-bit words.
+    Narrow(Vec<u32>),
+    /// 64-bit words.
+    Wide(Vec<u64>),
+}
+
 /// An element of Z/2^k held in one machine word: `u32` (k = 32, the narrow ring) or `u64` (k = 64, the wide ring).
 ///
 /// All operations wrap; that is the ring's arithmetic, not an overflow.
@@ -16,10 +24,14 @@ pub trait Word: bytemuck::Pod + Send + Sync + PartialEq + 'static {
     fn from_i64(value: i64) -> Self;
     /// The representative in [-2^(k-1), 2^(k-1)).
     fn to_i64(self) -> i64;
+    /// A buffer with its width as a value.
+    fn into_words(buf: Vec<Self>) -> Words;
+    /// The buffer, if it has this width.
+    fn from_words(words: Words) -> Option<Vec<Self>>;
 }
 
 macro_rules! word {
-    ($word:ty, $signed:ty) => {
+    ($word:ty, $signed:ty, $name:ident) => {
         impl Word for $word {
             const BITS: u32 = <$word>::BITS;
             #[inline(always)]
@@ -42,9 +54,18 @@ macro_rules! word {
             fn to_i64(self) -> i64 {
                 self as $signed as i64
             }
+            fn into_words(buf: Vec<Self>) -> Words {
+                Words::$name(buf)
+            }
+            fn from_words(words: Words) -> Option<Vec<Self>> {
+                match words {
+                    Words::$name(buf) => Some(buf),
+                    _ => None,
+                }
+            }
         }
     };
 }
 
-word!(u32, i32);
-word!(u64, i64);
+word!(u32, i32, Narrow);
+word!(u64, i64, Wide);

@@ -72,19 +72,21 @@ dispatch! {
 }
 
 dispatch! {
-    /// y + 2^32 (keep * opened - base + (1 - 2 own)(1 - 2 opened) product).
-    pub(crate) fn widen(y: &[u32], base: bool, keep: &[u64], own: &[u64], opened: &[u64], product: &[u32]) -> Vec<u64> {
+    /// y + 2^32 w, with w = keep * opened + (1 - 2 own)(1 - 2 opened) product, less 1 + own * opened for the first.
+    pub(crate) fn widen(y: &[u32], first: bool, keep: &[u64], own: &[u64], opened: &[u64], product: &[u32]) -> Vec<u64> {
         let mut out = vec![0u64; y.len()];
-        let base = u32::from(base);
+        let first = if first { u64::MAX } else { 0 };
         for block in 0..keep.len() {
             let from = (block * 64).min(y.len());
             let to = (from + 64).min(y.len());
             let (y, product) = (&y[from..to], &product[from..to]);
             let (flip, both) = (own[block] ^ opened[block], keep[block] & opened[block]);
+            let less = own[block] & opened[block] & first;
             for (i, o) in out[from..to].iter_mut().enumerate() {
                 // (1 - 2a)(1 - 2b) = 1 - 2 (a xor b)
                 let sign = 1u32.wrapping_sub(2 * bit(flip, i) as u32);
-                let high = (bit(both, i) as u32).wrapping_sub(base).wrapping_add(sign.wrapping_mul(product[i]));
+                let own = (bit(less, i) + bit(first, 0)) as u32;
+                let high = (bit(both, i) as u32).wrapping_sub(own).wrapping_add(sign.wrapping_mul(product[i]));
                 *o = u64::from(y[i]) | (u64::from(high) << 32);
             }
         }

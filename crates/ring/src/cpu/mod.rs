@@ -54,6 +54,9 @@ impl Device for Cpu {
     fn download<W: Word>(&self, buf: Vec<W>) -> Vec<W> {
         buf
     }
+    fn len<W: Word>(&self, buf: &Vec<W>) -> usize {
+        buf.len()
+    }
     fn copy<W: Word>(&self, buf: &Vec<W>) -> Vec<W> {
         buf.clone()
     }
@@ -174,12 +177,12 @@ impl Device for Cpu {
     fn widen(
         &self,
         y: &Vec<u32>,
-        base: bool,
+        first: bool,
         keep: &Vec<u64>,
         own: &Vec<u64>,
         opened: &Vec<u64>,
         product: &Vec<u32>,
     ) -> Vec<u64> {
-        elementwise::widen(self.isa, y, base, keep, own, opened, product)
+        elementwise::widen(self.isa, y, first, keep, own, opened, product)
     }
 }

@@ -1,0 +1,195 @@
+//! The oracle: the same fixed-point program in the clear, with exact rounding, watching for values that do not fit.
+
+use crate::{Checked, Error, Local, Protocol, Result, Role, Step, Width};
+use sordino_ring::{Conv2d, Device, PAD, Shape};
+use std::cell::RefCell;
+use std::rc::Rc;
+
+/// A tensor in the clear.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClearTensor {
+    shape: Shape,
+    width: Width,
+    values: Rc<Vec<i64>>,
+}
+
+impl ClearTensor {
+    /// The integers.
+    #[must_use]
+    pub fn values(&self) -> &[i64] {
+        &self.values
+    }
+}
+
+/// A value that did not fit its ring where an operation relies on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overflow {
+    /// The integer.
+    pub value: i64,
+    /// Elements that did not fit in the same operation.
+    pub count: usize,
+}
+
+/// Fixed point in the clear. Rounds exactly, and records the first operation since [`Clear::take_overflow`] whose
+/// operand or result leaves the range a protocol needs.
+pub struct Clear<D: Device> {
+    dev: D,
+    overflow: RefCell<Option<Overflow>>,
+}
+
+impl<D: Device> Clear<D> {
+    /// Computes on `dev`.
+    #[must_use]
+    pub fn new(dev: D) -> Self {
+        Self { dev, overflow: RefCell::new(None) }
+    }
+    /// The first overflow since the last call.
+    pub fn take_overflow(&self) -> Option<Overflow> {
+        self.overflow.borrow_mut().take()
+    }
+
+    fn tensor(&self, shape: Shape, width: Width, values: Vec<i64>) -> ClearTensor {
+        if width == Width::Narrow {
+            self.watch(&values);
+        }
+        ClearTensor { shape, width, values: Rc::new(values) }
+    }
+
+    fn watch(&self, values: &[i64]) {
+        let outside = |v: &&i64| v.unsigned_abs() >= 1 << 31;
+        if let Some(&value) = values.iter().find(outside) {
+            let count = values.iter().filter(outside).count();
+            self.overflow.borrow_mut().get_or_insert(Overflow { value, count });
+        }
+    }
+
+    fn rounded(&self, shape: Shape, z: impl Iterator<Item = i64>, bias: Option<&ClearTensor>, shift: u32) -> ClearTensor {
+        let half = if shift > 0 { 1i64 << (shift - 1) } else { 0 };
+        let values = match bias {
+            Some(b) => z.zip(b.values.iter()).map(|(v, b)| v.wrapping_add(*b).wrapping_add(half) >> shift).collect(),
+            None => z.map(|v| v.wrapping_add(half) >> shift).collect(),
+        };
+        self.tensor(shape, Width::Narrow, values)
+    }
+}
+
+fn ring(values: &[i64]) -> Vec<u64> {
+    values.iter().map(|&v| v as u64).collect()
+}
+
+fn integers(values: Vec<u64>) -> Vec<i64> {
+    values.into_iter().map(|v| v as i64).collect()
+}
+
+impl<D: Device> Protocol for Clear<D> {
+    type Arith = ClearTensor;
+    type Bit = ClearTensor;
+    type Weight = D::Panel;
+
+    fn shape<'a>(&self, x: &'a ClearTensor) -> &'a Shape {
+        &x.shape
+    }
+    fn width(&self, x: &ClearTensor) -> Width {
+        x.width
+    }
+    fn input(&self, _at: Step, _from: Role, values: Option<&[i64]>, shape: &Shape) -> Result<ClearTensor> {
+        let values = values.ok_or_else(|| Error::Usage("an input has no values".into()))?;
+        Ok(self.tensor(shape.clone(), Width::Wide, values.to_vec()))
+    }
+    fn prepare(&self, _at: Step, _from: Role, values: Option<&[i64]>, op: &Conv2d) -> Result<D::Panel> {
+        let values = values.ok_or_else(|| Error::Usage("a weight has no values".into()))?;
+        let zero = self.dev.upload(vec![0; values.len()]);
+        Ok(self.dev.prepare(&self.dev.upload(ring(values)), &zero, op))
+    }
+    fn constant(&self, values: &[i64], shape: &Shape, width: Width) -> ClearTensor {
+        self.tensor(shape.clone(), width, values.to_vec())
+    }
+
+    fn local(&self, op: &Local<'_>, operands: &[&ClearTensor]) -> Result<ClearTensor> {
+        let shapes: Vec<&Shape> = operands.iter().map(|x| &x.shape).collect();
+        let shape = crate::plan::local_shape(op, &shapes)?;
+        let x = operands[0];
+        let values = match op {
+            Local::Add => x.values.iter().zip(operands[1].values.iter()).map(|(a, b)| a.wrapping_add(*b)).collect(),
+            Local::Sub => x.values.iter().zip(operands[1].values.iter()).map(|(a, b)| a.wrapping_sub(*b)).collect(),
+            Local::Scale(c) => x.values.iter().map(|v| v.wrapping_mul(*c)).collect(),
+            Local::Offset(c) => x.values.iter().map(|v| v.wrapping_add(*c)).collect(),
+            Local::Reshape(_) | Local::Low => x.values.to_vec(),
+            Local::Gather(map, fill) => {
+                map.source.iter().map(|&s| if s == PAD { *fill } else { x.values[s as usize] }).collect()
+            }
+            Local::Concat { outer, widths, .. } => {
+                let parts: Vec<Vec<u64>> = operands.iter().map(|x| ring(&x.values)).collect();
+                let parts: Vec<_> = parts.into_iter().map(|p| self.dev.upload(p)).collect();
+                integers(self.dev.download(self.dev.concat(&parts.iter().collect::<Vec<_>>(), *outer, widths)))
+            }
+            Local::WindowSum(w) => {
+                let x = self.dev.upload(ring(&x.values));
+                integers(self.dev.download(self.dev.window_sum(&x, w)))
+            }
+        };
+        let width = if matches!(op, Local::Low) { Width::Narrow } else { x.width };
+        Ok(self.tensor(shape, width, values))
+    }
+
+    fn linear(
+        &self,
+        _at: Step,
+        terms: &[(&ClearTensor, &D::Panel, Conv2d)],
+        bias: Option<&ClearTensor>,
+        shift: u32,
+    ) -> Result<ClearTensor> {
+        let mut sum: Option<Vec<i64>> = None;
+        for (x, panel, op) in terms {
+            let x0 = self.dev.upload(ring(&x.values));
+            let x1 = self.dev.upload(vec![0u64; x.values.len()]);
+            let z = integers(self.dev.download(self.dev.linear(&x0, &x1, panel, op)));
+            sum = Some(match sum {
+                Some(s) => s.iter().zip(&z).map(|(a, b)| a.wrapping_add(*b)).collect(),
+                None => z,
+            });
+        }
+        let (Some(z), Some((_, _, op))) = (sum, terms.first()) else {
+            return Err(Error::Usage("a linear layer takes at least one term".into()));
+        };
+        Ok(self.rounded(op.output(), z.into_iter(), bias, shift))
+    }
+    fn mul(
+        &self,
+        _at: Step,
+        x: &ClearTensor,
+        y: &ClearTensor,
+        bias: Option<&ClearTensor>,
+        shift: u32,
+    ) -> Result<ClearTensor> {
+        let z = x.values.iter().zip(y.values.iter()).map(|(a, b)| a.wrapping_mul(*b));
+        Ok(self.rounded(x.shape.clone(), z, bias, shift))
+    }
+    fn truncate(&self, _at: Step, x: &ClearTensor, shift: u32) -> Result<ClearTensor> {
+        Ok(self.rounded(x.shape.clone(), x.values.iter().copied(), None, shift))
+    }
+    fn msb(&self, _at: Step, x: &ClearTensor) -> Result<ClearTensor> {
+        self.watch(&x.values);
+        let bits = x.values.iter().map(|&v| i64::from(v < 0)).collect();
+        Ok(self.tensor(x.shape.clone(), Width::Narrow, bits))
+    }
+    fn inject(&self, _at: Step, bit: &ClearTensor) -> Result<ClearTensor> {
+        Ok(self.tensor(bit.shape.clone(), Width::Wide, bit.values.to_vec()))
+    }
+    fn relu(&self, _at: Step, x: &ClearTensor, out: Width) -> Result<ClearTensor> {
+        self.watch(&x.values);
+        Ok(self.tensor(x.shape.clone(), out, x.values.iter().map(|&v| v.max(0)).collect()))
+    }
+    fn extend(&self, _at: Step, x: &ClearTensor) -> Result<ClearTensor> {
+        // Extensions need one bit more of room than signs do.
+        let doubled: Vec<i64> = x.values.iter().map(|v| v.saturating_mul(2)).collect();
+        self.watch(&doubled);
+        Ok(self.tensor(x.shape.clone(), Width::Wide, x.values.to_vec()))
+    }
+    fn verify(&self, _at: Step, x: ClearTensor) -> Result<Checked<ClearTensor>> {
+        Ok(Checked(x))
+    }
+    fn open(&self, _at: Step, x: Checked<ClearTensor>, _to: Role) -> Result<Option<Vec<i64>>> {
+        Ok(Some(x.0.values.to_vec()))
+    }
+}

@@ -1,0 +1,137 @@
+//! The client's side of a three-server computation: sharing inputs, receiving outputs, following along otherwise.
+
+use crate::{Checked, Error, Local, Plan, Protocol, Result, Role, Step, Symbol, Width};
+use sordino_net::{Endpoint, Net, Part, Segment};
+use sordino_ring::{Conv2d, PrgKey, Shape};
+use zeroize::Zeroizing;
+
+/// Plays the model owner and the data owner. Walks the same program as the servers, so that both name steps alike.
+pub struct Client {
+    net: Net,
+    shapes: Plan,
+}
+
+impl Client {
+    /// A client with its links to the servers.
+    #[must_use]
+    pub fn new(net: Net) -> Self {
+        Self { net, shapes: Plan::new(false) }
+    }
+    /// The transport, for its meter.
+    #[must_use]
+    pub fn net(&self) -> &Net {
+        &self.net
+    }
+
+    /// Shares values: components 0 and 1 are expanded from fresh seeds, component 2 is the difference. Server i gets
+    /// components i and i + 1, as a seed where it can.
+    fn share(&self, at: &Step, values: &[i64]) -> Result<()> {
+        let mut seeds = Zeroizing::new([[0u8; 16]; 2]);
+        for seed in seeds.iter_mut() {
+            getrandom::fill(seed).map_err(|_| Error::Randomness)?;
+        }
+        let x0 = PrgKey::new(seeds[0]).words::<u64>(values.len());
+        let x1 = PrgKey::new(seeds[1]).words::<u64>(values.len());
+        let x2 = || {
+            let two = values.iter().zip(x0.iter().zip(&x1)).map(|(&v, (a, b))| (v as u64).wrapping_sub(*a).wrapping_sub(*b));
+            Part::Wide(two.collect())
+        };
+        let seed = |i: usize| {
+            let mut halves = seeds[i].chunks_exact(8).map(|c| c.iter().rev().fold(0u64, |v, &b| v << 8 | u64::from(b)));
+            Part::Wide(vec![halves.next().unwrap_or(0), halves.next().unwrap_or(0)])
+        };
+        let tag = at.tag("input");
+        self.net.send(Endpoint(0), tag, vec![seed(0), seed(1)])?;
+        self.net.send(Endpoint(1), tag, vec![seed(1), x2()])?;
+        self.net.send(Endpoint(2), tag, vec![x2(), seed(0)])?;
+        Ok(())
+    }
+
+    fn checked<'a>(values: Option<&'a [i64]>, shape: &Shape) -> Result<&'a [i64]> {
+        match values {
+            Some(v) if v.len() == shape.len() => Ok(v),
+            Some(v) => Err(Error::Usage(format!("an input has {} values where {shape} is needed", v.len()))),
+            None => Err(Error::Usage("an input has no values".into())),
+        }
+    }
+}
+
+impl Protocol for Client {
+    type Arith = Symbol;
+    type Bit = Shape;
+    type Weight = <Plan as Protocol>::Weight;
+
+    fn shape<'a>(&self, x: &'a Symbol) -> &'a Shape {
+        self.shapes.shape(x)
+    }
+    fn width(&self, x: &Symbol) -> Width {
+        self.shapes.width(x)
+    }
+    fn input(&self, at: Step, from: Role, values: Option<&[i64]>, shape: &Shape) -> Result<Symbol> {
+        self.share(&at, Self::checked(values, shape)?)?;
+        self.shapes.input(at, from, None, shape)
+    }
+    fn prepare(&self, at: Step, from: Role, values: Option<&[i64]>, op: &Conv2d) -> Result<Self::Weight> {
+        self.share(&at, Self::checked(values, &op.weight())?)?;
+        self.shapes.prepare(at, from, None, op)
+    }
+    fn constant(&self, values: &[i64], shape: &Shape, width: Width) -> Symbol {
+        self.shapes.constant(values, shape, width)
+    }
+    fn local(&self, op: &Local<'_>, operands: &[&Symbol]) -> Result<Symbol> {
+        self.shapes.local(op, operands)
+    }
+    fn linear(
+        &self,
+        at: Step,
+        terms: &[(&Symbol, &Self::Weight, Conv2d)],
+        bias: Option<&Symbol>,
+        shift: u32,
+    ) -> Result<Symbol> {
+        self.shapes.linear(at, terms, bias, shift)
+    }
+    fn mul(&self, at: Step, x: &Symbol, y: &Symbol, bias: Option<&Symbol>, shift: u32) -> Result<Symbol> {
+        self.shapes.mul(at, x, y, bias, shift)
+    }
+    fn truncate(&self, at: Step, x: &Symbol, shift: u32) -> Result<Symbol> {
+        self.shapes.truncate(at, x, shift)
+    }
+    fn msb(&self, at: Step, x: &Symbol) -> Result<Shape> {
+        self.shapes.msb(at, x)
+    }
+    fn inject(&self, at: Step, bit: &Shape) -> Result<Symbol> {
+        self.shapes.inject(at, bit)
+    }
+    fn relu(&self, at: Step, x: &Symbol, out: Width) -> Result<Symbol> {
+        self.shapes.relu(at, x, out)
+    }
+    fn extend(&self, at: Step, x: &Symbol) -> Result<Symbol> {
+        self.shapes.extend(at, x)
+    }
+    fn verify(&self, at: Step, x: Symbol) -> Result<Checked<Symbol>> {
+        self.shapes.verify(at, x)
+    }
+
+    fn open(&self, at: Step, x: Checked<Symbol>, _to: Role) -> Result<Option<Vec<i64>>> {
+        let n = self.shapes.shape(&x.0).len();
+        let width = self.shapes.width(&x.0);
+        let form = match width {
+            Width::Narrow => Segment::Narrow(n),
+            Width::Wide => Segment::Wide(n),
+        };
+        let tag = at.tag("open");
+        let mut sum = vec![0u64; n];
+        for server in Endpoint::SERVERS {
+            for part in self.net.recv(server, tag, &[form])? {
+                match part {
+                    Part::Narrow(v) => sum.iter_mut().zip(v).for_each(|(s, v)| *s = s.wrapping_add(u64::from(v))),
+                    Part::Wide(v) => sum.iter_mut().zip(v).for_each(|(s, v)| *s = s.wrapping_add(v)),
+                }
+            }
+        }
+        Ok(Some(match width {
+            Width::Narrow => sum.into_iter().map(|v| i64::from(v as u32 as i32)).collect(),
+            Width::Wide => sum.into_iter().map(|v| v as i64).collect(),
+        }))
+    }
+}

@@ -1,0 +1,266 @@
+//! Running a program on shapes alone: declared cost, nothing computed.
+
+use crate::rep3::cost;
+use crate::{Checked, Error, Local, Protocol, Result, Role, Step, Width};
+use sordino_ring::{Conv2d, Shape};
+use std::cell::RefCell;
+use std::iter::Sum;
+use std::ops::{Add, AddAssign};
+use std::rc::Rc;
+
+/// What a computation sends and how long its chain of messages is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Payload bytes sent by server 0, 1, 2 and the client.
+    pub sent: [u64; 4],
+    /// Longest chain of dependent messages.
+    pub rounds: u32,
+    /// Ring multiplications in linear layers, per server.
+    pub macs: u64,
+}
+
+impl Cost {
+    /// Payload bytes of everybody.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.sent.iter().sum()
+    }
+}
+
+impl Add for Cost {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        let mut sent = self.sent;
+        sent.iter_mut().zip(other.sent).for_each(|(a, b)| *a += b);
+        Self { sent, rounds: self.rounds + other.rounds, macs: self.macs + other.macs }
+    }
+}
+
+impl AddAssign for Cost {
+    fn add_assign(&mut self, other: Self) {
+        *self = *self + other;
+    }
+}
+
+impl Sum for Cost {
+    fn sum<I: Iterator<Item = Self>>(iter: I) -> Self {
+        iter.fold(Self::default(), Add::add)
+    }
+}
+
+#[derive(Default)]
+struct State {
+    cost: Cost,
+    /// Longest chain that ends at the client; inputs start from it, not from the servers' chain.
+    client_rounds: u32,
+    live: u64,
+    peak: u64,
+}
+
+/// Counts a tensor's bytes while it lives.
+struct Lease {
+    bytes: u64,
+    state: Rc<RefCell<State>>,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.state.borrow_mut().live -= self.bytes;
+    }
+}
+
+/// A tensor of which only form and memory are known.
+#[derive(Clone)]
+pub struct Symbol {
+    shape: Shape,
+    width: Width,
+    _lease: Rc<Lease>,
+}
+
+/// The three-server protocol's declared cost. Runs anything the executor runs.
+pub struct Plan {
+    faithful: bool,
+    state: Rc<RefCell<State>>,
+}
+
+/// Memory of a server's packed weights.
+fn panel_bytes(op: &Conv2d) -> u64 {
+    let channels = (op.cout / op.groups).next_multiple_of(16) * op.groups;
+    (channels * op.kernel[0] * op.kernel[1] * (op.cin / op.groups)) as u64 * 16
+}
+
+impl Plan {
+    /// Counts the cost with or without faithful truncation.
+    #[must_use]
+    pub fn new(faithful: bool) -> Self {
+        Self { faithful, state: Rc::default() }
+    }
+    /// Cost so far.
+    #[must_use]
+    pub fn cost(&self) -> Cost {
+        let state = self.state.borrow();
+        Cost { rounds: state.cost.rounds.max(state.client_rounds), ..state.cost }
+    }
+    /// Most bytes of shares, packed weights and working space a server holds at once.
+    #[must_use]
+    pub fn peak_bytes(&self) -> u64 {
+        self.state.borrow().peak
+    }
+
+    fn lease(&self, bytes: u64) -> Rc<Lease> {
+        let mut state = self.state.borrow_mut();
+        state.live += bytes;
+        state.peak = state.peak.max(state.live);
+        Rc::new(Lease { bytes, state: Rc::clone(&self.state) })
+    }
+    fn symbol(&self, shape: Shape, width: Width) -> Symbol {
+        let lease = self.lease(2 * shape.len() as u64 * u64::from(width.bits() / 8));
+        Symbol { shape, width, _lease: lease }
+    }
+    fn spend(&self, cost: Cost) {
+        self.state.borrow_mut().cost += cost;
+    }
+    /// Inputs do not wait for each other, nor for the servers.
+    fn spend_input(&self, cost: Cost) {
+        let mut state = self.state.borrow_mut();
+        let rounds = state.cost.rounds.max(state.client_rounds + cost.rounds);
+        state.cost += cost;
+        state.cost.rounds = rounds;
+    }
+    /// The servers do not wait for an opening to arrive.
+    fn spend_open(&self, cost: Cost) {
+        let mut state = self.state.borrow_mut();
+        let rounds = state.cost.rounds;
+        state.client_rounds = state.client_rounds.max(rounds + cost.rounds);
+        state.cost += cost;
+        state.cost.rounds = rounds;
+    }
+    fn truncated(&self, shape: &Shape, shift: u32) -> Symbol {
+        // The untruncated product and its masks live until the result does.
+        let _working = self.lease(16 * shape.len() as u64);
+        self.spend(cost::truncate(shape.len(), shift, self.faithful));
+        self.symbol(shape.clone(), Width::Narrow)
+    }
+}
+
+/// The shape a local operation gives.
+pub(crate) fn local_shape(op: &Local<'_>, operands: &[&Shape]) -> Result<Shape> {
+    let misfit = |what: &str| Error::Usage(format!("{what}: {operands:?}"));
+    let one = || operands.first().copied().ok_or_else(|| misfit("an operand is missing"));
+    match op {
+        Local::Add | Local::Sub => match operands {
+            [x, y] if x == y => Ok((*x).clone()),
+            _ => Err(misfit("operands of a sum must be two tensors of one shape")),
+        },
+        Local::Scale(_) | Local::Offset(_) | Local::Low => one().cloned(),
+        Local::Reshape(shape) if one()?.len() == shape.len() => Ok(shape.clone()),
+        Local::Reshape(shape) => Err(misfit(&format!("a reshape to {shape} changes the number of elements"))),
+        Local::Gather(map, _) => {
+            let n = one()?.len();
+            if map.source.iter().all(|&s| s == sordino_ring::PAD || (s as usize) < n) {
+                Ok(map.shape.clone())
+            } else {
+                Err(misfit("a re-indexing reads beyond its operand"))
+            }
+        }
+        Local::Concat { outer, widths, shape } => {
+            let fits = operands.len() == widths.len()
+                && operands.iter().zip(widths).all(|(s, w)| s.len() == outer * w)
+                && shape.len() == outer * widths.iter().sum::<usize>();
+            if fits { Ok(shape.clone()) } else { Err(misfit("operands of a concatenation do not fit")) }
+        }
+        Local::WindowSum(w) if one()?.len() == w.0.input().len() => Ok(w.0.output()),
+        Local::WindowSum(_) => Err(misfit("pooling windows do not fit their operand")),
+    }
+}
+
+impl Protocol for Plan {
+    type Arith = Symbol;
+    type Bit = Shape;
+    type Weight = Rc<dyn std::any::Any>;
+
+    fn shape<'a>(&self, x: &'a Symbol) -> &'a Shape {
+        &x.shape
+    }
+    fn width(&self, x: &Symbol) -> Width {
+        x.width
+    }
+    fn input(&self, _at: Step, _from: Role, _values: Option<&[i64]>, shape: &Shape) -> Result<Symbol> {
+        self.spend_input(cost::input(shape.len()));
+        Ok(self.symbol(shape.clone(), Width::Wide))
+    }
+    fn prepare(&self, _at: Step, _from: Role, _values: Option<&[i64]>, op: &Conv2d) -> Result<Self::Weight> {
+        self.spend_input(cost::input(op.weight().len()));
+        let _unpacked = self.lease(16 * op.weight().len() as u64);
+        Ok(self.lease(panel_bytes(op)))
+    }
+    fn constant(&self, _values: &[i64], shape: &Shape, width: Width) -> Symbol {
+        self.symbol(shape.clone(), width)
+    }
+    fn local(&self, op: &Local<'_>, operands: &[&Symbol]) -> Result<Symbol> {
+        let shapes: Vec<&Shape> = operands.iter().map(|x| &x.shape).collect();
+        let shape = local_shape(op, &shapes)?;
+        let width = match (op, operands.first()) {
+            (Local::Low, _) | (_, None) => Width::Narrow,
+            (_, Some(x)) => x.width,
+        };
+        if operands.iter().any(|x| operands[0].width != x.width) {
+            return Err(Error::Usage("operands of a local operation must have one width".into()));
+        }
+        Ok(self.symbol(shape, width))
+    }
+    fn linear(
+        &self,
+        _at: Step,
+        terms: &[(&Symbol, &Self::Weight, Conv2d)],
+        _bias: Option<&Symbol>,
+        shift: u32,
+    ) -> Result<Symbol> {
+        let Some((_, _, op)) = terms.first() else {
+            return Err(Error::Usage("a linear layer takes at least one term".into()));
+        };
+        for (_, _, op) in terms {
+            self.state.borrow_mut().cost.macs += 2 * op.macs();
+            let padded = op.n.min(1) * (op.h + op.pad[0] + op.pad[2]) * (op.w + op.pad[1] + op.pad[3]) * op.cin;
+            drop(self.lease((16 * padded + 8 * op.output().len()) as u64));
+        }
+        Ok(self.truncated(&op.output(), shift))
+    }
+    fn mul(&self, _at: Step, x: &Symbol, _y: &Symbol, _bias: Option<&Symbol>, shift: u32) -> Result<Symbol> {
+        self.state.borrow_mut().cost.macs += 2 * x.shape.len() as u64;
+        Ok(self.truncated(&x.shape, shift))
+    }
+    fn truncate(&self, _at: Step, x: &Symbol, shift: u32) -> Result<Symbol> {
+        Ok(self.truncated(&x.shape, shift))
+    }
+    fn msb(&self, _at: Step, x: &Symbol) -> Result<Shape> {
+        self.spend(cost::msb(x.shape.len()));
+        drop(self.lease(comparison_bytes(x.shape.len())));
+        Ok(x.shape.clone())
+    }
+    fn inject(&self, _at: Step, bit: &Shape) -> Result<Symbol> {
+        self.spend(cost::inject(bit.len()));
+        Ok(self.symbol(bit.clone(), Width::Wide))
+    }
+    fn relu(&self, _at: Step, x: &Symbol, out: Width) -> Result<Symbol> {
+        self.spend(cost::relu(x.shape.len(), out));
+        drop(self.lease(comparison_bytes(x.shape.len())));
+        Ok(self.symbol(x.shape.clone(), out))
+    }
+    fn extend(&self, _at: Step, x: &Symbol) -> Result<Symbol> {
+        self.spend(cost::extend(x.shape.len()));
+        Ok(self.symbol(x.shape.clone(), Width::Wide))
+    }
+    fn verify(&self, _at: Step, x: Symbol) -> Result<Checked<Symbol>> {
+        Ok(Checked(x))
+    }
+    fn open(&self, _at: Step, x: Checked<Symbol>, _to: Role) -> Result<Option<Vec<i64>>> {
+        self.spend_open(cost::open(x.0.shape.len(), x.0.width));
+        Ok(None)
+    }
+}
+
+/// Working space of a comparison: the planes of three parts, dealt, expanded and joined, and words of the selection.
+fn comparison_bytes(n: usize) -> u64 {
+    64 * n as u64
+}

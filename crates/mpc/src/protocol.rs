@@ -1,0 +1,186 @@
+//! The seam between models and protocols.
+
+use crate::{Result, Step};
+use sordino_ring::{Conv2d, IndexMap, Shape, WindowSum};
+
+/// The ring a tensor's shares live in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub enum Width {
+    /// Z/2^32: activations between linear layers. Half the memory and traffic.
+    Narrow,
+    /// Z/2^64: operands of products.
+    Wide,
+}
+
+impl Width {
+    /// Bits of the ring.
+    #[must_use]
+    pub fn bits(self) -> u32 {
+        match self {
+            Self::Narrow => 32,
+            Self::Wide => 64,
+        }
+    }
+}
+
+/// Who provides an input or receives an output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub enum Role {
+    /// Holds the weights.
+    ModelOwner,
+    /// Holds the inputs and receives the outputs.
+    DataOwner,
+}
+
+impl Role {
+    /// The endpoint that plays this role.
+    #[must_use]
+    pub fn endpoint(self) -> sordino_net::Endpoint {
+        match self {
+            Self::ModelOwner | Self::DataOwner => sordino_net::Endpoint::CLIENT,
+        }
+    }
+}
+
+/// An operation without communication, the same on every share.
+#[derive(Clone, Debug)]
+pub enum Local<'a> {
+    /// a + b.
+    Add,
+    /// a - b.
+    Sub,
+    /// x * c for a public integer.
+    Scale(i64),
+    /// x + c for a public integer.
+    Offset(i64),
+    /// The same elements in another shape.
+    Reshape(Shape),
+    /// Public re-indexing; the second member fills positions the map leaves open.
+    Gather(&'a IndexMap, i64),
+    /// Joins operands along an axis: each gives `widths[j]` consecutive elements to each of `outer` rows.
+    Concat {
+        /// Rows.
+        outer: usize,
+        /// Elements per row of each operand.
+        widths: Vec<usize>,
+        /// Shape of the result.
+        shape: Shape,
+    },
+    /// Sums over spatial windows.
+    WindowSum(WindowSum),
+    /// From the wide ring to the narrow one, for values that fit it.
+    Low,
+}
+
+/// A share that passed the protocol's verification; only [`Protocol::verify`] makes one, only it can be opened.
+pub struct Checked<T>(pub(crate) T);
+
+/// A way to compute on values that nobody sees.
+///
+/// Values are fixed-point integers in a ring of stated [`Width`]; scales are the caller's business. A narrow value v
+/// must satisfy |v| < 2^30 wherever an operation below asks for a narrow operand: signs and extensions are exact
+/// there, differences of two such values stay within 31 bits, and meaningless beyond.
+pub trait Protocol {
+    /// A shared tensor.
+    type Arith: Clone;
+    /// Shared bits, reusable: a sign once computed can select and be injected again.
+    type Bit;
+    /// A linear operand, prepared once.
+    type Weight;
+
+    /// Dimensions of a tensor.
+    fn shape<'a>(&self, x: &'a Self::Arith) -> &'a Shape;
+    /// Ring of a tensor.
+    fn width(&self, x: &Self::Arith) -> Width;
+
+    /// A wide tensor provided by `from`, who passes its ring elements; everybody else passes `None`.
+    ///
+    /// # Errors
+    /// Lost peers; values missing at their owner.
+    fn input(&self, at: Step, from: Role, values: Option<&[i64]>, shape: &Shape) -> Result<Self::Arith>;
+    /// Weights (OHWI) provided by `from`, packed for `op`.
+    ///
+    /// # Errors
+    /// As for [`Protocol::input`].
+    fn prepare(&self, at: Step, from: Role, values: Option<&[i64]>, op: &Conv2d) -> Result<Self::Weight>;
+    /// A public tensor.
+    fn constant(&self, values: &[i64], shape: &Shape, width: Width) -> Self::Arith;
+    /// A local operation.
+    ///
+    /// # Errors
+    /// When operands do not fit together.
+    fn local(&self, op: &Local<'_>, operands: &[&Self::Arith]) -> Result<Self::Arith>;
+
+    /// `round((sum_j conv(x_j, w_j) + bias) / 2^shift)`, narrow, for wide x; shift at most 32. The result must fit 31
+    /// bits; otherwise it is off by a multiple of 2^32, never by less.
+    ///
+    /// # Errors
+    /// Lost peers.
+    fn linear(
+        &self,
+        at: Step,
+        terms: &[(&Self::Arith, &Self::Weight, Conv2d)],
+        bias: Option<&Self::Arith>,
+        shift: u32,
+    ) -> Result<Self::Arith>;
+    /// `round((x * y + bias) / 2^shift)` element by element, narrow, for wide operands of one shape.
+    ///
+    /// # Errors
+    /// Lost peers.
+    fn mul(
+        &self,
+        at: Step,
+        x: &Self::Arith,
+        y: &Self::Arith,
+        bias: Option<&Self::Arith>,
+        shift: u32,
+    ) -> Result<Self::Arith>;
+    /// `round(x / 2^shift)`, narrow, for wide x.
+    ///
+    /// # Errors
+    /// Lost peers.
+    fn truncate(&self, at: Step, x: &Self::Arith, shift: u32) -> Result<Self::Arith>;
+
+    /// `x < 0`, for narrow x.
+    ///
+    /// # Errors
+    /// Lost peers.
+    fn msb(&self, at: Step, x: &Self::Arith) -> Result<Self::Bit>;
+    /// 0 or 1 in the wide ring for each bit.
+    ///
+    /// # Errors
+    /// Lost peers.
+    fn inject(&self, at: Step, bit: &Self::Bit) -> Result<Self::Arith>;
+    /// `max(x, 0)` for narrow x, in either ring.
+    ///
+    /// # Errors
+    /// Lost peers.
+    fn relu(&self, at: Step, x: &Self::Arith, out: Width) -> Result<Self::Arith>;
+    /// The same value in the wide ring, for narrow x.
+    ///
+    /// # Errors
+    /// Lost peers.
+    fn extend(&self, at: Step, x: &Self::Arith) -> Result<Self::Arith>;
+
+    /// `max(x, y)`, narrow, for narrow operands.
+    ///
+    /// # Errors
+    /// Lost peers.
+    fn max(&self, mut at: Step, x: &Self::Arith, y: &Self::Arith) -> Result<Self::Arith> {
+        let difference = self.local(&Local::Sub, &[x, y])?;
+        let positive = self.relu(at.child("relu"), &difference, Width::Narrow)?;
+        self.local(&Local::Add, &[y, &positive])
+    }
+
+    /// Passes when the value is what honest parties would have computed. A semi-honest protocol trusts its peers to
+    /// follow it, so it always passes there.
+    ///
+    /// # Errors
+    /// A peer misbehaved.
+    fn verify(&self, at: Step, x: Self::Arith) -> Result<Checked<Self::Arith>>;
+    /// Opens a value to its named receiver, who gets the integers; everybody else gets `None`.
+    ///
+    /// # Errors
+    /// Lost peers.
+    fn open(&self, at: Step, x: Checked<Self::Arith>, to: Role) -> Result<Option<Vec<i64>>>;
+}

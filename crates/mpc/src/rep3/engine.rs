@@ -1,0 +1,287 @@
+//! The protocol as one server runs it.
+
+use super::compare::wrong_form;
+use super::keys::{Prss, Side};
+use super::layout::{plane_words, thirds};
+use super::relu::Bits;
+use super::share::{Pair, Shared, local};
+use crate::{Checked, Error, Local, Protocol, Result, Role, Step, Width};
+use sordino_net::{Endpoint, Message, Net, Part, Segment};
+use sordino_ring::{Conv2d, Device, PrgKey, Shape, Word, Words, ZipOp};
+
+/// One of the three servers.
+pub struct Rep3<D: Device> {
+    pub(crate) dev: D,
+    net: Net,
+    prss: Prss,
+    pub(crate) me: usize,
+    pub(crate) faithful: bool,
+}
+
+pub(crate) fn planes_part(words: Vec<u64>) -> Part {
+    Part::Wide(words)
+}
+
+/// A buffer as it travels.
+pub(crate) fn word_part<W: Word>(words: Vec<W>) -> Part {
+    match W::into_words(words) {
+        Words::Narrow(v) => Part::Narrow(v),
+        Words::Wide(v) => Part::Wide(v),
+    }
+}
+
+impl<D: Device> Rep3<D> {
+    /// A server with its device, its links and its keys. `faithful` rounds exactly, for the price of a comparison
+    /// of the discarded bits in every truncation.
+    ///
+    /// # Errors
+    /// When the transport is not a server's.
+    pub fn new(dev: D, net: Net, prss: Prss, faithful: bool) -> Result<Self> {
+        let me = net.me();
+        if !me.is_server() {
+            return Err(Error::Usage(format!("{me} is not one of the three servers")));
+        }
+        Ok(Self { dev, net, prss, me: usize::from(me.0), faithful })
+    }
+
+    /// The transport, for its meter.
+    #[must_use]
+    pub fn net(&self) -> &Net {
+        &self.net
+    }
+
+    pub(crate) fn next(&self) -> usize {
+        (self.me + 1) % 3
+    }
+    pub(crate) fn prev(&self) -> usize {
+        (self.me + 2) % 3
+    }
+    pub(crate) fn random<W: Word>(&self, side: Side, at: &Step, purpose: &str, part: usize, n: usize) -> D::Buf<W> {
+        self.dev.random(&self.prss.stream(side, at, purpose, part), n)
+    }
+    pub(crate) fn send(&self, to: usize, at: &Step, label: &str, message: Message) -> Result<()> {
+        Ok(self.net.send(Endpoint::SERVERS[to], at.tag(label), message)?)
+    }
+    pub(crate) fn recv(&self, from: usize, at: &Step, label: &str, form: &[Segment]) -> Result<Message> {
+        Ok(self.net.recv(Endpoint::SERVERS[from], at.tag(label), form)?)
+    }
+
+    /// Sends the own component to the previous server and receives the next one's: one message each, one round.
+    pub(crate) fn reshare<W: Word>(&self, at: &Step, label: &str, own: &D::Buf<W>, n: usize) -> Result<D::Buf<W>> {
+        self.send(self.prev(), at, label, vec![word_part(self.dev.download(self.dev.copy(own)))])?;
+        self.recv_words(self.next(), at, label, n)
+    }
+
+    fn recv_words<W: Word>(&self, from: usize, at: &Step, label: &str, n: usize) -> Result<D::Buf<W>> {
+        let form = if W::BITS == 32 { Segment::Narrow(n) } else { Segment::Wide(n) };
+        let words = match self.recv(from, at, label, &[form])?.pop() {
+            Some(Part::Narrow(v)) => W::from_words(Words::Narrow(v)),
+            Some(Part::Wide(v)) => W::from_words(Words::Wide(v)),
+            None => None,
+        };
+        Ok(self.dev.upload(words.ok_or_else(wrong_form)?))
+    }
+
+    pub(crate) fn upload_narrow<const N: usize>(&self, message: Message) -> Result<[D::Buf<u32>; N]> {
+        let bufs: Result<Vec<_>> = message
+            .into_iter()
+            .map(|part| match part {
+                Part::Narrow(v) => Ok(self.dev.upload(v)),
+                Part::Wide(_) => Err(wrong_form()),
+            })
+            .collect();
+        bufs?.try_into().map_err(|_| wrong_form())
+    }
+
+    /// Sends planes to the other evaluator of each of the two parts this server evaluates.
+    pub(crate) fn send_planes(&self, at: &Step, label: &str, own: [&D::Buf<u64>; 2]) -> Result<()> {
+        for (to, planes) in [self.next(), self.prev()].into_iter().zip(own) {
+            self.send(to, at, label, vec![planes_part(self.dev.download(self.dev.copy(planes)))])?;
+        }
+        Ok(())
+    }
+
+    /// Receives the other evaluators' planes, `count` of them.
+    pub(crate) fn recv_planes(&self, at: &Step, label: &str, n: usize, count: usize) -> Result<[D::Buf<u64>; 2]> {
+        let words = thirds(n).map(|(_, len)| count * plane_words(len));
+        Ok([
+            self.recv_words(self.next(), at, label, words[self.prev()])?,
+            self.recv_words(self.prev(), at, label, words[self.next()])?,
+        ])
+    }
+
+    /// Evaluators swap planes of equal size; returns what the others sent.
+    pub(crate) fn exchange(&self, at: &Step, label: &str, own: [&D::Buf<u64>; 2]) -> Result<[D::Buf<u64>; 2]> {
+        let lens = own.map(|b| self.dev.len(b));
+        self.send_planes(at, label, own)?;
+        Ok([
+            self.recv_words(self.next(), at, label, lens[0])?,
+            self.recv_words(self.prev(), at, label, lens[1])?,
+        ])
+    }
+
+    /// From two additive shares per part to a replicated sharing: the dealer's components are fresh masks, the third
+    /// is the masked sum, which the evaluators swap halves of. 2k bits per element, one round.
+    pub(crate) fn remask<W: Word>(&self, at: &Step, n: usize, y1: D::Buf<W>, y2: D::Buf<W>) -> Result<Pair<D, W>> {
+        let parts = thirds(n);
+        let (me, prev, next) = (self.me, self.prev(), self.next());
+        let label = "remask";
+        let mask = |side, part: usize| self.random::<W>(side, at, label, part, parts[part].1);
+        let (m1, m2) = (mask(Side::Prev, prev), mask(Side::Next, next));
+        let own1 = self.dev.zip(ZipOp::Sub, &y1, &m1);
+        let own2 = self.dev.zip(ZipOp::Sub, &y2, &m2);
+        self.send(next, at, label, vec![word_part(self.dev.download(self.dev.copy(&own1)))])?;
+        self.send(prev, at, label, vec![word_part(self.dev.download(self.dev.copy(&own2)))])?;
+        let theirs1: D::Buf<W> = self.recv_words(next, at, label, parts[prev].1)?;
+        let theirs2: D::Buf<W> = self.recv_words(prev, at, label, parts[next].1)?;
+        let sum1 = self.dev.zip(ZipOp::Add, &own1, &theirs1);
+        let sum2 = self.dev.zip(ZipOp::Add, &own2, &theirs2);
+        let mut first: [Option<D::Buf<W>>; 3] = [None, None, None];
+        let mut second: [Option<D::Buf<W>>; 3] = [None, None, None];
+        (first[me], second[me]) = (Some(mask(Side::Prev, me)), Some(mask(Side::Next, me)));
+        (first[prev], second[prev]) = (Some(m1), Some(sum1));
+        (first[next], second[next]) = (Some(sum2), Some(m2));
+        let join = |parts: [Option<D::Buf<W>>; 3]| self.dev.join(parts.into_iter().flatten().collect());
+        Ok(Pair(join(first), join(second)))
+    }
+
+    /// The wide replicated product's additive term, truncated.
+    fn finish(&self, at: Step, mut z: D::Buf<u64>, bias: Option<&Shared<D>>, shape: Shape, shift: u32) -> Result<Shared<D>> {
+        if let Some(bias) = bias {
+            z = self.dev.zip(ZipOp::Add, &z, &bias.as_wide()?.0);
+        }
+        let n = shape.len();
+        Ok(Shared::narrow(shape, self.truncate_additive(at, z, n, shift)?))
+    }
+
+    fn shared_from_client(&self, at: &Step, from: Role, n: usize) -> Result<Pair<D, u64>> {
+        let keys = [Segment::Wide(2), Segment::Wide(2)];
+        let form: &[Segment] = match self.me {
+            0 => &keys,
+            1 => &[Segment::Wide(2), Segment::Wide(n)],
+            _ => &[Segment::Wide(n), Segment::Wide(2)],
+        };
+        let message = self.net.recv(from.endpoint(), at.tag("input"), form)?;
+        // Component 2 travels, the others are expanded from their seeds.
+        let explicit = [None, Some(1), Some(0)][self.me];
+        let mut parts = message.into_iter().enumerate().map(|(i, part)| match part {
+            Part::Wide(words) if explicit == Some(i) => Ok(self.dev.upload(words)),
+            Part::Wide(seed) => Ok(expand_seed(&self.dev, &seed, n)),
+            Part::Narrow(_) => Err(wrong_form()),
+        });
+        let mut next = || parts.next().unwrap_or_else(|| Err(wrong_form()));
+        Ok(Pair(next()?, next()?))
+    }
+}
+
+fn expand_seed<D: Device>(dev: &D, words: &[u64], n: usize) -> D::Buf<u64> {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&words[0].to_le_bytes());
+    bytes[8..].copy_from_slice(&words[1].to_le_bytes());
+    dev.random(&PrgKey::new(bytes), n)
+}
+
+impl<D: Device> Protocol for Rep3<D> {
+    type Arith = Shared<D>;
+    type Bit = Bits<D>;
+    type Weight = D::Panel;
+
+    fn shape<'a>(&self, x: &'a Shared<D>) -> &'a Shape {
+        &x.shape
+    }
+    fn width(&self, x: &Shared<D>) -> Width {
+        x.width()
+    }
+
+    fn input(&self, at: Step, from: Role, _values: Option<&[i64]>, shape: &Shape) -> Result<Shared<D>> {
+        Ok(Shared::wide(shape.clone(), self.shared_from_client(&at, from, shape.len())?))
+    }
+
+    fn prepare(&self, at: Step, from: Role, _values: Option<&[i64]>, op: &Conv2d) -> Result<D::Panel> {
+        let w = self.shared_from_client(&at, from, op.weight().len())?;
+        Ok(self.dev.prepare(&w.0, &w.1, op))
+    }
+
+    fn constant(&self, values: &[i64], shape: &Shape, width: Width) -> Shared<D> {
+        fn pair<D: Device, W: Word>(dev: &D, me: usize, values: &[i64]) -> Pair<D, W> {
+            let component = |yes: bool| {
+                dev.upload(values.iter().map(|&v| W::from_i64(if yes { v } else { 0 })).collect())
+            };
+            Pair(component(me == 0), component(me == 2))
+        }
+        match width {
+            Width::Narrow => Shared::narrow(shape.clone(), pair(&self.dev, self.me, values)),
+            Width::Wide => Shared::wide(shape.clone(), pair(&self.dev, self.me, values)),
+        }
+    }
+
+    fn local(&self, op: &Local<'_>, operands: &[&Shared<D>]) -> Result<Shared<D>> {
+        local(&self.dev, self.me, op, operands)
+    }
+
+    fn linear(
+        &self,
+        at: Step,
+        terms: &[(&Shared<D>, &D::Panel, Conv2d)],
+        bias: Option<&Shared<D>>,
+        shift: u32,
+    ) -> Result<Shared<D>> {
+        let mut sum: Option<D::Buf<u64>> = None;
+        for (x, panel, op) in terms {
+            let x = x.as_wide()?;
+            let z = self.dev.linear(&x.0, &x.1, panel, op);
+            sum = Some(match sum {
+                Some(s) => self.dev.zip(ZipOp::Add, &s, &z),
+                None => z,
+            });
+        }
+        let (Some(z), Some((_, _, op))) = (sum, terms.first()) else {
+            return Err(Error::Usage("a linear layer takes at least one term".into()));
+        };
+        self.finish(at, z, bias, op.output(), shift)
+    }
+
+    fn mul(
+        &self,
+        at: Step,
+        x: &Shared<D>,
+        y: &Shared<D>,
+        bias: Option<&Shared<D>>,
+        shift: u32,
+    ) -> Result<Shared<D>> {
+        let (a, b) = (x.as_wide()?, y.as_wide()?);
+        let z = self.dev.product([&a.0, &a.1], [&b.0, &b.1]);
+        self.finish(at, z, bias, x.shape.clone(), shift)
+    }
+
+    fn truncate(&self, at: Step, x: &Shared<D>, shift: u32) -> Result<Shared<D>> {
+        let z = self.dev.copy(&x.as_wide()?.0);
+        self.finish(at, z, None, x.shape.clone(), shift)
+    }
+
+    fn msb(&self, at: Step, x: &Shared<D>) -> Result<Bits<D>> {
+        self.sign_bits(&at, x)
+    }
+    fn inject(&self, at: Step, bit: &Bits<D>) -> Result<Shared<D>> {
+        self.inject_bits(&at, bit)
+    }
+    fn relu(&self, at: Step, x: &Shared<D>, out: Width) -> Result<Shared<D>> {
+        self.relu_shared(&at, x, out)
+    }
+    fn extend(&self, at: Step, x: &Shared<D>) -> Result<Shared<D>> {
+        self.extend_shared(&at, x)
+    }
+
+    fn verify(&self, _at: Step, x: Shared<D>) -> Result<Checked<Shared<D>>> {
+        Ok(Checked(x))
+    }
+
+    fn open(&self, at: Step, x: Checked<Shared<D>>, to: Role) -> Result<Option<Vec<i64>>> {
+        let part = match &*x.0.data {
+            super::share::Data::Narrow(p) => word_part(self.dev.download(self.dev.copy(&p.0))),
+            super::share::Data::Wide(p) => word_part(self.dev.download(self.dev.copy(&p.0))),
+        };
+        self.net.send(to.endpoint(), at.tag("open"), vec![part])?;
+        Ok(None)
+    }
+}

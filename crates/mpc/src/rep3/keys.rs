@@ -1,0 +1,157 @@
+//! Key agreement and pseudo-random secret sharing (Cramer, Damgård, Ishai, TCC 2005).
+
+use crate::{Error, Result, Step};
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+use sordino_net::{Endpoint, Net, Part, Segment};
+use sordino_ring::PrgKey;
+use std::collections::HashSet;
+use std::sync::Mutex;
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+/// What the servers of a session must agree on before anything else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionInfo {
+    /// Fresh for every session.
+    pub session: [u8; 16],
+    /// Hash of the compiled program.
+    pub program: [u8; 32],
+}
+
+const VERSION: u64 = 1;
+
+#[derive(Zeroize, ZeroizeOnDrop)]
+struct Key([u8; 32]);
+
+/// Which of a server's two keys: the one shared with the server before it, or with the one after it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    Prev,
+    Next,
+}
+
+/// The keys one server shares with each of its peers in one session. No `Debug`, no `Clone`.
+///
+/// Server i shares K_i with server i-1 and K_{i+1} with server i+1. Streams are named by step, purpose and part; a
+/// name is derived once.
+pub struct Prss {
+    prev: Key,
+    next: Key,
+    used: Mutex<HashSet<[u8; 16]>>,
+}
+
+fn mac(key: &[u8], parts: &[&[u8]]) -> Zeroizing<[u8; 32]> {
+    // HMAC takes keys of any length.
+    #[expect(clippy::expect_used, reason = "no key length is invalid")]
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
+    for part in parts {
+        mac.update(&(part.len() as u64).to_le_bytes());
+        mac.update(part);
+    }
+    Zeroizing::new(mac.finalize().into_bytes().into())
+}
+
+impl Prss {
+    /// The stream key for one purpose at one step, for one part of a tensor.
+    ///
+    /// # Panics
+    /// When the same stream is asked for twice: that would reuse a mask, so nothing may go on.
+    pub(crate) fn stream(&self, side: Side, at: &Step, purpose: &str, part: usize) -> PrgKey {
+        let key = match side {
+            Side::Prev => &self.prev,
+            Side::Next => &self.next,
+        };
+        let bytes = mac(&key.0, &[at.name(), purpose.as_bytes(), &[part as u8]]);
+        let mut half = [0; 16];
+        // The second half names the stream in the set of used ones; the first is its key.
+        half.copy_from_slice(&bytes[16..]);
+        let fresh = self.used.lock().is_ok_and(|mut used| used.insert(half));
+        assert!(fresh, "a random stream was asked for twice");
+        half.copy_from_slice(&bytes[..16]);
+        PrgKey::new(half)
+    }
+
+    /// Keys made by a seed, for tests that need the three servers' keys without a session.
+    #[must_use]
+    pub fn from_pair_keys(server: usize, pair_keys: &[[u8; 32]; 3]) -> Self {
+        Self {
+            prev: Key(pair_keys[server]),
+            next: Key(pair_keys[(server + 1) % 3]),
+            used: Mutex::new(HashSet::new()),
+        }
+    }
+}
+
+/// Agrees on fresh keys: each pair of servers exchanges 32 random bytes over their (authenticated, encrypted) link and
+/// derives its key from both halves, the pair's ids, the session and the program, by HMAC-SHA-256 in extract-then-expand
+/// form (RFC 5869). Two messages per server, one round;
+/// the meter starts counting afterwards.
+///
+/// # Errors
+/// Lost peers; peers with another version, session or program.
+pub fn establish(net: &Net, info: &SessionInfo) -> Result<Prss> {
+    let me = net.me();
+    let mut at = Step::root(info.session);
+    let tag = at.child("keys").tag("hello");
+    let words = |bytes: &[u8]| -> Vec<u64> {
+        bytes.chunks_exact(8).map(|c| c.iter().rev().fold(0, |v, &b| v << 8 | u64::from(b))).collect()
+    };
+    let peers = [Endpoint((me.0 + 2) % 3), Endpoint((me.0 + 1) % 3)];
+    let mut own = Zeroizing::new([[0u8; 32]; 2]);
+    for (random, peer) in own.iter_mut().zip(peers) {
+        getrandom::fill(random).map_err(|_| Error::Randomness)?;
+        let hello = vec![
+            Part::Wide(vec![VERSION]),
+            Part::Wide(words(&info.session)),
+            Part::Wide(words(&info.program)),
+            Part::Wide(words(random)),
+        ];
+        net.send(peer, tag, hello)?;
+    }
+    let mut keys = Vec::with_capacity(2);
+    for (random, peer) in own.iter().zip(peers) {
+        let form = [Segment::Wide(1), Segment::Wide(2), Segment::Wide(4), Segment::Wide(4)];
+        let hello = net.recv(peer, tag, &form)?;
+        let expect = [vec![VERSION], words(&info.session), words(&info.program)];
+        for ((part, want), what) in hello.iter().zip(expect).zip(["version", "session", "program"]) {
+            if *part != Part::Wide(want) {
+                return Err(Error::Incompatible { peer, what });
+            }
+        }
+        let theirs = hello[3].bytes();
+        let (first, second) = if me < peer { (&random[..], theirs) } else { (theirs, &random[..]) };
+        let extracted = mac(b"sordino prss v1", &[first, second]);
+        let ids = [me.0.min(peer.0), me.0.max(peer.0)];
+        keys.push(Key(*mac(&*extracted, &[&ids, &info.session, &info.program])));
+    }
+    net.reset_meter();
+    let (Some(next), Some(prev)) = (keys.pop(), keys.pop()) else { return Err(Error::Randomness) };
+    Ok(Prss { prev, next, used: Mutex::new(HashSet::new()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_agree_and_streams_differ() {
+        let keys = [[1; 32], [2; 32], [3; 32]];
+        let prss: Vec<Prss> = (0..3).map(|i| Prss::from_pair_keys(i, &keys)).collect();
+        let at = Step::root([0; 16]);
+        let words = |k: PrgKey| k.words::<u64>(2);
+        let a = words(prss[0].stream(Side::Next, &at, "x", 1));
+        assert_eq!(a, words(prss[1].stream(Side::Prev, &at, "x", 1)));
+        assert_ne!(a, words(prss[1].stream(Side::Prev, &at, "y", 1)));
+        assert_ne!(a, words(prss[1].stream(Side::Prev, &at, "x", 2)));
+        assert_ne!(a, words(prss[1].stream(Side::Next, &at, "x", 1)));
+    }
+
+    #[test]
+    #[should_panic(expected = "twice")]
+    fn a_stream_is_given_once() {
+        let prss = Prss::from_pair_keys(0, &[[1; 32], [2; 32], [3; 32]]);
+        let at = Step::root([0; 16]);
+        let _ = prss.stream(Side::Next, &at, "x", 0);
+        let _ = prss.stream(Side::Next, &at, "x", 0);
+    }
+}

@@ -1,0 +1,231 @@
+//! Signs, selection, extension and bit injection.
+
+use super::compare::wrong_form;
+use super::engine::{Rep3, word_part};
+use super::keys::Side;
+use super::layout::{plane_words, thirds};
+use super::share::{Pair, Shared};
+use crate::{Result, Step, Width};
+use sordino_net::{Message, Part, Segment};
+use sordino_ring::{Comparison, Device, Shape, ZipOp};
+
+/// Half of the offset range: adding it makes every narrow value below 2^30 in magnitude non-negative.
+const OFFSET: u32 = 1 << 30;
+
+/// Shared bits: for each part the evaluators know e, the dealer knows rho, and the bit is e xor rho.
+pub struct Bits<D: Device> {
+    shape: Shape,
+    /// Of the part this server deals.
+    rho: D::Buf<u64>,
+    /// Of the parts where it is first and second evaluator.
+    e: [D::Buf<u64>; 2],
+}
+
+/// A narrow tensor as the parts see it.
+struct Views<D: Device> {
+    /// a of the own part.
+    a: D::Buf<u32>,
+    /// First evaluator's own component plus b; b.
+    first: [D::Buf<u32>; 2],
+    /// Second evaluator's own component; b.
+    second: [D::Buf<u32>; 2],
+}
+
+/// The dealer's contributions that make a zero-extension possible.
+struct Widening<D: Device> {
+    /// The first evaluator's product share, dealt.
+    product: D::Buf<u32>,
+}
+
+impl<D: Device> Rep3<D> {
+    fn views(&self, x: &Pair<D, u32>, n: usize, offset: u32) -> Views<D> {
+        let parts = thirds(n);
+        let cut = |x: &D::Buf<u32>, p: usize| self.dev.slice(x, parts[p].0, parts[p].1);
+        let (me, prev, next) = (self.me, self.prev(), self.next());
+        let a = self.dev.zip(ZipOp::Add, &cut(&x.0, me), &cut(&x.1, me));
+        let b = self.dev.affine(&cut(&x.1, prev), 1, offset);
+        let sum = self.dev.zip(ZipOp::Add, &cut(&x.0, prev), &b);
+        Views { a, first: [sum, b], second: [cut(&x.1, next), self.dev.affine(&cut(&x.0, next), 1, offset)] }
+    }
+
+    /// Compares the 31 low bits and opens the result masked: e = carry ^ rho', for the two evaluated parts.
+    fn masked_carry(
+        &self,
+        at: &Step,
+        n: usize,
+        v: &Views<D>,
+        extra: Message,
+        expect: &[Segment],
+    ) -> Result<([D::Buf<u64>; 2], Message)> {
+        let cmp = Comparison::new(31);
+        // A = 2^31 - 1 - a_low: the complement's low bits.
+        let a = self.dev.planes(&self.dev.affine(&v.a, u32::MAX, u32::MAX), 0, 31);
+        let b = [self.dev.planes(&v.first[1], 0, 31), self.dev.planes(&v.second[1], 0, 31)];
+        let (carry, dealt) = self.compare(at, &cmp, n, &a, [&b[0], &b[1]], extra, expect)?;
+        Ok((self.open_masked(at, n, carry)?, dealt))
+    }
+
+    fn not(&self, plane: &D::Buf<u64>) -> D::Buf<u64> {
+        self.dev.affine(plane, u64::MAX, u64::MAX)
+    }
+
+    /// sign = msb(a) ^ msb(b) ^ carry; msb(a) goes into the dealer's rho, msb(b) into the evaluators' e.
+    pub(crate) fn sign_bits(&self, at: &Step, x: &Shared<D>) -> Result<Bits<D>> {
+        let n = x.shape.len();
+        let v = self.views(x.as_narrow()?, n, 0);
+        let rho = self.sign_rho(at, &v, n);
+        let (e, _) = self.masked_carry(at, n, &v, vec![], &[])?;
+        Ok(Bits { shape: x.shape.clone(), rho, e: self.with_sign_of_b(&v, e) })
+    }
+
+    fn sign_rho(&self, at: &Step, v: &Views<D>, n: usize) -> D::Buf<u64> {
+        let rho = self.dealer_rho(at, self.me, thirds(n)[self.me].1);
+        self.dev.zip(ZipOp::Xor, &rho, &self.dev.planes(&v.a, 31, 32))
+    }
+
+    fn with_sign_of_b(&self, v: &Views<D>, e: [D::Buf<u64>; 2]) -> [D::Buf<u64>; 2] {
+        let flip = |e: &D::Buf<u64>, b: &D::Buf<u32>| self.dev.zip(ZipOp::Xor, e, &self.dev.planes(b, 31, 32));
+        [flip(&e[0], &v.first[1]), flip(&e[1], &v.second[1])]
+    }
+
+    /// 0 or 1 in the wide ring: the dealer shares rho, the evaluators compute e + (1 - 2e) rho and re-mask.
+    pub(crate) fn inject_bits(&self, at: &Step, bits: &Bits<D>) -> Result<Shared<D>> {
+        let n = bits.shape.len();
+        let parts = thirds(n);
+        let (me, prev, next) = (self.me, self.prev(), self.next());
+        let rho: D::Buf<u64> = self.dev.expand(&bits.rho, parts[me].1);
+        let mask = self.random::<u64>(Side::Prev, at, "rho share", me, parts[me].1);
+        let share = self.dev.zip(ZipOp::Sub, &rho, &mask);
+        self.send(next, at, "deal", vec![Part::Wide(self.dev.download(share))])?;
+        let mut got = self.recv(prev, at, "deal", &[Segment::Wide(parts[prev].1)])?;
+        let Some(Part::Wide(r1)) = got.pop() else { return Err(wrong_form()) };
+        let r1 = self.dev.upload(r1);
+        let r2 = self.random::<u64>(Side::Next, at, "rho share", next, parts[next].1);
+        let share = |e: &D::Buf<u64>, r: &D::Buf<u64>, n: usize| {
+            let word: D::Buf<u64> = self.dev.expand(e, n);
+            let signed = self.dev.hadamard(&self.dev.affine(&word, 2u64.wrapping_neg(), 1), r);
+            (word, signed)
+        };
+        let (word, signed) = share(&bits.e[0], &r1, parts[prev].1);
+        let y1 = self.dev.zip(ZipOp::Add, &word, &signed);
+        let (_, y2) = share(&bits.e[1], &r2, parts[next].1);
+        Ok(Shared::wide(bits.shape.clone(), self.remask(at, n, y1, y2)?))
+    }
+
+    /// max(x, 0): one deal carries the comparison, the selection and the extension.
+    pub(crate) fn relu_shared(&self, at: &Step, x: &Shared<D>, out: Width) -> Result<Shared<D>> {
+        let n = x.shape.len();
+        let parts = thirds(n);
+        let (me, prev, next) = (self.me, self.prev(), self.next());
+        let dev = &self.dev;
+        let v = self.views(x.as_narrow()?, n, 0);
+
+        // Dealer: rho and rho * a, shared between the evaluators; the second's shares come from the seed.
+        let len = parts[me].1;
+        let rho = self.sign_rho(at, &v, n);
+        let r: D::Buf<u32> = dev.expand(&rho, len);
+        let q = dev.hadamard(&r, &v.a);
+        let sub = |x: &D::Buf<u32>, purpose: &str| {
+            let mask = self.random::<u32>(Side::Prev, at, purpose, me, len);
+            word_part(dev.download(dev.zip(ZipOp::Sub, x, &mask)))
+        };
+        let mut extra = vec![sub(&r, "r"), sub(&q, "q")];
+        let mut expect = vec![Segment::Narrow(parts[prev].1); 2];
+        if out == Width::Wide {
+            extra.push(self.deal_widening(at, n));
+            expect.push(Segment::Narrow(parts[prev].1));
+        }
+
+        let (e, dealt) = self.masked_carry(at, n, &v, extra, &expect)?;
+        // Keep where the sign is clear.
+        let e = self.with_sign_of_b(&v, e).map(|e| self.not(&e));
+        let mut dealt = dealt.into_iter();
+        let mut next_narrow = || match dealt.next() {
+            Some(Part::Narrow(v)) => Ok(dev.upload(v)),
+            _ => Err(wrong_form()),
+        };
+        let (r1, q1) = (next_narrow()?, next_narrow()?);
+        let y1 = dev.select(&e[0], &v.first[0], &v.first[1], &r1, &q1);
+        let len = parts[next].1;
+        let r2 = self.random::<u32>(Side::Next, at, "r", next, len);
+        let q2 = self.random::<u32>(Side::Next, at, "q", next, len);
+        let y2 = dev.select(&e[1], &v.second[0], &v.second[1], &r2, &q2);
+        match out {
+            Width::Narrow => Ok(Shared::narrow(x.shape.clone(), self.remask(at, n, y1, y2)?)),
+            Width::Wide => {
+                let widening = Widening { product: next_narrow()? };
+                let [y1, y2] = self.widen(at, n, [y1, y2], &widening)?;
+                Ok(Shared::wide(x.shape.clone(), self.remask(at, n, y1, y2)?))
+            }
+        }
+    }
+
+    /// A signed narrow value in the wide ring: offset to non-negative, zero-extend, take the offset off.
+    pub(crate) fn extend_shared(&self, at: &Step, x: &Shared<D>) -> Result<Shared<D>> {
+        let n = x.shape.len();
+        let v = self.views(x.as_narrow()?, n, OFFSET);
+        let deal = self.deal_widening(at, n);
+        self.send(self.next(), at, "deal", vec![deal])?;
+        let y = [self.dev.copy(&v.first[0]), self.dev.copy(&v.second[0])];
+        let masked = self.mask_tops(at, n, [&y[0], &y[1]]);
+        self.send_planes(at, "tops", [&masked[0], &masked[1]])?;
+        let mut got = self.recv(self.prev(), at, "deal", &[Segment::Narrow(thirds(n)[self.prev()].1)])?;
+        let Some(Part::Narrow(product)) = got.pop() else { return Err(wrong_form()) };
+        let widening = Widening { product: self.dev.upload(product) };
+        let opened = self.recv_planes(at, "tops", n, 1)?;
+        let [y1, y2] = self.widened(at, n, y, &masked, &opened, &widening);
+        let pair = self.remask(at, n, y1, y2)?;
+        let back = |buf: &D::Buf<u64>, yes: bool| {
+            if yes { self.dev.affine(buf, 1, u64::from(OFFSET).wrapping_neg()) } else { self.dev.copy(buf) }
+        };
+        Ok(Shared::wide(x.shape.clone(), Pair(back(&pair.0, self.me == 0), back(&pair.1, self.me == 2))))
+    }
+
+    /// The dealer's message for an extension: a share of the product of the two masks of the tops.
+    fn deal_widening(&self, at: &Step, n: usize) -> Part {
+        let len = thirds(n)[self.me].1;
+        let w = plane_words(len);
+        let first = self.random::<u64>(Side::Next, at, "top", self.me, w);
+        let second = self.random::<u64>(Side::Prev, at, "top", self.me, w);
+        let product: D::Buf<u32> = self.dev.expand(&self.dev.and(&first, &second), len);
+        let mask = self.random::<u32>(Side::Prev, at, "top product", self.me, len);
+        word_part(self.dev.download(self.dev.zip(ZipOp::Sub, &product, &mask)))
+    }
+
+    fn tops(&self, y: [&D::Buf<u32>; 2]) -> [D::Buf<u64>; 2] {
+        y.map(|y| self.not(&self.dev.planes(y, 31, 32)))
+    }
+
+    fn mask_tops(&self, at: &Step, n: usize, y: [&D::Buf<u32>; 2]) -> [D::Buf<u64>; 2] {
+        let parts = thirds(n);
+        let masks = [
+            self.random::<u64>(Side::Prev, at, "top", self.prev(), plane_words(parts[self.prev()].1)),
+            self.random::<u64>(Side::Next, at, "top", self.next(), plane_words(parts[self.next()].1)),
+        ];
+        let [u, v] = self.tops(y);
+        [self.dev.zip(ZipOp::Xor, &u, &masks[0]), self.dev.zip(ZipOp::Xor, &v, &masks[1])]
+    }
+
+    fn widen(&self, at: &Step, n: usize, y: [D::Buf<u32>; 2], dealt: &Widening<D>) -> Result<[D::Buf<u64>; 2]> {
+        let masked = self.mask_tops(at, n, [&y[0], &y[1]]);
+        let opened = self.exchange(at, "tops", [&masked[0], &masked[1]])?;
+        Ok(self.widened(at, n, y, &masked, &opened, dealt))
+    }
+
+    fn widened(
+        &self,
+        at: &Step,
+        n: usize,
+        y: [D::Buf<u32>; 2],
+        masked: &[D::Buf<u64>; 2],
+        opened: &[D::Buf<u64>; 2],
+        dealt: &Widening<D>,
+    ) -> [D::Buf<u64>; 2] {
+        let second = self.random::<u32>(Side::Next, at, "top product", self.next(), thirds(n)[self.next()].1);
+        let keep = self.tops([&y[0], &y[1]]);
+        [
+            self.dev.widen(&y[0], true, &keep[0], &masked[0], &opened[0], &dealt.product),
+            self.dev.widen(&y[1], false, &keep[1], &masked[1], &opened[1], &second),
+        ]
+    }
+}

@@ -1,0 +1,209 @@
+//! Every operation, over every size class: the three servers compute what the oracle computes, and send exactly what
+//! they declare.
+
+use sordino_mpc::{Clear, Local, Plan, Protocol, Result, Role, Step, Width};
+use sordino_ring::{Conv2d, Cpu, IndexMap, PAD, Shape, WindowSum};
+use sordino_testkit::{Job, World, integers};
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Op {
+    Input,
+    Linear { shift: u32 },
+    TwoTerms,
+    Mul { shift: u32 },
+    Truncate { shift: u32 },
+    Msb,
+    Relu(Width),
+    Extend,
+    Max,
+    Local(usize),
+    Constant,
+}
+
+struct One {
+    op: Op,
+    n: usize,
+    x: Vec<i64>,
+    y: Vec<i64>,
+    w: Vec<i64>,
+    conv: Conv2d,
+}
+
+impl One {
+    fn new(op: Op, n: usize) -> Self {
+        let conv = match op {
+            Op::Linear { .. } if n % 2 == 0 => Conv2d {
+                n: 1,
+                h: 5,
+                w: 4,
+                cin: n / 2,
+                cout: 3,
+                kernel: [3, 2],
+                stride: [2, 1],
+                dilation: [1, 1],
+                pad: [1, 0, 1, 1],
+                groups: 1,
+            },
+            _ => Conv2d::matmul(1, n, 2 + n % 3),
+        };
+        // Products stay below 2^50 and, after the shift, within 30 bits.
+        let narrow = matches!(op, Op::Msb | Op::Relu(_) | Op::Extend | Op::Max | Op::Local(_) | Op::Constant | Op::Input);
+        let limit = if narrow { 1 << 30 } else { 1 << 22 };
+        let len = if matches!(op, Op::Linear { .. }) { conv.input().len() } else { n };
+        Self { op, n, x: integers(1, len, limit), y: integers(2, len, limit), w: integers(3, conv.weight().len(), 1 << 20), conv }
+    }
+}
+
+impl Job for One {
+    type Out = Option<Vec<i64>>;
+    fn run<P: Protocol>(&self, p: &P, mut at: Step) -> Result<Self::Out> {
+        let shape = Shape::new(&[self.x.len()]);
+        let wide = p.input(at.child("x"), Role::DataOwner, Some(&self.x), &shape)?;
+        let narrow = p.local(&Local::Low, &[&wide])?;
+        let step = at.child("op");
+        let y = match self.op {
+            Op::Input => wide,
+            Op::Linear { shift } => {
+                let x = p.local(&Local::Reshape(self.conv.input()), &[&wide])?;
+                let w = p.prepare(at.child("w"), Role::ModelOwner, Some(&self.w), &self.conv)?;
+                let bias = vec![12345; self.conv.output().len()];
+                let bias = p.input(at.child("b"), Role::ModelOwner, Some(&bias), &self.conv.output())?;
+                p.linear(step, &[(&x, &w, self.conv)], Some(&bias), shift)?
+            }
+            Op::TwoTerms => {
+                let w = p.prepare(at.child("w"), Role::ModelOwner, Some(&self.w), &self.conv)?;
+                let y = p.input(at.child("y"), Role::DataOwner, Some(&self.y), &shape)?;
+                p.linear(step, &[(&wide, &w, self.conv), (&y, &w, self.conv)], None, 20)?
+            }
+            Op::Mul { shift } => {
+                let y = p.input(at.child("y"), Role::DataOwner, Some(&self.y), &shape)?;
+                p.mul(step, &wide, &y, None, shift)?
+            }
+            Op::Truncate { shift } => p.truncate(step, &wide, shift)?,
+            Op::Msb => {
+                let bits = p.msb(step, &narrow)?;
+                p.inject(at.child("inject"), &bits)?
+            }
+            Op::Relu(width) => p.relu(step, &narrow, width)?,
+            Op::Extend => p.extend(step, &narrow)?,
+            Op::Max => {
+                let y = p.input(at.child("y"), Role::DataOwner, Some(&self.y), &shape)?;
+                p.max(step, &narrow, &p.local(&Local::Low, &[&y])?)?
+            }
+            Op::Constant => {
+                let c = p.constant(&self.y, &shape, Width::Narrow);
+                p.local(&Local::Sub, &[&narrow, &c])?
+            }
+            Op::Local(which) => {
+                let n = self.n;
+                let map = IndexMap { source: (0..n as u32).rev().chain([PAD]).collect(), shape: Shape::new(&[n + 1]) };
+                let windows = WindowSum(Conv2d {
+                    n: 1,
+                    h: 1,
+                    w: n,
+                    cin: 1,
+                    cout: 1,
+                    kernel: [1, 2],
+                    stride: [1, 1],
+                    dilation: [1, 1],
+                    pad: [0, 1, 0, 1],
+                    groups: 1,
+                });
+                let concat = Local::Concat { outer: n, widths: vec![1, 1], shape: Shape::new(&[n, 2]) };
+                match which {
+                    0 => p.local(&Local::Add, &[&wide, &wide])?,
+                    1 => p.local(&Local::Scale(-3), &[&wide])?,
+                    2 => p.local(&Local::Offset(7), &[&narrow])?,
+                    3 => p.local(&Local::Gather(&map, -9), &[&narrow])?,
+                    4 => p.local(&concat, &[&wide, &wide])?,
+                    _ => p.local(&Local::WindowSum(windows), &[&wide])?,
+                }
+            }
+        };
+        let y = p.verify(at.child("verify"), y)?;
+        p.open(at.child("open"), y, Role::DataOwner)
+    }
+}
+
+fn check(op: Op, n: usize, faithful: bool) {
+    let job = One::new(op, n);
+    let want = job.run(&Clear::new(Cpu::new(1)), Step::root([1; 16])).unwrap().unwrap();
+    let plan = Plan::new(faithful);
+    job.run(&plan, Step::root([1; 16])).unwrap();
+    let (got, sent, rounds) = World { faithful, ..World::default() }.run(&job).unwrap();
+    let got = got.unwrap();
+    assert_eq!(got.len(), want.len(), "{op:?}");
+    let rounding = matches!(op, Op::Linear { .. } | Op::TwoTerms | Op::Mul { .. } | Op::Truncate { .. });
+    let tolerance = i64::from(rounding && !faithful);
+    for (g, w) in got.iter().zip(&want) {
+        // Narrow results are compared mod 2^32.
+        assert!(((g - w) as i32).abs() <= tolerance as i32, "{op:?} n {n}: {g} for {w}");
+    }
+    assert_eq!(sent, plan.cost().sent, "bytes of {op:?} at {n}");
+    assert_eq!(rounds, plan.cost().rounds, "rounds of {op:?} at {n}");
+}
+
+#[test]
+fn every_operation_equals_the_oracle_at_its_declared_cost() {
+    let mut ops = vec![
+        Op::Input,
+        Op::Linear { shift: 20 },
+        Op::Linear { shift: 32 },
+        Op::TwoTerms,
+        Op::Mul { shift: 20 },
+        Op::Mul { shift: 32 },
+        Op::Truncate { shift: 0 },
+        Op::Truncate { shift: 1 },
+        Op::Truncate { shift: 13 },
+        Op::Msb,
+        Op::Relu(Width::Narrow),
+        Op::Relu(Width::Wide),
+        Op::Extend,
+        Op::Max,
+        Op::Constant,
+    ];
+    ops.extend((0..6).map(Op::Local));
+    for op in ops {
+        for n in [1, 2, 3, 10, 192, 193, 1000] {
+            check(op, n, false);
+        }
+    }
+}
+
+#[test]
+fn faithful_truncation_is_exact() {
+    for n in [1, 5, 192, 1000] {
+        for shift in [0, 1, 7, 20, 32] {
+            check(Op::Mul { shift }, n, true);
+            check(Op::Truncate { shift }, n, true);
+        }
+        check(Op::Linear { shift: 20 }, n, true);
+    }
+}
+
+#[test]
+fn boundaries_of_the_narrow_ring() {
+    struct Edges;
+    const EDGES: [i64; 9] = [0, 1, -1, (1 << 30) - 1, -(1 << 30), 1 << 29, 5, -5, (1 << 30) - 2];
+    impl Job for Edges {
+        type Out = Vec<Option<Vec<i64>>>;
+        fn run<P: Protocol>(&self, p: &P, mut at: Step) -> Result<Self::Out> {
+            let x = p.input(at.child("x"), Role::DataOwner, Some(&EDGES), &Shape::new(&[9]))?;
+            let x = p.local(&Local::Low, &[&x])?;
+            let relu = p.relu(at.child("relu"), &x, Width::Wide)?;
+            let wide = p.extend(at.child("extend"), &x)?;
+            [relu, wide]
+                .into_iter()
+                .map(|y| {
+                    let y = p.verify(at.child("verify"), y)?;
+                    p.open(at.child("open"), y, Role::DataOwner)
+                })
+                .collect()
+        }
+    }
+    for _ in 0..50 {
+        let (out, ..) = World::default().run(&Edges).unwrap();
+        assert_eq!(out[0].as_deref(), Some(&EDGES.map(|v| v.max(0))[..]));
+        assert_eq!(out[1].as_deref(), Some(&EDGES[..]));
+    }
+}
