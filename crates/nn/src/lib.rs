@@ -1,14 +1,28 @@
-pub fn add(left: u64, right: u64) -> u64 {
-    left + right
-}
+//! Neural networks for secure computation: from an ONNX file to a program of protocol steps, and the executor that runs
+//! it over any protocol.
+//!
+//! A model moves through typed stages: [`onnx::read`] gives a [`Graph`], as exported; [`import`] a [`Network`] with a
+//! batch, every shape and every attribute resolved; [`for_inference`] folds and reorders; [`compile`] decides layouts,
+//! scales and widths and gives a [`program::Program`] and the model owner's [`program::Secrets`]; [`exec::Loaded`] runs
+//! it. [`float::evaluate`] runs a network in ordinary arithmetic, for calibration and as the reference.
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+mod error;
+pub mod exec;
+pub mod float;
+mod fold;
+pub mod graph;
+mod import;
+mod lower;
+pub mod network;
+pub mod onnx;
+mod passes;
+pub mod program;
+pub mod proto;
+mod tensor;
 
-    #[test]
-    fn it_works() {
-        let result = add(2, 2);
-        assert_eq!(result, 4);
-    }
-}
+pub use error::{Error, Result};
+pub use graph::Graph;
+pub use import::{SUPPORTED, check_inputs, import};
+pub use lower::{Options, Ranges, compile, for_inference};
+pub use network::Network;
+pub use tensor::{Constant, Tensor};

@@ -6,7 +6,7 @@ use crate::Shape;
 ///
 /// Shapes: input `[n, h, w, cin]`, weights `[cout, kh, kw, cin / groups]`, output `[n, oh, ow, cout]`.
 /// A matrix product `[m, k] x [k, n]` is the 1x1 convolution of [`Conv2d::matmul`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[expect(missing_docs, reason = "the names are the field's own")]
 pub struct Conv2d {
     pub n: usize,
@@ -127,5 +127,5 @@ impl Conv2d {
 }
 
 /// Sums over spatial windows of an NHWC tensor `[n, h, w, c]`; zero outside. Output `[n, oh, ow, c]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct WindowSum(pub Conv2d);

@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// Dimensions of a row-major tensor, outermost first. An empty list is a scalar.
-#[derive(Clone, PartialEq, Eq, Hash, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
 pub struct Shape(Vec<usize>);
 
 impl Shape {

@@ -1,0 +1,52 @@
+//! Errors of importing, compiling and running models. Each is one sentence that names the place.
+
+/// Shorthand for results of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What is wrong, and with which part of the model or input.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The bytes are not an ONNX model that can be read.
+    #[error("not a readable ONNX model: {0}")]
+    Model(String),
+    /// A node cannot be imported.
+    #[error("node {node} ({op}): {why}")]
+    Node {
+        /// Its name, or its first output's.
+        node: String,
+        /// Its operator.
+        op: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// The operator is none of those that are supported.
+    #[error("node {node}: operator {op} is not supported; supported are {}", supported.join(", "))]
+    Unsupported {
+        /// Its name, or its first output's.
+        node: String,
+        /// Its operator.
+        op: String,
+        /// All supported ones.
+        supported: &'static [&'static str],
+    },
+    /// An input does not fit the model.
+    #[error("input {name}: {why}")]
+    Input {
+        /// The model's name for it.
+        name: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// A layer's values cannot be represented.
+    #[error("layer {layer}: {why}")]
+    Range {
+        /// The layer.
+        layer: String,
+        /// What does not fit.
+        why: String,
+    },
+    /// The protocol failed.
+    #[error(transparent)]
+    Protocol(#[from] sordino_mpc::Error),
+}

@@ -1,0 +1,262 @@
+//! The one executor: runs a compiled program over any protocol. It never sees a party index, a device or a socket.
+
+use crate::program::{Instruction, Op, Port, Program, SecretForm, Secrets, Slot};
+use crate::tensor::Tensor;
+use crate::{Error, Result};
+use sordino_mpc::{Local, Protocol, Role, Step, Width};
+use sordino_ring::{Conv2d, IndexMap, Scale, Shape, encode};
+
+/// A value in the rings it has been needed in.
+struct Held<A> {
+    narrow: Option<A>,
+    wide: Option<A>,
+}
+
+impl<A> Default for Held<A> {
+    fn default() -> Self {
+        Self { narrow: None, wide: None }
+    }
+}
+
+/// A program with its weights shared and packed, ready to run many times.
+pub struct Loaded<'p, P: Protocol> {
+    program: &'p Program,
+    weights: Vec<Option<P::Weight>>,
+    tensors: Vec<Option<P::Arith>>,
+    maps: Vec<Option<IndexMap>>,
+    /// After which instruction each value is no longer needed.
+    last_use: Vec<usize>,
+}
+
+/// Encodes inputs, given in the model's own layout, as the program takes them.
+///
+/// # Errors
+/// [`Error::Input`] for a missing input, another shape, or values that do not fit the calibrated range.
+pub fn encode_inputs(program: &Program, inputs: &[Tensor]) -> Result<Vec<Vec<i64>>> {
+    let fault = |port: &Port, why: String| Error::Input { name: port.name.clone(), why };
+    program
+        .inputs
+        .iter()
+        .enumerate()
+        .map(|(i, port)| {
+            let Some(x) = inputs.get(i) else { return Err(fault(port, "it is missing".into())) };
+            if x.dims != port.dims {
+                return Err(fault(port, format!("its shape is {:?} where the program takes {:?}", x.dims, port.dims)));
+            }
+            let laid = if x.dims.len() == 4 { x.permute(&[0, 2, 3, 1]) } else { x.clone() };
+            let scale = Scale::new(port.scale).ok_or_else(|| fault(port, "its scale is not positive".into()))?;
+            encode(&laid.data, scale, 31).map_err(|e| {
+                fault(port, format!("the value {} is outside the calibrated range; calibrate with such inputs", e.value))
+            })
+        })
+        .collect()
+}
+
+/// Decodes outputs into the model's own layout.
+#[must_use]
+pub fn decode_outputs(program: &Program, outputs: &[Vec<i64>]) -> Vec<Tensor> {
+    let decode = |(port, v): (&Port, &Vec<i64>)| {
+        Tensor::new(&port.dims, v.iter().map(|&v| (v as f64 / port.scale) as f32).collect())
+    };
+    program.outputs.iter().zip(outputs).map(decode).collect()
+}
+
+impl<'p, P: Protocol> Loaded<'p, P> {
+    /// Shares (at the model owner) or receives (elsewhere) the weights and packs them.
+    ///
+    /// # Errors
+    /// Those of the protocol.
+    pub fn load(p: &P, mut at: Step, program: &'p Program, secrets: Option<&Secrets>) -> Result<Self> {
+        let mut weights = vec![];
+        let mut tensors = vec![];
+        for (i, form) in program.secrets.iter().enumerate() {
+            let values = secrets.and_then(|s| s.0.get(i)).map(Vec::as_slice);
+            let step = at.child("secret");
+            let (weight, tensor) = match form {
+                SecretForm::Weight(op) => (Some(p.prepare(step, Role::ModelOwner, values, op)?), None),
+                SecretForm::Tensor(shape) => (None, Some(p.input(step, Role::ModelOwner, values, shape)?)),
+            };
+            weights.push(weight);
+            tensors.push(tensor);
+        }
+        let mut last_use = vec![0; program.slots.len()];
+        for (i, instruction) in program.instructions.iter().enumerate() {
+            for slot in instruction.op.operands().into_iter().chain([instruction.out]) {
+                last_use[slot] = i;
+            }
+        }
+        for output in &program.outputs {
+            last_use[output.slot] = usize::MAX;
+        }
+        let maps = program
+            .instructions
+            .iter()
+            .map(|i| match &i.op {
+                Op::Gather { view, .. } => Some(view.map()),
+                Op::Below { x, thresholds } => {
+                    let n = program.slots[*x].shape.len();
+                    Some(IndexMap {
+                        source: (0..thresholds.len()).flat_map(|_| 0..n as u32).collect(),
+                        shape: Shape::new(&[thresholds.len(), n]),
+                    })
+                }
+                _ => None,
+            })
+            .collect();
+        Ok(Self { program, weights, tensors, maps, last_use })
+    }
+
+    /// Runs once. `inputs` are the encoded inputs at the data owner; `watch` is told each layer before it starts.
+    /// The receiver gets the outputs' integers; everybody else gets `None` for each.
+    ///
+    /// # Errors
+    /// Those of the protocol.
+    pub fn run(
+        &self,
+        p: &P,
+        mut at: Step,
+        inputs: Option<&[Vec<i64>]>,
+        mut watch: impl FnMut(usize),
+    ) -> Result<Vec<Option<Vec<i64>>>> {
+        let mut held: Vec<Held<P::Arith>> = self.program.slots.iter().map(|_| Held::default()).collect();
+        let mut layer = usize::MAX;
+        for (i, instruction) in self.program.instructions.iter().enumerate() {
+            if instruction.layer != layer {
+                layer = instruction.layer;
+                watch(layer);
+            }
+            let result = self.step(p, at.child("step"), i, instruction, &held, inputs)?;
+            let entry = &mut held[instruction.out];
+            match p.width(&result) {
+                Width::Narrow => entry.narrow = Some(result),
+                Width::Wide => entry.wide = Some(result),
+            }
+            for slot in instruction.op.operands() {
+                if self.last_use[slot] == i {
+                    held[slot] = Held::default();
+                }
+            }
+        }
+        if self.program.layers.len() > layer.wrapping_add(1) {
+            watch(self.program.layers.len() - 1);
+        }
+        let mut outputs = vec![];
+        for output in &self.program.outputs {
+            let value = match &held[output.slot] {
+                Held { narrow: Some(x), .. } | Held { wide: Some(x), .. } => x.clone(),
+                _ => return Err(missing()),
+            };
+            let checked = p.verify(at.child("verify"), value)?;
+            outputs.push(p.open(at.child("open"), checked, Role::DataOwner)?);
+        }
+        Ok(outputs)
+    }
+
+    fn step(
+        &self,
+        p: &P,
+        mut at: Step,
+        index: usize,
+        instruction: &Instruction,
+        held: &[Held<P::Arith>],
+        inputs: Option<&[Vec<i64>]>,
+    ) -> Result<P::Arith> {
+        let info = &self.program.slots[instruction.out];
+        let shape = &info.shape;
+        let wide = |slot: Slot| held[slot].wide.clone().ok_or_else(missing);
+        let narrow = |slot: Slot| match &held[slot] {
+            Held { narrow: Some(x), .. } => Ok(x.clone()),
+            Held { wide: Some(x), .. } => Ok(p.local(&Local::Low, &[x])?),
+            _ => Err(missing()),
+        };
+        // Local steps work in the ring their result is needed in.
+        let either = |slot: Slot| if info.wide { wide(slot) } else { narrow(slot) };
+        let unary = |op: &Local<'_>, x: Slot| -> Result<P::Arith> { Ok(p.local(op, &[&either(x)?])?) };
+        let map = || self.maps[index].as_ref().ok_or_else(missing);
+        Ok(match &instruction.op {
+            Op::Input(i) => {
+                let values = inputs.and_then(|v| v.get(*i)).map(Vec::as_slice);
+                p.input(at, Role::DataOwner, values, shape)?
+            }
+            Op::Secret(i) => self.tensors[*i].clone().ok_or_else(missing)?,
+            Op::Linear { terms, bias, shift } => {
+                let xs = terms.iter().map(|(x, ..)| wide(*x)).collect::<Result<Vec<_>>>()?;
+                let mut operands = vec![];
+                for (x, (_, w, op)) in xs.iter().zip(terms) {
+                    operands.push((x, self.weights[*w].as_ref().ok_or_else(missing)?, *op));
+                }
+                let bias = bias.map(wide).transpose()?;
+                let bias = bias.map(|b| p.local(&Local::Reshape(operands[0].2.output()), &[&b])).transpose()?;
+                let y = p.linear(at, &operands, bias.as_ref(), *shift)?;
+                p.local(&Local::Reshape(shape.clone()), &[&y])?
+            }
+            Op::Mul { x, y, bias, shift } => {
+                let bias = bias.map(wide).transpose()?;
+                p.mul(at, &wide(*x)?, &wide(*y)?, bias.as_ref(), *shift)?
+            }
+            Op::Rescale { x, factor, shift } => {
+                let scaled = p.local(&Local::Scale(*factor), &[&wide(*x)?])?;
+                p.truncate(at, &scaled, *shift)?
+            }
+            Op::MulPublic { x, factors, shift } => {
+                let factors = p.constant(factors, shape, Width::Wide);
+                p.mul(at, &wide(*x)?, &factors, None, *shift)?
+            }
+            Op::Relu { x, wide } => p.relu(at, &narrow(*x)?, if *wide { Width::Wide } else { Width::Narrow })?,
+            Op::Max { x, y } => p.max(at, &narrow(*x)?, &narrow(*y)?)?,
+            Op::Extend { x } => p.extend(at, &narrow(*x)?)?,
+            Op::Below { x, thresholds } => {
+                let x = narrow(*x)?;
+                let rows = p.local(&Local::Gather(map()?, 0), &[&x])?;
+                let n = p.shape(&x).len();
+                let limits: Vec<i64> = thresholds.iter().flat_map(|&t| std::iter::repeat_n(t, n)).collect();
+                let limits = p.constant(&limits, &Shape::new(&[thresholds.len(), n]), Width::Narrow);
+                let difference = p.local(&Local::Sub, &[&rows, &limits])?;
+                let bits = p.msb(at.child("sign"), &difference)?;
+                let bits = p.inject(at.child("inject"), &bits)?;
+                p.local(&Local::Reshape(shape.clone()), &[&bits])?
+            }
+            Op::Combine { x, weights, offset } => {
+                let rows = wide(*x)?;
+                let n = shape.len();
+                let flat = p.local(&Local::Reshape(Shape::new(&[weights.len() * n])), &[&rows])?;
+                let mut sum = p.constant(&vec![*offset; n], &Shape::new(&[n]), Width::Wide);
+                for (j, &w) in weights.iter().enumerate().filter(|(_, w)| **w != 0) {
+                    let row = IndexMap { source: (j * n..(j + 1) * n).map(|i| i as u32).collect(), shape: Shape::new(&[n]) };
+                    let row = p.local(&Local::Gather(&row, 0), &[&flat])?;
+                    sum = p.local(&Local::Add, &[&sum, &p.local(&Local::Scale(w), &[&row])?])?;
+                }
+                p.local(&Local::Reshape(shape.clone()), &[&sum])?
+            }
+            Op::Add { x, y } => p.local(&Local::Add, &[&either(*x)?, &either(*y)?])?,
+            Op::Sub { x, y } => p.local(&Local::Sub, &[&either(*x)?, &either(*y)?])?,
+            Op::Scale { x, factor } => unary(&Local::Scale(*factor), *x)?,
+            Op::Offset { x, addend } => unary(&Local::Offset(*addend), *x)?,
+            Op::Reshape { x, .. } => unary(&Local::Reshape(shape.clone()), *x)?,
+            Op::Gather { x, fill, .. } => unary(&Local::Gather(map()?, *fill), *x)?,
+            Op::Concat { xs, outer, widths, .. } => {
+                let xs = xs.iter().map(|&x| either(x)).collect::<Result<Vec<_>>>()?;
+                let op = Local::Concat { outer: *outer, widths: widths.clone(), shape: shape.clone() };
+                p.local(&op, &xs.iter().collect::<Vec<_>>())?
+            }
+            Op::WindowSum { x, windows } => {
+                let y = unary(&Local::WindowSum(*windows), *x)?;
+                p.local(&Local::Reshape(shape.clone()), &[&y])?
+            }
+        })
+    }
+}
+
+fn missing() -> Error {
+    Error::Protocol(sordino_mpc::Error::Usage("a compiled step reads a value that no earlier step made".into()))
+}
+
+/// Multiplications of a program's linear layers, for progress and estimates.
+#[must_use]
+pub fn macs(program: &Program) -> u64 {
+    let terms = program.instructions.iter().filter_map(|i| match &i.op {
+        Op::Linear { terms, .. } => Some(terms.iter().map(|t| Conv2d::macs(&t.2)).sum::<u64>()),
+        _ => None,
+    });
+    terms.sum()
+}

@@ -1,0 +1,318 @@
+//! Computing on constants at import: shape chains, broadcast constants, and the rules of shapes.
+
+use crate::graph::{Attribute, Node};
+use crate::tensor::{Constant, Tensor};
+use crate::{Error, Result};
+use sordino_ring::IndexMap;
+use std::rc::Rc;
+
+/// The shape two operands broadcast to by NumPy's rules.
+pub(crate) fn broadcast(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
+    let rank = a.len().max(b.len());
+    let get = |d: &[usize], i: usize| (i + d.len()).checked_sub(rank).map_or(1, |i| d[i]);
+    (0..rank)
+        .map(|i| match (get(a, i), get(b, i)) {
+            (x, y) if x == y || y == 1 => Some(x),
+            (1, y) => Some(y),
+            _ => None,
+        })
+        .collect()
+}
+
+/// ONNX's reshape rules: 0 copies a dimension, -1 takes the rest.
+pub(crate) fn reshape(dims: &[usize], target: &[i64], allow_zero: bool) -> Option<Vec<usize>> {
+    let n: usize = dims.iter().product();
+    let mut out = vec![];
+    let mut rest = None;
+    for (i, &t) in target.iter().enumerate() {
+        out.push(match t {
+            0 if !allow_zero => *dims.get(i)?,
+            -1 if rest.is_none() => {
+                rest = Some(i);
+                1
+            }
+            t => usize::try_from(t).ok()?,
+        });
+    }
+    let known = out.iter().try_fold(1usize, |n, &d| n.checked_mul(d))?;
+    if let Some(i) = rest {
+        out[i] = n.checked_div(known)?;
+    }
+    (out.iter().try_fold(1usize, |n, &d| n.checked_mul(d))? == n).then_some(out)
+}
+
+/// Inserts axes of one.
+pub(crate) fn unsqueeze(dims: &[usize], axes: &[i64]) -> Option<Vec<usize>> {
+    let rank = dims.len() + axes.len();
+    let mut at: Vec<usize> = axes
+        .iter()
+        .map(|&a| usize::try_from(if a < 0 { a + rank as i64 } else { a }).ok().filter(|&a| a < rank))
+        .collect::<Option<_>>()?;
+    at.sort_unstable();
+    at.dedup();
+    if at.len() != axes.len() {
+        return None;
+    }
+    let mut rest = dims.iter();
+    (0..rank).map(|i| if at.contains(&i) { Some(1) } else { rest.next().copied() }).collect()
+}
+
+/// First position, step and length of a slice of an axis of `len`.
+pub(crate) fn slice_range(start: i64, end: i64, step: i64, len: usize) -> (isize, isize, usize) {
+    let n = len as i64;
+    let wrap = |v: i64| if v < 0 { v.saturating_add(n) } else { v };
+    let (lo, hi) = if step > 0 { (0, n) } else { (-1, n - 1) };
+    let from = wrap(start).clamp(if step > 0 { 0 } else { lo }, hi);
+    let to = wrap(end).clamp(lo, if step > 0 { hi } else { n - 1 });
+    let span = if step > 0 { to - from } else { from - to };
+    let count = if span <= 0 { 0 } else { (span as u64).div_ceil(step.unsigned_abs()) };
+    (from as isize, step as isize, count as usize)
+}
+
+fn as_float(c: &Constant) -> Tensor {
+    match c {
+        Constant::Float(t) => t.clone(),
+        Constant::Int(d, v) => Tensor { dims: d.clone(), data: v.iter().map(|&v| v as f32).collect() },
+    }
+}
+
+fn with_dims(c: &Constant, dims: &[usize]) -> Constant {
+    match c {
+        Constant::Float(t) => Constant::Float(Tensor { dims: dims.to_vec(), data: t.data.clone() }),
+        Constant::Int(_, v) => Constant::Int(dims.to_vec(), v.clone()),
+    }
+}
+
+fn pick(c: &Constant, map: &IndexMap) -> Constant {
+    let dims = map.shape.dims().to_vec();
+    match c {
+        Constant::Float(t) => {
+            Constant::Float(Tensor { dims, data: map.source.iter().map(|&s| t.data[s as usize]).collect() })
+        }
+        Constant::Int(_, v) => Constant::Int(dims, map.source.iter().map(|&s| v[s as usize]).collect()),
+    }
+}
+
+/// The value of a node all of whose inputs are constant; `None` when the operator is not one for constants.
+///
+/// # Errors
+/// When the constants do not fit the operator.
+pub(crate) fn evaluate(node: &Node, inputs: &[Option<Rc<Constant>>]) -> Result<Option<Constant>> {
+    let fault = |why: &str| Err(Error::Node { node: node.name.clone(), op: node.op.clone(), why: why.into() });
+    let int = |name: &str, default: i64| match node.attributes.get(name) {
+        Some(Attribute::Int(v)) => *v,
+        _ => default,
+    };
+    let attribute_ints = |name: &str| match node.attributes.get(name) {
+        Some(Attribute::Ints(v)) => Some(v.clone()),
+        _ => None,
+    };
+    let input_ints = |i: usize| match inputs.get(i).and_then(|c| c.as_deref()) {
+        Some(Constant::Int(_, v)) => Some(v.clone()),
+        _ => None,
+    };
+    let first = inputs.first().and_then(|c| c.as_deref());
+    Ok(Some(match (node.op.as_str(), first) {
+        ("Constant", _) => match node.attributes.iter().next() {
+            Some((_, Attribute::Tensor(c))) => c.clone(),
+            Some((_, Attribute::Float(v))) => Constant::Float(Tensor::new(&[], vec![*v])),
+            Some((_, Attribute::Int(v))) => Constant::Int(vec![], vec![*v]),
+            Some((_, Attribute::Ints(v))) => Constant::Int(vec![v.len()], v.clone()),
+            Some((_, Attribute::Floats(v))) => Constant::Float(Tensor::new(&[v.len()], v.clone())),
+            _ => return fault("it holds no value"),
+        },
+        ("ConstantOfShape", Some(Constant::Int(_, shape))) => {
+            let dims: Option<Vec<usize>> = shape.iter().map(|&d| usize::try_from(d).ok()).collect();
+            let n = dims.as_ref().and_then(|d| d.iter().try_fold(1usize, |n, &d| n.checked_mul(d)));
+            let (Some(dims), Some(n)) = (dims, n.filter(|&n| n < crate::onnx::MAX_ELEMENTS)) else {
+                return fault(&format!("shape {shape:?} is impossible"));
+            };
+            match node.attributes.get("value") {
+                Some(Attribute::Tensor(Constant::Float(t))) if t.data.len() == 1 => {
+                    Constant::Float(Tensor { dims, data: vec![t.data[0]; n] })
+                }
+                Some(Attribute::Tensor(Constant::Int(_, v))) if v.len() == 1 => Constant::Int(dims, vec![v[0]; n]),
+                None => Constant::Float(Tensor { dims, data: vec![0.0; n] }),
+                _ => return fault("its value is not one element"),
+            }
+        }
+        ("Shape", Some(c)) => Constant::Int(vec![c.dims().len()], c.dims().iter().map(|&d| d as i64).collect()),
+        ("Identity" | "Dropout", Some(c)) => c.clone(),
+        ("Cast", Some(c)) => match int("to", 1) {
+            1 | 10 | 11 => Constant::Float(as_float(c)),
+            2 | 3 | 6 | 7 => match c {
+                Constant::Int(..) => c.clone(),
+                Constant::Float(t) => Constant::Int(t.dims.clone(), t.data.iter().map(|&v| v as i64).collect()),
+            },
+            to => return fault(&format!("data type {to} is not supported")),
+        },
+        ("Reshape", Some(c)) => match input_ints(1).and_then(|t| reshape(c.dims(), &t, int("allowzero", 0) == 1)) {
+            Some(dims) => with_dims(c, &dims),
+            None => return fault("the shape does not fit"),
+        },
+        ("Flatten", Some(c)) => {
+            let at = usize::try_from(int("axis", 1)).unwrap_or(0).min(c.dims().len());
+            with_dims(c, &[c.dims()[..at].iter().product(), c.dims()[at..].iter().product()])
+        }
+        ("Squeeze", Some(c)) => {
+            let axes = attribute_ints("axes").or_else(|| input_ints(1));
+            let rank = c.dims().len() as i64;
+            let gone = |i: usize| match &axes {
+                Some(a) => a.iter().any(|&a| (if a < 0 { a + rank } else { a }) == i as i64),
+                None => c.dims()[i] == 1,
+            };
+            let dims: Vec<usize> = (0..c.dims().len()).filter(|&i| !gone(i)).map(|i| c.dims()[i]).collect();
+            if dims.iter().product::<usize>() != c.dims().iter().product::<usize>() {
+                return fault("an axis to remove is not 1");
+            }
+            with_dims(c, &dims)
+        }
+        ("Unsqueeze", Some(c)) => {
+            match attribute_ints("axes").or_else(|| input_ints(1)).and_then(|a| unsqueeze(c.dims(), &a)) {
+                Some(dims) => with_dims(c, &dims),
+                None => return fault("the axes do not fit"),
+            }
+        }
+        ("Transpose", Some(c)) => {
+            let rank = c.dims().len();
+            let perm: Vec<usize> = match attribute_ints("perm") {
+                Some(p) => p.iter().map(|&a| a as usize).collect(),
+                None => (0..rank).rev().collect(),
+            };
+            let mut seen = perm.clone();
+            seen.sort_unstable();
+            if seen != (0..rank).collect::<Vec<_>>() {
+                return fault("perm is not a permutation of the axes");
+            }
+            pick(c, &IndexMap::permute(c.dims(), &perm))
+        }
+        ("Gather", Some(c)) => {
+            let rank = c.dims().len() as i64;
+            let axis = int("axis", 0);
+            let axis = if axis < 0 { axis + rank } else { axis };
+            let (Some(indices), Some(which)) = (input_ints(1), inputs[1].as_deref()) else {
+                return fault("the indices must be integers");
+            };
+            if !(0..rank).contains(&axis) {
+                return fault("the axis does not exist");
+            }
+            let (axis, n) = (axis as usize, c.dims()[axis as usize] as i64);
+            let at: Option<Vec<usize>> = indices
+                .iter()
+                .map(|&i| usize::try_from(if i < 0 { i + n } else { i }).ok().filter(|&i| (i as i64) < n))
+                .collect();
+            let Some(at) = at else { return fault("an index lies outside its axis") };
+            let (outer, inner): (usize, usize) =
+                (c.dims()[..axis].iter().product(), c.dims()[axis + 1..].iter().product());
+            let mut source = vec![];
+            for o in 0..outer {
+                for &i in &at {
+                    source.extend((0..inner).map(|j| ((o * n as usize + i) * inner + j) as u32));
+                }
+            }
+            let dims = [&c.dims()[..axis], which.dims(), &c.dims()[axis + 1..]].concat();
+            pick(c, &IndexMap { source, shape: dims.into() })
+        }
+        ("Slice", Some(c)) => {
+            let starts = attribute_ints("starts").or_else(|| input_ints(1));
+            let ends = attribute_ints("ends").or_else(|| input_ints(2));
+            let (Some(starts), Some(ends)) = (starts, ends) else { return fault("starts and ends are missing") };
+            let rank = c.dims().len();
+            let axes = attribute_ints("axes").or_else(|| input_ints(3)).unwrap_or_else(|| (0..starts.len() as i64).collect());
+            let steps = input_ints(4).unwrap_or_else(|| vec![1; starts.len()]);
+            let (mut start, mut step, mut len) = (vec![0; rank], vec![1; rank], c.dims().to_vec());
+            for (i, &a) in axes.iter().enumerate() {
+                let a = if a < 0 { a + rank as i64 } else { a } as usize;
+                let (Some(&s), Some(&e), Some(&by)) = (starts.get(i), ends.get(i), steps.get(i)) else {
+                    return fault("starts, ends, axes and steps do not fit together");
+                };
+                if a >= rank || by == 0 {
+                    return fault("an axis does not exist or a step is zero");
+                }
+                (start[a], step[a], len[a]) = slice_range(s, e, by, c.dims()[a]);
+            }
+            pick(c, &IndexMap::window(c.dims(), &start, &step, &len))
+        }
+        ("Concat", Some(c)) => {
+            let rank = c.dims().len() as i64;
+            let axis = int("axis", 0);
+            let axis = if axis < 0 { axis + rank } else { axis };
+            let parts: Vec<&Constant> = inputs.iter().flatten().map(|c| &**c).collect();
+            if !(0..rank).contains(&axis) || parts.iter().any(|p| p.dims().len() as i64 != rank) {
+                return fault("the operands do not fit");
+            }
+            let axis = axis as usize;
+            let outer: usize = c.dims()[..axis].iter().product();
+            let mut dims = c.dims().to_vec();
+            dims[axis] = parts.iter().map(|p| p.dims()[axis]).sum();
+            let ints = parts.iter().all(|p| matches!(p, Constant::Int(..)));
+            let (mut f, mut v) = (vec![], vec![]);
+            for o in 0..outer {
+                for p in &parts {
+                    let w: usize = p.dims()[axis..].iter().product();
+                    match p {
+                        Constant::Float(t) => f.extend_from_slice(&t.data[o * w..(o + 1) * w]),
+                        Constant::Int(_, i) if ints => v.extend_from_slice(&i[o * w..(o + 1) * w]),
+                        Constant::Int(_, i) => f.extend(i[o * w..(o + 1) * w].iter().map(|&i| i as f32)),
+                    }
+                }
+            }
+            if ints {
+                Constant::Int(dims, v)
+            } else if f.len() == dims.iter().product::<usize>() {
+                Constant::Float(Tensor { dims, data: f })
+            } else {
+                return fault("the operands do not fit");
+            }
+        }
+        ("Add" | "Sub" | "Mul" | "Div", Some(a)) => {
+            let Some(b) = inputs.get(1).and_then(|c| c.as_deref()) else { return fault("an operand is missing") };
+            let Some(dims) = broadcast(a.dims(), b.dims()) else { return fault("shapes do not broadcast") };
+            let (ma, mb) = (IndexMap::broadcast(a.dims(), &dims), IndexMap::broadcast(b.dims(), &dims));
+            if let (Constant::Int(_, x), Constant::Int(_, y)) = (a, b) {
+                let f = |x: i64, y: i64| match node.op.as_str() {
+                    "Add" => x.checked_add(y),
+                    "Sub" => x.checked_sub(y),
+                    "Mul" => x.checked_mul(y),
+                    _ => x.checked_div(y),
+                };
+                let out: Option<Vec<i64>> =
+                    ma.source.iter().zip(&mb.source).map(|(&i, &j)| f(x[i as usize], y[j as usize])).collect();
+                match out {
+                    Some(out) => Constant::Int(dims, out),
+                    None => return fault("the integers overflow or are divided by zero"),
+                }
+            } else {
+                let (x, y) = (as_float(a), as_float(b));
+                let f = |x: f32, y: f32| match node.op.as_str() {
+                    "Add" => x + y,
+                    "Sub" => x - y,
+                    "Mul" => x * y,
+                    _ => x / y,
+                };
+                let out = ma.source.iter().zip(&mb.source).map(|(&i, &j)| f(x.data[i as usize], y.data[j as usize]));
+                Constant::Float(Tensor { dims, data: out.collect() })
+            }
+        }
+        _ => return Ok(None),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shape_rules() {
+        assert_eq!(broadcast(&[2, 1, 3], &[4, 1]), Some(vec![2, 4, 3]));
+        assert_eq!(broadcast(&[2], &[3]), None);
+        assert_eq!(reshape(&[2, 3, 4], &[0, -1], false), Some(vec![2, 12]));
+        assert_eq!(reshape(&[2, 3], &[4, -1], false), None);
+        assert_eq!(reshape(&[6], &[-1, 0], false), None);
+        assert_eq!(unsqueeze(&[3], &[0, -1]), Some(vec![1, 3, 1]));
+        assert_eq!(slice_range(0, i64::MAX, 2, 5), (0, 2, 3));
+        assert_eq!(slice_range(-2, -1, 1, 5), (3, 1, 1));
+        assert_eq!(slice_range(-1, i64::MIN, -1, 3), (2, -1, 3));
+        assert_eq!(slice_range(4, 2, 1, 5), (4, 1, 0));
+    }
+}

@@ -1,0 +1,164 @@
+//! Steps under construction, with scales still symbolic.
+//!
+//! Every value has a scale `ratio * 2^e`: values that must agree (operands of a sum, parts of a concatenation) share a
+//! group and its exponent; an un-truncated mean carries its divisor in the ratio. Linear layers can give any scale,
+//! because their weights absorb it; products of two values can give any power of two times their ratios.
+
+use super::Options;
+use crate::program::{Op, Slot};
+use crate::tensor::Tensor;
+use sordino_ring::Conv2d;
+use std::rc::Rc;
+
+/// How a group's scale may be chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Group {
+    pub(super) parent: usize,
+    /// Scale of this group over its parent's.
+    pub(super) ratio: f64,
+    /// Any real scale will do: all sources are linear layers or inputs.
+    pub(super) free: bool,
+}
+
+pub(super) struct Value {
+    pub(super) dims: Vec<usize>,
+    /// Largest magnitude expected, in reals.
+    pub(super) range: f64,
+    pub(super) group: usize,
+    /// Scale over the group's.
+    pub(super) ratio: f64,
+    /// Most fractional bits, for values a step makes; none for what follows from others.
+    pub(super) cap: Option<u32>,
+    /// The margin is already part of the range.
+    pub(super) exact: bool,
+}
+
+/// A real constant whose integer depends on scales not yet known.
+#[derive(Clone, Debug)]
+pub(super) enum Pending {
+    /// A finished step.
+    Done(Op),
+    /// Terms, bias, and the real weights of each term.
+    Linear { terms: Vec<(Slot, Rc<Tensor>, Conv2d)>, bias: Option<Rc<Tensor>>, channels: usize },
+    /// Product; a bias joins at the product's scale.
+    Mul { x: Slot, y: Slot, bias: Option<Slot> },
+    /// Times a public real, to the scale of the result.
+    Rescale { x: Slot, by: f64 },
+    /// By public reals.
+    MulPublic { x: Slot, factors: Rc<Vec<f64>> },
+    /// Comparison with real thresholds.
+    Below { x: Slot, thresholds: Rc<Vec<f64>> },
+    /// `offset + sum_j weights[j] * x[j]` at the scale of the result.
+    Combine { x: Slot, weights: Vec<f64>, offset: f64 },
+    /// A real addend.
+    Offset { x: Slot, addend: f64 },
+    /// A secret tensor at the scale of the result.
+    Secret(Rc<Tensor>),
+    /// A secret tensor that is added to the product x * y.
+    SecretAtProduct { values: Rc<Tensor>, x: Slot, y: Slot },
+    /// `Combine` at the scale of the product x * y.
+    CombineAtProduct { bits: Slot, weights: Vec<f64>, offset: f64, x: Slot, y: Slot },
+}
+
+pub(super) struct Builder {
+    pub(super) options: Options,
+    pub(super) values: Vec<Value>,
+    pub(super) steps: Vec<(usize, Pending, Slot)>,
+    pub(super) groups: Vec<Group>,
+    pub(super) layers: Vec<crate::program::LayerInfo>,
+    pub(super) inputs: Vec<(String, Slot, Vec<usize>)>,
+    pub(super) outputs: Vec<(String, Slot, Vec<usize>)>,
+}
+
+impl Builder {
+    pub(super) fn new(options: Options) -> Self {
+        Self { options, values: vec![], steps: vec![], groups: vec![], layers: vec![], inputs: vec![], outputs: vec![] }
+    }
+
+    fn group(&mut self, free: bool) -> usize {
+        let parent = self.groups.len();
+        self.groups.push(Group { parent, ratio: 1.0, free });
+        parent
+    }
+
+    /// The root of a group, and the group's scale over the root's.
+    pub(super) fn root(&self, mut group: usize) -> (usize, f64) {
+        let mut ratio = 1.0;
+        while self.groups[group].parent != group {
+            ratio *= self.groups[group].ratio;
+            group = self.groups[group].parent;
+        }
+        (group, ratio)
+    }
+
+    fn push(&mut self, step: Pending, dims: &[usize], range: f64, group: usize, ratio: f64, cap: Option<u32>) -> Slot {
+        self.values.push(Value { dims: dims.to_vec(), range, group, ratio, cap, exact: false });
+        let slot = self.values.len() - 1;
+        self.steps.push((self.layers.len().saturating_sub(1), step, slot));
+        slot
+    }
+
+    /// A step that chooses its result's scale, at most `cap` bits.
+    pub(super) fn source(&mut self, step: Pending, dims: &[usize], range: f64, cap: u32) -> Slot {
+        let group = self.group(true);
+        self.push(step, dims, range, group, 1.0, Some(cap))
+    }
+
+    /// A step whose result's scale is its operand's times `ratio`.
+    pub(super) fn like(&mut self, x: Slot, ratio: f64, step: Pending, dims: &[usize], range: f64) -> Slot {
+        let (group, own) = (self.values[x].group, self.values[x].ratio);
+        self.push(step, dims, range, group, own * ratio, None)
+    }
+
+    /// The product of two values, at a power of two of the product of their ratios.
+    pub(super) fn mul(&mut self, x: Slot, y: Slot, bias: Option<Slot>, dims: &[usize], range: f64, cap: u32) -> Slot {
+        let ratio = self.total_ratio(x) * self.total_ratio(y);
+        let group = self.group(false);
+        self.push(Pending::Mul { x, y, bias }, dims, range, group, ratio, Some(cap))
+    }
+
+    /// A value's scale over its root group's power of two.
+    pub(super) fn total_ratio(&self, x: Slot) -> f64 {
+        self.values[x].ratio * self.root(self.values[x].group).1
+    }
+
+    /// Makes two values' scales agree; returns the second, rescaled if there is no other way.
+    pub(super) fn agree(&mut self, x: Slot, y: Slot) -> Slot {
+        let (gx, rx) = self.root(self.values[x].group);
+        let (gy, ry) = self.root(self.values[y].group);
+        let (sx, sy) = (self.values[x].ratio * rx, self.values[y].ratio * ry);
+        if gx == gy {
+            return if (sx / sy - 1.0).abs() < 1e-12 { y } else { self.rescale_to(x, y) };
+        }
+        // scale_x = sx 2^ex and scale_y = sy 2^ey: joining fixes ey - ex.
+        let ratio = sx / sy;
+        let power = (ratio.log2() - ratio.log2().round()).abs() < 1e-12;
+        if self.groups[gy].free {
+            (self.groups[gy].parent, self.groups[gy].ratio) = (gx, ratio);
+        } else if self.groups[gx].free {
+            (self.groups[gx].parent, self.groups[gx].ratio) = (gy, 1.0 / ratio);
+        } else if power {
+            (self.groups[gy].parent, self.groups[gy].ratio) = (gx, ratio);
+        } else {
+            return self.rescale_to(x, y);
+        }
+        y
+    }
+
+    /// y at the scale of x, by a truncation.
+    fn rescale_to(&mut self, x: Slot, y: Slot) -> Slot {
+        let (dims, range) = (self.values[y].dims.clone(), self.values[y].range);
+        let (group, ratio) = (self.values[x].group, self.values[x].ratio);
+        self.push(Pending::Rescale { x: y, by: 1.0 }, &dims, range, group, ratio, None)
+    }
+
+    pub(super) fn dims(&self, x: Slot) -> Vec<usize> {
+        self.values[x].dims.clone()
+    }
+    pub(super) fn range(&self, x: Slot) -> f64 {
+        self.values[x].range
+    }
+    pub(super) fn cap(&self) -> u32 {
+        self.options.frac_bits
+    }
+}

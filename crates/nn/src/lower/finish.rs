@@ -1,0 +1,345 @@
+//! Decides widths and scales, then turns every real constant into integers.
+
+use super::builder::{Builder, Pending};
+use crate::program::{Instruction, Op, Port, Program, SecretForm, Secrets, Slot, SlotInfo, View};
+use crate::tensor::Tensor;
+use crate::{Error, Result};
+use sordino_ring::{Scale, Shape, encode};
+use std::collections::BTreeMap;
+
+/// A narrow value must stay below 2^30 in magnitude.
+const NARROW_BITS: f64 = 30.0;
+/// A value that is only ever wide has room for sums of many narrow ones.
+const WIDE_BITS: f64 = 44.0;
+
+struct Finisher {
+    b: Builder,
+    wide: Vec<bool>,
+    /// Exponent of each root group.
+    exponents: BTreeMap<usize, i32>,
+    instructions: Vec<Instruction>,
+    slots: Vec<SlotInfo>,
+    forms: Vec<SecretForm>,
+    secrets: Vec<Vec<i64>>,
+}
+
+fn operands(step: &Pending) -> Vec<Slot> {
+    match step {
+        Pending::Done(op) => op.operands(),
+        Pending::Linear { terms, .. } => terms.iter().map(|t| t.0).collect(),
+        Pending::Mul { x, y, bias } => [*x, *y].into_iter().chain(*bias).collect(),
+        Pending::Rescale { x, .. }
+        | Pending::MulPublic { x, .. }
+        | Pending::Below { x, .. }
+        | Pending::Combine { x, .. }
+        | Pending::Offset { x, .. } => vec![*x],
+        Pending::CombineAtProduct { bits, .. } => vec![*bits],
+        Pending::Secret(_) | Pending::SecretAtProduct { .. } => vec![],
+    }
+}
+
+fn takes_wide(step: &Pending) -> bool {
+    match step {
+        Pending::Linear { .. } | Pending::Mul { .. } | Pending::Rescale { .. } | Pending::MulPublic { .. } => true,
+        Pending::Done(op) => op.takes_wide(),
+        _ => false,
+    }
+}
+
+fn takes_narrow(step: &Pending) -> bool {
+    matches!(step, Pending::Below { .. } | Pending::Done(Op::Relu { .. } | Op::Max { .. }))
+}
+
+fn is_local(step: &Pending) -> bool {
+    match step {
+        Pending::Done(op) => op.is_local(),
+        Pending::Combine { .. } | Pending::CombineAtProduct { .. } | Pending::Offset { .. } => true,
+        _ => false,
+    }
+}
+
+/// Steps whose result is narrow by nature.
+fn makes_narrow(step: &Pending) -> bool {
+    takes_wide(step) || matches!(step, Pending::Done(Op::Max { .. }))
+}
+
+/// Steps whose result is wide by nature.
+fn makes_wide(step: &Pending) -> bool {
+    matches!(
+        step,
+        Pending::Done(Op::Input(_) | Op::Secret(_))
+            | Pending::Secret(_)
+            | Pending::SecretAtProduct { .. }
+            | Pending::Below { .. }
+            | Pending::Combine { .. }
+            | Pending::CombineAtProduct { .. }
+    )
+}
+
+pub(super) fn finish(b: Builder) -> Result<(Program, Secrets)> {
+    let wide = widths(&b);
+    let mut f = Finisher {
+        wide,
+        exponents: BTreeMap::new(),
+        instructions: vec![],
+        slots: vec![],
+        forms: vec![],
+        secrets: vec![],
+        b,
+    };
+    f.choose_exponents()?;
+    f.slots = (0..f.b.values.len())
+        .map(|s| SlotInfo { shape: Shape::new(&f.b.values[s].dims), scale: f.scale(s), wide: f.wide[s] })
+        .collect();
+    for (layer, step, out) in std::mem::take(&mut f.b.steps) {
+        f.emit(layer, &step, out)?;
+    }
+    let port = |f: &Finisher, (name, slot, dims): &(String, Slot, Vec<usize>)| Port {
+        name: name.clone(),
+        slot: *slot,
+        dims: dims.clone(),
+        scale: f.scale(*slot),
+    };
+    let program = Program {
+        inputs: f.b.inputs.iter().map(|p| port(&f, p)).collect(),
+        outputs: f.b.outputs.iter().map(|p| port(&f, p)).collect(),
+        instructions: f.instructions,
+        slots: f.slots,
+        secrets: f.forms,
+        layers: f.b.layers,
+        faithful: f.b.options.faithful,
+    };
+    Ok((program, Secrets(f.secrets)))
+}
+
+/// Which values a consumer needs in the wide ring, backwards through local steps.
+fn widths(b: &Builder) -> Vec<bool> {
+    let mut wide = vec![false; b.values.len()];
+    for (_, step, out) in b.steps.iter().rev() {
+        if takes_wide(step) || (is_local(step) && wide[*out]) {
+            for x in operands(step) {
+                wide[x] = true;
+            }
+        }
+        if makes_wide(step) {
+            wide[*out] = true;
+            if is_local(step) {
+                for x in operands(step) {
+                    wide[x] = true;
+                }
+            }
+        }
+    }
+    // A local step on operands that are all wide anyway stays there: lowering is free, extending is not.
+    for (_, step, out) in &b.steps {
+        if is_local(step) && operands(step).iter().all(|&x| wide[x]) {
+            wide[*out] = true;
+        }
+    }
+    wide
+}
+
+impl Finisher {
+    fn scale(&self, slot: Slot) -> f64 {
+        let value = &self.b.values[slot];
+        let (root, ratio) = self.b.root(value.group);
+        value.ratio * ratio * 2f64.powi(self.exponents.get(&root).copied().unwrap_or(0))
+    }
+
+    fn choose_exponents(&mut self) -> Result<()> {
+        let mut narrow = vec![false; self.b.values.len()];
+        for (_, step, out) in &self.b.steps {
+            narrow[*out] |= makes_narrow(step) || !self.wide[*out] || matches!(step, Pending::Done(Op::Input(_)));
+            if takes_narrow(step) {
+                operands(step).into_iter().for_each(|x| narrow[x] = true);
+                narrow[*out] |= matches!(step, Pending::Done(_));
+            }
+        }
+        for (slot, &narrow) in narrow.iter().enumerate() {
+            let value = &self.b.values[slot];
+            let (root, _) = self.b.root(value.group);
+            let ratio = self.b.total_ratio(slot);
+            let range = value.range.max(1e-9) * if value.exact { 1.0 } else { self.b.options.margin };
+            let bits = if narrow { NARROW_BITS } else { WIDE_BITS };
+            let mut e = (bits - (range * ratio).log2()).floor();
+            if let Some(cap) = value.cap {
+                e = e.min((f64::from(cap) - ratio.log2()).floor());
+            }
+            let entry = self.exponents.entry(root).or_insert(i32::MAX);
+            *entry = (*entry).min(e as i32);
+        }
+        self.balance_products();
+        for (layer, _, slot) in &self.b.steps {
+            if self.scale(*slot) < 1.0 {
+                return Err(Error::Range {
+                    layer: self.b.layers[*layer].name.clone(),
+                    why: format!("values up to {:.3e} do not fit the 32-bit ring", self.b.values[*slot].range),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// A product's shift must lie between 0 and 32: gives way where it does not.
+    fn balance_products(&mut self) {
+        let products: Vec<(Slot, Slot, Slot)> = self
+            .b
+            .steps
+            .iter()
+            .filter_map(|(_, step, out)| match step {
+                Pending::Mul { x, y, .. } => Some((*x, *y, *out)),
+                _ => None,
+            })
+            .collect();
+        let root = |f: &Self, s: Slot| f.b.root(f.b.values[s].group).0;
+        for _ in 0..64 {
+            let mut settled = true;
+            for &(x, y, out) in &products {
+                let shift = (self.scale(x) * self.scale(y) / self.scale(out)).log2().round() as i32;
+                let (group, by) = if shift < 0 {
+                    (root(self, out), -shift)
+                } else if shift > 32 {
+                    let larger = if self.scale(x) > self.scale(y) { x } else { y };
+                    (root(self, larger), shift - 32)
+                } else {
+                    continue;
+                };
+                settled = false;
+                if let Some(e) = self.exponents.get_mut(&group) {
+                    *e -= by;
+                }
+            }
+            if settled {
+                return;
+            }
+        }
+    }
+
+    fn encode(&self, layer: usize, values: &[f32], scale: f64) -> Result<Vec<i64>> {
+        let fault = |why: String| Error::Range { layer: self.b.layers[layer].name.clone(), why };
+        let scale = Scale::new(scale).ok_or_else(|| fault("its scale is not a positive number".into()))?;
+        encode(values, scale, 63).map_err(|e| fault(format!("a weight does not fit: {e}")))
+    }
+
+    fn number(&self, layer: usize, value: f64, scale: f64) -> Result<i64> {
+        let v = (value * scale).round();
+        if v.abs() < 2f64.powi(62) {
+            return Ok(v as i64);
+        }
+        let why = format!("the constant {value} does not fit at {scale} steps per unit");
+        Err(Error::Range { layer: self.b.layers[layer].name.clone(), why })
+    }
+
+    fn secret(&mut self, form: SecretForm, values: Vec<i64>) -> usize {
+        self.forms.push(form);
+        self.secrets.push(values);
+        self.forms.len() - 1
+    }
+
+    fn push(&mut self, layer: usize, op: Op, out: Slot) {
+        self.instructions.push(Instruction { layer, op, out });
+    }
+
+    fn shift_of(&self, x: Slot, y: Slot, out: Slot) -> u32 {
+        (self.scale(x) * self.scale(y) / self.scale(out)).log2().round().clamp(0.0, 32.0) as u32
+    }
+
+    fn integers(&self, layer: usize, values: &[f64], scale: f64) -> Result<Vec<i64>> {
+        values.iter().map(|&v| self.number(layer, v, scale)).collect()
+    }
+
+    fn emit(&mut self, layer: usize, step: &Pending, out: Slot) -> Result<()> {
+        let op = match step {
+            Pending::Done(Op::Relu { x, .. }) => Op::Relu { x: *x, wide: self.wide[out] },
+            Pending::Done(op) => op.clone(),
+            Pending::Linear { .. } => self.linear(layer, step, out)?,
+            Pending::Mul { x, y, bias } => Op::Mul { x: *x, y: *y, bias: *bias, shift: self.shift_of(*x, *y, out) },
+            Pending::Rescale { x, by } => {
+                // As many bits of the factor as keep the product within the ring.
+                let factor = by * self.scale(out) / self.scale(*x);
+                let shift = (24.0 - factor.abs().max(1e-9).log2()).floor().clamp(0.0, 32.0) as u32;
+                Op::Rescale { x: *x, factor: self.number(layer, factor, 2f64.powi(shift as i32))?, shift }
+            }
+            Pending::MulPublic { x, factors } => {
+                let shift = 24;
+                let scale = self.scale(out) / self.scale(*x) * 2f64.powi(shift);
+                Op::MulPublic { x: *x, factors: self.integers(layer, factors, scale)?, shift: shift as u32 }
+            }
+            Pending::Below { x, thresholds } => {
+                Op::Below { x: *x, thresholds: self.thresholds(layer, thresholds, self.scale(*x))? }
+            }
+            Pending::Combine { x, weights, offset } => self.combine(layer, *x, weights, *offset, self.scale(out))?,
+            Pending::CombineAtProduct { bits, weights, offset, x, y } => {
+                self.combine(layer, *bits, weights, *offset, self.scale(*x) * self.scale(*y))?
+            }
+            Pending::Offset { x, addend } => {
+                Op::Offset { x: *x, addend: self.number(layer, *addend, self.scale(out))? }
+            }
+            Pending::Secret(values) => {
+                let encoded = self.encode(layer, &values.data, self.scale(out))?;
+                Op::Secret(self.secret(SecretForm::Tensor(Shape::new(&values.dims)), encoded))
+            }
+            Pending::SecretAtProduct { values, x, y } => {
+                let encoded = self.encode(layer, &values.data, self.scale(*x) * self.scale(*y))?;
+                Op::Secret(self.secret(SecretForm::Tensor(Shape::new(&values.dims)), encoded))
+            }
+        };
+        self.push(layer, op, out);
+        if self.wide[out] && makes_narrow(step) {
+            self.push(layer, Op::Extend { x: out }, out);
+        }
+        Ok(())
+    }
+
+    /// Thresholds must stay where comparisons with any narrow value are exact.
+    fn thresholds(&self, layer: usize, thresholds: &[f64], scale: f64) -> Result<Vec<i64>> {
+        let limit = 1 << 30;
+        Ok(self.integers(layer, thresholds, scale)?.into_iter().map(|t| t.clamp(-limit, limit)).collect())
+    }
+
+    fn combine(&self, layer: usize, x: Slot, weights: &[f64], offset: f64, scale: f64) -> Result<Op> {
+        let weights = self.integers(layer, weights, scale)?;
+        Ok(Op::Combine { x, weights, offset: self.number(layer, offset, scale)? })
+    }
+
+    fn linear(&mut self, layer: usize, step: &Pending, out: Slot) -> Result<Op> {
+        let Pending::Linear { terms, bias, channels } = step else {
+            return Err(Error::Model("not a linear layer".into()));
+        };
+        let (first, _, _) = &terms[0];
+        // Weights carry as many fractional bits as the shift allows; more cost nothing.
+        let shift = match self.b.options.weight_bits {
+            None => 32,
+            Some(bits) => (f64::from(bits) + (self.scale(*first) / self.scale(out)).log2()).round().clamp(0.0, 32.0) as u32,
+        };
+        let product = self.scale(out) * 2f64.powi(shift as i32);
+        let mut packed = vec![];
+        for (x, weight, op) in terms {
+            let values = self.encode(layer, &weight.data, product / self.scale(*x))?;
+            packed.push((*x, self.secret(SecretForm::Weight(*op), values), *op));
+        }
+        let bias = match bias {
+            None => None,
+            Some(bias) => Some(self.bias(layer, bias, *channels, out, product)?),
+        };
+        Ok(Op::Linear { terms: packed, bias, shift })
+    }
+
+    /// A bias per channel, spread over the output's shape.
+    fn bias(&mut self, layer: usize, bias: &Tensor, channels: usize, out: Slot, scale: f64) -> Result<Slot> {
+        let dims = self.b.values[out].dims.clone();
+        let values = self.encode(layer, &bias.data, scale)?;
+        let mut small = vec![1; dims.len()];
+        small[dims.len() - 1] = channels;
+        let mut slot = |f: &mut Self, dims: &[usize]| {
+            f.slots.push(SlotInfo { shape: Shape::new(dims), scale, wide: true });
+            f.slots.len() - 1
+        };
+        let (narrow, spread) = (slot(self, &small), slot(self, &dims));
+        let index = self.secret(SecretForm::Tensor(Shape::new(&small)), values);
+        self.push(layer, Op::Secret(index), narrow);
+        let view = View::Broadcast { dims: small, out: dims };
+        self.push(layer, Op::Gather { x: narrow, view, fill: 0 }, spread);
+        Ok(spread)
+    }
+}

@@ -1,0 +1,486 @@
+//! Each layer in protocol steps. Rank-4 values are laid out NHWC; everything else is row-major as in ONNX.
+
+use super::Ranges;
+use super::builder::{Builder, Pending};
+use super::spline::{self, Function};
+use crate::network::{Layer, LayerNode, Network, Window};
+use crate::program::{LayerInfo, Op, Slot, View};
+use crate::tensor::Tensor;
+use crate::{Error, Result};
+use sordino_ring::{Conv2d, WindowSum};
+use std::rc::Rc;
+
+/// Dimensions of a value as it is laid out.
+fn physical(dims: &[usize]) -> Vec<usize> {
+    if dims.len() == 4 { vec![dims[0], dims[2], dims[3], dims[1]] } else { dims.to_vec() }
+}
+
+/// Where a model's axis is in the layout.
+fn axis(rank: usize, axis: usize) -> usize {
+    if rank == 4 { [0, 3, 1, 2][axis] } else { axis }
+}
+
+/// A per-axis list in the order of the layout.
+fn reorder<T: Copy>(list: &[T]) -> Vec<T> {
+    if list.len() == 4 { vec![list[0], list[2], list[3], list[1]] } else { list.to_vec() }
+}
+
+pub(super) fn lower(net: &Network, ranges: &Ranges, b: &mut Builder) -> Result<()> {
+    let mut slots: Vec<Option<Slot>> = vec![None; net.shapes.len()];
+    b.layers.push(LayerInfo { name: "input".into(), op: "Input".into() });
+    for (i, &id) in net.inputs.iter().enumerate() {
+        let range = ranges.0.get(&net.names[id]).copied().unwrap_or(1.0);
+        let slot = b.source(Pending::Done(Op::Input(i)), &physical(&net.shapes[id]), range, b.cap());
+        b.inputs.push((net.names[id].clone(), slot, net.shapes[id].clone()));
+        slots[id] = Some(slot);
+    }
+    let fused = sums_of_linears(net);
+    for (index, node) in net.nodes.iter().enumerate() {
+        if fused.iter().any(|f| f.parts.contains(&index)) {
+            continue;
+        }
+        b.layers.push(LayerInfo { name: node.name.clone(), op: node.op.clone() });
+        let missing = || Error::Range { layer: node.name.clone(), why: "the calibration has no range for it".into() };
+        let range = *ranges.0.get(&net.names[node.output]).ok_or_else(missing)?;
+        let slot = match fused.iter().find(|f| f.sum == index) {
+            Some(f) => {
+                let parts: Vec<&LayerNode> = f.parts.iter().map(|&p| &net.nodes[p]).collect();
+                linear(net, &parts, &slots, range, b)?
+            }
+            None => layer(net, node, &slots, range, b)?,
+        };
+        slots[node.output] = Some(slot);
+    }
+    b.layers.push(LayerInfo { name: "output".into(), op: "Output".into() });
+    for (name, id) in &net.outputs {
+        let slot = row_major(b, operand(&slots, *id)?, &net.shapes[*id]);
+        b.outputs.push((name.clone(), slot, net.shapes[*id].clone()));
+    }
+    Ok(())
+}
+
+fn operand(slots: &[Option<Slot>], id: usize) -> Result<Slot> {
+    slots[id].ok_or_else(|| Error::Model("a layer reads a value that is made later".into()))
+}
+
+/// A sum of two linear layers that nobody else reads: one truncation serves both.
+struct Fused {
+    sum: usize,
+    parts: Vec<usize>,
+}
+
+fn sums_of_linears(net: &Network) -> Vec<Fused> {
+    let uses = net.uses();
+    let maker = |id: usize| {
+        let at = net.nodes.iter().position(|n| n.output == id)?;
+        (uses[id] == 1 && matches!(net.nodes[at].layer, Layer::Conv { .. })).then_some(at)
+    };
+    let adds = net.nodes.iter().enumerate().filter(|(_, n)| n.layer == Layer::Add && n.inputs[0] != n.inputs[1]);
+    adds.filter_map(|(sum, n)| Some(Fused { sum, parts: vec![maker(n.inputs[0])?, maker(n.inputs[1])?] })).collect()
+}
+
+fn conv2d(window: &Window, groups: usize, input: &[usize], cout: usize) -> Conv2d {
+    let Window { kernel, stride, dilation, pad } = *window;
+    Conv2d { n: input[0], h: input[1], w: input[2], cin: input[3], cout, kernel, stride, dilation, pad, groups }
+}
+
+/// One or more linear layers, summed before one truncation.
+fn linear(net: &Network, nodes: &[&LayerNode], slots: &[Option<Slot>], range: f64, b: &mut Builder) -> Result<Slot> {
+    let mut terms = vec![];
+    let mut bias: Option<Vec<f32>> = None;
+    let mut channels = 0;
+    for node in nodes {
+        let x = operand(slots, node.inputs[0])?;
+        let (weight, own, op) = match &node.layer {
+            Layer::Conv { window, groups, weight, bias } => {
+                let op = conv2d(window, *groups, &b.dims(x), weight.dims[0]);
+                (Rc::new(weight.permute(&[0, 2, 3, 1])), bias, op)
+            }
+            Layer::MatMul { weight, bias } => {
+                let rows = b.dims(x)[0];
+                (Rc::new(weight.permute(&[1, 0])), bias, Conv2d::matmul(rows, weight.dims[0], weight.dims[1]))
+            }
+            _ => return Err(Error::Model("a sum of layers that are not linear".into())),
+        };
+        op.check().map_err(|e| Error::Range { layer: node.name.clone(), why: e.to_string() })?;
+        channels = op.cout;
+        if let Some(own) = own {
+            let sum = bias.get_or_insert_with(|| vec![0.0; channels]);
+            sum.iter_mut().zip(&own.data).for_each(|(s, v)| *s += v);
+        }
+        terms.push((x, weight, op));
+    }
+    let dims = match nodes.first() {
+        Some(node) => physical(&net.shapes[node.output]),
+        None => vec![],
+    };
+    let bias = bias.map(|data| Rc::new(Tensor::new(&[channels], data)));
+    Ok(b.source(Pending::Linear { terms, bias, channels }, &dims, range, b.cap()))
+}
+
+fn layer(net: &Network, node: &LayerNode, slots: &[Option<Slot>], range: f64, b: &mut Builder) -> Result<Slot> {
+    let x = operand(slots, node.inputs[0])?;
+    let out = &net.shapes[node.output];
+    let dims = physical(out);
+    let input = &net.shapes[node.inputs[0]];
+    let rank = out.len();
+    let second = || operand(slots, node.inputs[1]);
+    Ok(match &node.layer {
+        Layer::Conv { .. } | Layer::MatMul { .. } => linear(net, &[node], slots, range, b)?,
+        Layer::BatchNorm { .. } => return Err(Error::Model("batch norms must be folded before lowering".into())),
+        Layer::Affine { scale, shift } => affine(b, x, scale, shift, range),
+        Layer::Relu => relu(b, x),
+        Layer::Clip { lo, hi } => clip(b, x, *lo, *hi, range),
+        Layer::LeakyRelu(alpha) => {
+            // x + (alpha - 1) min(x, 0) = alpha x + (1 - alpha) max(x, 0)
+            let positive = relu(b, x);
+            let part = |b: &mut Builder, x: Slot, by: f64| {
+                let range = b.range(x) * by.abs().max(1e-6);
+                b.source(Pending::Rescale { x, by }, &dims, range, b.cap())
+            };
+            let alpha = f64::from(*alpha);
+            let (low, high) = (part(b, x, alpha), part(b, positive, 1.0 - alpha));
+            add(b, low, high, range)
+        }
+        Layer::PRelu(slope) => {
+            let positive = relu(b, x);
+            let high = slope.data.iter().map(|v| 1.0 - v).collect();
+            let zero = Tensor::new(&slope.dims, vec![0.0; slope.data.len()]);
+            let largest = f64::from(slope.max_abs()) + 1.0;
+            let (rx, rp) = (b.range(x) * largest, b.range(positive) * largest);
+            let low = affine(b, x, slope, &zero, rx);
+            let high = affine(b, positive, &Tensor::new(&slope.dims, high), &zero, rp);
+            add(b, low, high, range)
+        }
+        Layer::MaxPool(window) => max_pool(b, x, window, &dims),
+        Layer::AveragePool { window, include_pad } => {
+            let op = conv2d(window, 1, &b.dims(x), dims[3]);
+            let op = Conv2d { groups: op.cin, ..op };
+            let count = (window.kernel[0] * window.kernel[1]) as f64;
+            let step = Pending::Done(Op::WindowSum { x, windows: WindowSum(op) });
+            if *include_pad || window.pad == [0; 4] {
+                return Ok(b.like(x, count, step, &dims, range));
+            }
+            // Windows at the border have fewer members: a public divisor per position.
+            let sum = b.like(x, 1.0, step, &dims, b.range(x) * count);
+            let factors = border_factors(&op, dims[3]);
+            b.source(Pending::MulPublic { x: sum, factors: Rc::new(factors) }, &dims, range, b.cap())
+        }
+        Layer::Add => {
+            let y = second()?;
+            add(b, x, y, range)
+        }
+        Layer::Sub => {
+            let y = b.agree(x, second()?);
+            b.like(x, 1.0, Pending::Done(Op::Sub { x, y }), &dims, range)
+        }
+        Layer::Mul => {
+            let y = second()?;
+            b.mul(x, y, None, &dims, range, b.cap())
+        }
+        Layer::AddConst(c) => {
+            let full = full_constant(c, input);
+            let secret = b.like(x, 1.0, Pending::Secret(Rc::new(full)), &dims, f64::from(c.max_abs()));
+            add(b, x, secret, range)
+        }
+        Layer::MulConst(c) => {
+            let full = full_constant(c, input);
+            let secret = b.source(Pending::Secret(Rc::new(full)), &dims, f64::from(c.max_abs()), 26);
+            b.mul(x, secret, None, &dims, range, b.cap())
+        }
+        Layer::Broadcast => {
+            // Leading axes of one may be added on the way, so go through the row-major form.
+            let flat = row_major(b, x, input);
+            let view = View::Broadcast { dims: input.clone(), out: out.clone() };
+            let wide = b.like(flat, 1.0, Pending::Done(Op::Gather { x: flat, view, fill: 0 }), out, range);
+            from_row_major(b, wide, out)
+        }
+        Layer::Concat(at) => {
+            let at = axis(rank, *at);
+            let mut xs = vec![x];
+            for &id in &node.inputs[1..] {
+                let y = operand(slots, id)?;
+                xs.push(b.agree(x, y));
+            }
+            let widths = xs.iter().map(|&x| b.dims(x)[at..].iter().product()).collect();
+            let outer = dims[..at].iter().product();
+            let step = Op::Concat { xs, outer, widths, dims: dims.clone() };
+            b.like(x, 1.0, Pending::Done(step), &dims, range)
+        }
+        Layer::Slice { start, step, fill } => {
+            let view = View::Window { dims: b.dims(x), start: reorder(start), step: reorder(step), out: dims.clone() };
+            if *fill == 0.0 {
+                return Ok(b.like(x, 1.0, Pending::Done(Op::Gather { x, view, fill: 0 }), &dims, range));
+            }
+            // x - fill padded with zeros, plus fill.
+            let shifted = offset(b, x, -f64::from(*fill));
+            let padded = b.like(shifted, 1.0, Pending::Done(Op::Gather { x: shifted, view, fill: 0 }), &dims, range);
+            offset(b, padded, f64::from(*fill))
+        }
+        Layer::Reshape => {
+            let flat = row_major(b, x, input);
+            let reshaped = reshape(b, flat, out);
+            from_row_major(b, reshaped, out)
+        }
+        Layer::Transpose(perm) => {
+            // The permutation between the two layouts.
+            let order = |dims: usize| -> Vec<usize> { (0..dims).map(|a| if dims == 4 { [0, 2, 3, 1][a] } else { a }).collect() };
+            let of_out = order(rank);
+            let perm: Vec<usize> = of_out.iter().map(|&a| axis(rank, perm[a])).collect();
+            permute(b, x, &perm)
+        }
+        Layer::Softmax { axis, end } => softmax(b, x, input, *axis, *end)?,
+        Layer::Sigmoid => spline::apply(b, x, &Function::sigmoid(b.range(x) * b.options.margin), 1.0)?,
+        Layer::Tanh => spline::apply(b, x, &Function::tanh(b.range(x) * b.options.margin), 1.0)?,
+        Layer::Lrn { size, alpha, beta, bias } => lrn(b, x, *size, *alpha, *beta, *bias, range)?,
+    })
+}
+
+fn relu(b: &mut Builder, x: Slot) -> Slot {
+    let (dims, range) = (b.dims(x), b.range(x));
+    b.like(x, 1.0, Pending::Done(Op::Relu { x, wide: false }), &dims, range)
+}
+
+fn add(b: &mut Builder, x: Slot, y: Slot, range: f64) -> Slot {
+    let y = b.agree(x, y);
+    let dims = b.dims(x);
+    b.like(x, 1.0, Pending::Done(Op::Add { x, y }), &dims, range)
+}
+
+fn offset(b: &mut Builder, x: Slot, addend: f64) -> Slot {
+    let (dims, range) = (b.dims(x), b.range(x) + addend.abs());
+    b.like(x, 1.0, Pending::Offset { x, addend }, &dims, range)
+}
+
+fn reshape(b: &mut Builder, x: Slot, dims: &[usize]) -> Slot {
+    let range = b.range(x);
+    b.like(x, 1.0, Pending::Done(Op::Reshape { x, dims: dims.to_vec() }), dims, range)
+}
+
+fn permute(b: &mut Builder, x: Slot, perm: &[usize]) -> Slot {
+    let (dims, range) = (b.dims(x), b.range(x));
+    let view = View::Permute { dims, perm: perm.to_vec() };
+    let out = view.out();
+    b.like(x, 1.0, Pending::Done(Op::Gather { x, view, fill: 0 }), &out, range)
+}
+
+/// From the layout to the model's row-major order; free when the spatial axes or the channels are single.
+fn row_major(b: &mut Builder, x: Slot, dims: &[usize]) -> Slot {
+    if dims.len() != 4 {
+        return x;
+    }
+    if dims[1] == 1 || dims[2] * dims[3] == 1 { reshape(b, x, dims) } else { permute(b, x, &[0, 3, 1, 2]) }
+}
+
+fn from_row_major(b: &mut Builder, x: Slot, dims: &[usize]) -> Slot {
+    if dims.len() != 4 {
+        return x;
+    }
+    if dims[1] == 1 || dims[2] * dims[3] == 1 {
+        return reshape(b, x, &physical(dims));
+    }
+    permute(b, x, &[0, 2, 3, 1])
+}
+
+/// A constant broadcast to a value's dimensions, in the layout.
+fn full_constant(c: &Tensor, dims: &[usize]) -> Tensor {
+    let map = sordino_ring::IndexMap::broadcast(&c.dims, dims);
+    let full = Tensor::new(dims, map.source.iter().map(|&s| c.data[s as usize]).collect());
+    if dims.len() == 4 { full.permute(&[0, 2, 3, 1]) } else { full }
+}
+
+/// x * scale + shift per channel, both secret: one product, one truncation.
+fn affine(b: &mut Builder, x: Slot, scale: &Tensor, shift: &Tensor, range: f64) -> Slot {
+    let dims = b.dims(x);
+    // Channels are the last axis at rank 4, the second otherwise.
+    let mut small = vec![1; dims.len()];
+    let at = if dims.len() == 4 { 3 } else { 1 };
+    small[at] = dims[at];
+    let spread = |b: &mut Builder, c: Slot| {
+        let view = View::Broadcast { dims: small.clone(), out: dims.clone() };
+        let range = b.range(c);
+        b.like(c, 1.0, Pending::Done(Op::Gather { x: c, view, fill: 0 }), &dims, range)
+    };
+    let shaped = |t: &Tensor| Rc::new(Tensor::new(&small, t.data.clone()));
+    let one = scale.data.iter().all(|&v| v == 1.0);
+    if one {
+        let secret = b.like(x, 1.0, Pending::Secret(shaped(shift)), &small, f64::from(shift.max_abs()));
+        let secret = spread(b, secret);
+        return add(b, x, secret, range);
+    }
+    let largest = f64::from(scale.max_abs()).max(f64::MIN_POSITIVE);
+    let factor = b.source(Pending::Secret(shaped(scale)), &small, largest, 26);
+    let factor = spread(b, factor);
+    let bias = (shift.max_abs() > 0.0).then(|| {
+        let step = Pending::SecretAtProduct { values: shaped(shift), x, y: factor };
+        let secret = b.source(step, &small, f64::from(shift.max_abs()), 52);
+        spread(b, secret)
+    });
+    b.mul(x, factor, bias, &dims, range, b.cap())
+}
+
+/// min(max(x, lo), hi) = lo + relu(x - lo) - relu(x - hi), leaving out infinite bounds.
+fn clip(b: &mut Builder, x: Slot, lo: f32, hi: f32, range: f64) -> Slot {
+    let above = |b: &mut Builder, x: Slot, bound: f32| {
+        let shifted = if bound == 0.0 { x } else { offset(b, x, -f64::from(bound)) };
+        relu(b, shifted)
+    };
+    let mut y = x;
+    if lo.is_finite() {
+        y = above(b, x, lo);
+        if lo != 0.0 {
+            y = offset(b, y, f64::from(lo));
+        }
+    }
+    if hi.is_finite() {
+        let excess = above(b, x, hi);
+        let dims = b.dims(x);
+        y = b.like(x, 1.0, Pending::Done(Op::Sub { x: y, y: excess }), &dims, range);
+    }
+    y
+}
+
+/// Public divisors of average pooling that does not count padding: one per output position and channel.
+fn border_factors(op: &Conv2d, channels: usize) -> Vec<f64> {
+    let inside = |axis: usize, at: usize, len: usize| {
+        (0..op.kernel[axis]).filter(|k| (at * op.stride[axis] + k).wrapping_sub(op.pad[axis]) < len).count()
+    };
+    let mut factors = vec![];
+    for _ in 0..op.n {
+        for y in 0..op.out_h() {
+            for x in 0..op.out_w() {
+                let n = inside(0, y, op.h) * inside(1, x, op.w);
+                factors.extend(std::iter::repeat_n(1.0 / n as f64, channels));
+            }
+        }
+    }
+    factors
+}
+
+/// Separable maximum: along rows, then along columns, each a tree over the kernel.
+fn max_pool(b: &mut Builder, x: Slot, window: &Window, out: &[usize]) -> Slot {
+    let mut y = x;
+    // The axis that shrinks the tensor most goes first.
+    for a in [1, 0] {
+        let dims = b.dims(y);
+        let mut to = dims.clone();
+        to[1 + a] = out[1 + a];
+        let mut level: Vec<Slot> = (0..window.kernel[a])
+            .map(|k| {
+                let (mut start, mut step) = (vec![0; 4], vec![1; 4]);
+                start[1 + a] = (k * window.dilation[a]) as isize - window.pad[a] as isize;
+                step[1 + a] = window.stride[a] as isize;
+                let view = View::Clamped { dims: dims.clone(), start, step, out: to.clone() };
+                let range = b.range(y);
+                b.like(y, 1.0, Pending::Done(Op::Gather { x: y, view, fill: 0 }), &to, range)
+            })
+            .collect();
+        y = tree(b, &mut level);
+    }
+    y
+}
+
+fn tree(b: &mut Builder, level: &mut Vec<Slot>) -> Slot {
+    while level.len() > 1 {
+        let mut next = vec![];
+        for pair in level.chunks(2) {
+            next.push(match *pair {
+                [x, y] => {
+                    let (dims, range) = (b.dims(x), b.range(x));
+                    b.like(x, 1.0, Pending::Done(Op::Max { x, y }), &dims, range)
+                }
+                _ => pair[0],
+            });
+        }
+        *level = next;
+    }
+    level[0]
+}
+
+/// exp(x - max) / sum, over axes `axis..end` of a value with these dimensions.
+fn softmax(b: &mut Builder, x: Slot, dims: &[usize], axis: usize, end: usize) -> Result<Slot> {
+    let (outer, n, inner): (usize, usize, usize) =
+        (dims[..axis].iter().product(), dims[axis..end].iter().product(), dims[end..].iter().product());
+    let flat = row_major(b, x, dims);
+    let flat = reshape(b, flat, &[outer, n, inner]);
+    let flat = permute(b, flat, &[0, 2, 1]);
+    let rows = outer * inner;
+    let flat = reshape(b, flat, &[rows, n]);
+    let range = b.range(flat);
+    let gather = |b: &mut Builder, x: Slot, view: View| {
+        let (out, range) = (view.out(), b.range(x));
+        b.like(x, 1.0, Pending::Done(Op::Gather { x, view, fill: 0 }), &out, range)
+    };
+    let mut max = flat;
+    while b.dims(max)[1] > 1 {
+        let len = b.dims(max)[1];
+        let half = len.div_ceil(2);
+        let part = |start: usize| View::Clamped {
+            dims: vec![rows, len],
+            start: vec![0, start as isize],
+            step: vec![1, 1],
+            out: vec![rows, half],
+        };
+        let (low, high) = (gather(b, max, part(0)), gather(b, max, part(len - half)));
+        max = b.like(low, 1.0, Pending::Done(Op::Max { x: low, y: high }), &[rows, half], range);
+    }
+    let spread = View::Broadcast { dims: vec![rows, 1], out: vec![rows, n] };
+    let max = gather(b, max, spread.clone());
+    let below = b.like(flat, 1.0, Pending::Done(Op::Sub { x: flat, y: max }), &[rows, n], 2.0 * range);
+    let exp = spline::apply(b, below, &Function::exp_of_negative(), 1.0)?;
+    let shaped = reshape(b, exp, &[rows, n, 1, 1]);
+    let windows = WindowSum(Conv2d {
+        n: rows,
+        h: n,
+        w: 1,
+        cin: 1,
+        cout: 1,
+        kernel: [n, 1],
+        stride: [1, 1],
+        dilation: [1, 1],
+        pad: [0; 4],
+        groups: 1,
+    });
+    let step = Pending::Done(Op::WindowSum { x: shaped, windows });
+    let sum = b.like(shaped, 1.0, step, &[rows, 1, 1, 1], n as f64 * 1.01);
+    b.values[sum].exact = true;
+    let sum = reshape(b, sum, &[rows, 1]);
+    b.values[sum].exact = true;
+    let inverse = spline::apply(b, sum, &Function::reciprocal(0.99, n as f64 * 1.01), 1.02)?;
+    let inverse = gather(b, inverse, spread);
+    let y = b.mul(exp, inverse, None, &[rows, n], 1.02, b.cap());
+    let y = reshape(b, y, &[outer, inner, n]);
+    let y = permute(b, y, &[0, 2, 1]);
+    let y = reshape(b, y, dims);
+    Ok(from_row_major(b, y, dims))
+}
+
+/// x * (bias + alpha / size * sum of squares of neighbouring channels)^-beta.
+fn lrn(b: &mut Builder, x: Slot, size: usize, alpha: f32, beta: f32, bias: f32, range: f64) -> Result<Slot> {
+    let dims = b.dims(x);
+    let top = b.range(x) * b.options.margin;
+    let square = b.mul(x, x, None, &dims, b.range(x).powi(2), b.cap());
+    let (rows, c) = (dims[..3].iter().product(), dims[3]);
+    // Channels become a spatial axis of one channel.
+    let line = reshape(b, square, &[rows, c, 1, 1]);
+    let windows = WindowSum(Conv2d {
+        n: rows,
+        h: c,
+        w: 1,
+        cin: 1,
+        cout: 1,
+        kernel: [size, 1],
+        stride: [1, 1],
+        dilation: [1, 1],
+        pad: [(size - 1) / 2, 0, size / 2, 0],
+        groups: 1,
+    });
+    let step = Pending::Done(Op::WindowSum { x: line, windows });
+    let sum = b.like(line, 1.0, step, &[rows, c, 1, 1], b.range(square) * size as f64);
+    let sum = reshape(b, sum, &dims);
+    let (alpha, beta, bias) = (f64::from(alpha), f64::from(beta), f64::from(bias));
+    let power = Function::power(bias, alpha / size as f64, -beta, top * top * size as f64);
+    let largest = bias.powf(-beta) * 1.01;
+    let factor = spline::apply(b, sum, &power, largest)?;
+    Ok(b.mul(x, factor, None, &dims, range, b.cap()))
+}

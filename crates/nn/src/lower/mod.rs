@@ -1,0 +1,80 @@
+//! From the typed network to the compiled program: layouts, scales, widths, and each layer in protocol steps.
+
+mod builder;
+mod finish;
+mod layers;
+mod spline;
+
+use crate::network::Network;
+use crate::program::{Program, Secrets};
+use crate::tensor::Tensor;
+use crate::{Error, Result, float, passes};
+use std::collections::BTreeMap;
+
+/// How to compile.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Options {
+    /// Fractional bits of activations, at most; fewer where the range needs it.
+    pub frac_bits: u32,
+    /// Fractional bits of weights; as many as fit when `None`, which costs nothing.
+    pub weight_bits: Option<u32>,
+    /// Room above the calibrated range, as a factor.
+    pub margin: f64,
+    /// Exact rounding in every truncation.
+    pub faithful: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { frac_bits: 20, weight_bits: None, margin: 2.0, faithful: false }
+    }
+}
+
+/// Largest magnitude of each value of a network, by name.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Ranges(pub BTreeMap<String, f64>);
+
+impl Ranges {
+    /// Runs the passed network on samples and records every value's range.
+    ///
+    /// # Errors
+    /// When a sample does not fit the network.
+    pub fn calibrate(net: &Network, samples: &[Vec<Tensor>]) -> Result<Self> {
+        let mut ranges = Self::default();
+        for sample in samples {
+            for (&id, x) in net.inputs.iter().zip(sample) {
+                ranges.add(&net.names[id], x);
+            }
+            float::evaluate(net, sample, |node, value| ranges.add(&net.names[node.output], value))?;
+        }
+        Ok(ranges)
+    }
+
+    fn add(&mut self, name: &str, x: &Tensor) {
+        let range = self.0.entry(name.to_string()).or_default();
+        *range = range.max(f64::from(x.max_abs()));
+    }
+}
+
+/// The network that inference compiles: passes applied.
+#[must_use]
+pub fn for_inference(net: &Network) -> Network {
+    let mut net = net.clone();
+    passes::for_inference(&mut net);
+    net
+}
+
+/// Compiles a passed network ([`for_inference`]) with calibrated ranges.
+///
+/// # Errors
+/// [`Error::Range`] names a layer whose values or weights cannot be represented.
+pub fn compile(net: &Network, ranges: &Ranges, options: &Options) -> Result<(Program, Secrets)> {
+    for &id in &net.inputs {
+        if !ranges.0.contains_key(&net.names[id]) {
+            return Err(Error::Input { name: net.names[id].clone(), why: "the calibration has no range for it".into() });
+        }
+    }
+    let mut builder = builder::Builder::new(options.clone());
+    layers::lower(net, ranges, &mut builder)?;
+    finish::finish(builder)
+}

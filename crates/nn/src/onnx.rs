@@ -1,0 +1,327 @@
+//! ONNX files to graphs and back.
+
+use crate::graph::{Attribute, Dim, Graph, Node};
+use crate::proto::{
+    AttributeProto, AttributeType, DataType, Dimension, DimensionValue, GraphProto, ModelProto, NodeProto,
+    OperatorSetIdProto, TensorProto, TensorShapeProto, TensorType, TypeProto, ValueInfoProto,
+};
+use crate::tensor::{Constant, Tensor};
+use crate::{Error, Result};
+use prost::Message;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Most elements of a tensor: what re-indexing can address.
+pub(crate) const MAX_ELEMENTS: usize = 1 << 31;
+
+fn fault<T>(why: impl Into<String>) -> Result<T> {
+    Err(Error::Model(why.into()))
+}
+
+/// Reads a model.
+///
+/// # Errors
+/// [`Error::Model`] for bytes that are no model, unsupported data types, sizes that do not agree, external data,
+/// cycles.
+pub fn read(bytes: &[u8]) -> Result<Graph> {
+    let model = ModelProto::decode(bytes).map_err(|e| Error::Model(format!("{e}; is the file complete?")))?;
+    let Some(graph) = model.graph else { return fault("it holds no graph; is this an ONNX file?") };
+    let opset = model.opset_import.iter().filter(|o| o.domain.is_empty() || o.domain == "ai.onnx");
+    let Some(opset) = opset.map(|o| o.version).max() else { return fault("it names no operator set") };
+    if opset < 7 {
+        return fault(format!("operator set {opset} is older than 7; export it again with a newer one"));
+    }
+    let mut constants = BTreeMap::new();
+    for tensor in &graph.initializer {
+        constants.insert(tensor.name.clone(), constant(tensor)?);
+    }
+    let mut inputs = vec![];
+    for input in &graph.input {
+        if !constants.contains_key(&input.name) {
+            inputs.push((input.name.clone(), dims(input)?));
+        }
+    }
+    let nodes = graph.node.iter().map(node).collect::<Result<Vec<_>>>()?;
+    let outputs: Vec<String> = graph.output.iter().map(|o| o.name.clone()).collect();
+    if outputs.is_empty() {
+        return fault("it has no output");
+    }
+    let nodes = sort(nodes, inputs.iter().map(|(n, _)| n).chain(constants.keys()).cloned().collect())?;
+    Ok(Graph { name: graph.name, opset, inputs, outputs, nodes, constants })
+}
+
+fn dims(input: &ValueInfoProto) -> Result<Vec<Dim>> {
+    let shape = input.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()).and_then(|t| t.shape.as_ref());
+    let Some(shape) = shape else { return fault(format!("input {} has no shape", input.name)) };
+    shape
+        .dim
+        .iter()
+        .map(|d| match &d.value {
+            Some(DimensionValue::Value(v)) if *v > 0 && (*v as usize) < MAX_ELEMENTS => Ok(Dim::Fixed(*v as usize)),
+            Some(DimensionValue::Value(v)) => fault(format!("input {} has a dimension of {v}", input.name)),
+            Some(DimensionValue::Param(name)) => Ok(Dim::Symbol(name.clone())),
+            None => Ok(Dim::Symbol("batch".into())),
+        })
+        .collect()
+}
+
+/// Orders nodes so that each comes after what it reads.
+fn sort(nodes: Vec<Node>, mut known: BTreeSet<String>) -> Result<Vec<Node>> {
+    known.insert(String::new());
+    let produced: BTreeSet<&String> = nodes.iter().flat_map(|n| &n.outputs).collect();
+    for node in &nodes {
+        if let Some(input) = node.inputs.iter().find(|i| !known.contains(*i) && !produced.contains(i)) {
+            return fault(format!("node {} reads {input}, which nothing provides", node.name));
+        }
+    }
+    let mut waiting = nodes;
+    let mut sorted = vec![];
+    while !waiting.is_empty() {
+        let before = waiting.len();
+        let mut rest = vec![];
+        for node in waiting {
+            if node.inputs.iter().all(|i| known.contains(i)) {
+                known.extend(node.outputs.iter().cloned());
+                sorted.push(node);
+            } else {
+                rest.push(node);
+            }
+        }
+        if rest.len() == before {
+            return fault(format!("node {} is part of a cycle", rest[0].name));
+        }
+        waiting = rest;
+    }
+    Ok(sorted)
+}
+
+fn node(proto: &NodeProto) -> Result<Node> {
+    let name = if proto.name.is_empty() { proto.output.first().cloned().unwrap_or_default() } else { proto.name.clone() };
+    let mut attributes = BTreeMap::new();
+    for a in &proto.attribute {
+        attributes.insert(a.name.clone(), attribute(a, &name)?);
+    }
+    let op = if proto.domain.is_empty() || proto.domain == "ai.onnx" {
+        proto.op_type.clone()
+    } else {
+        format!("{}.{}", proto.domain, proto.op_type)
+    };
+    Ok(Node { name, op, inputs: proto.input.clone(), outputs: proto.output.clone(), attributes })
+}
+
+fn attribute(a: &AttributeProto, node: &str) -> Result<Attribute> {
+    Ok(match AttributeType::try_from(a.r#type) {
+        Ok(AttributeType::Float) => Attribute::Float(a.f),
+        Ok(AttributeType::Int) => Attribute::Int(a.i),
+        Ok(AttributeType::String) => Attribute::Text(String::from_utf8_lossy(&a.s).into_owned()),
+        Ok(AttributeType::Floats) => Attribute::Floats(a.floats.clone()),
+        Ok(AttributeType::Ints) => Attribute::Ints(a.ints.clone()),
+        Ok(AttributeType::Tensor) => match &a.t {
+            Some(t) => Attribute::Tensor(constant(t)?),
+            None => return fault(format!("attribute {} of node {node} is empty", a.name)),
+        },
+        _ => return fault(format!("attribute {} of node {node} has a type that is not supported", a.name)),
+    })
+}
+
+fn constant(t: &TensorProto) -> Result<Constant> {
+    if t.data_location != 0 || !t.external_data.is_empty() {
+        return fault(format!("tensor {} is in an external file; save the model as one file", t.name));
+    }
+    let mut n = 1usize;
+    let mut dims = Vec::with_capacity(t.dims.len());
+    for &d in &t.dims {
+        let size = usize::try_from(d).ok().and_then(|d| n.checked_mul(d)).filter(|&n| n < MAX_ELEMENTS);
+        let Some(size) = size else { return fault(format!("tensor {} has an impossible size {:?}", t.name, t.dims)) };
+        n = size;
+        dims.push(d as usize);
+    }
+    let raw = |size: usize| -> Result<Option<Vec<&[u8]>>> {
+        if t.raw_data.is_empty() && n > 0 {
+            return Ok(None);
+        }
+        if t.raw_data.len() != n * size {
+            return fault(format!("tensor {} has {} bytes where {} are needed", t.name, t.raw_data.len(), n * size));
+        }
+        Ok(Some(t.raw_data.chunks_exact(size).collect()))
+    };
+    let le = |b: &[u8]| b.iter().rev().fold(0u64, |v, &x| v << 8 | u64::from(x));
+    let floats = |v: Vec<f32>| -> Result<Constant> {
+        if v.len() != n {
+            return fault(format!("tensor {} has {} elements where {n} are needed", t.name, v.len()));
+        }
+        Ok(Constant::Float(Tensor { dims: dims.clone(), data: v }))
+    };
+    let ints = |v: Vec<i64>| -> Result<Constant> {
+        if v.len() != n {
+            return fault(format!("tensor {} has {} elements where {n} are needed", t.name, v.len()));
+        }
+        Ok(Constant::Int(dims.clone(), v))
+    };
+    match DataType::try_from(t.data_type) {
+        Ok(DataType::Float) => floats(match raw(4)? {
+            Some(raw) => raw.iter().map(|b| f32::from_bits(le(b) as u32)).collect(),
+            None => t.float_data.clone(),
+        }),
+        Ok(DataType::Double) => floats(match raw(8)? {
+            Some(raw) => raw.iter().map(|b| f64::from_bits(le(b)) as f32).collect(),
+            None => t.double_data.iter().map(|&v| v as f32).collect(),
+        }),
+        Ok(DataType::Float16) => floats(match raw(2)? {
+            Some(raw) => raw.iter().map(|b| half(le(b) as u16)).collect(),
+            None => t.int32_data.iter().map(|&v| half(v as u16)).collect(),
+        }),
+        Ok(DataType::Int64) => ints(match raw(8)? {
+            Some(raw) => raw.iter().map(|b| le(b) as i64).collect(),
+            None => t.int64_data.clone(),
+        }),
+        Ok(DataType::Int32) => ints(match raw(4)? {
+            Some(raw) => raw.iter().map(|b| i64::from(le(b) as i32)).collect(),
+            None => t.int32_data.iter().map(|&v| i64::from(v)).collect(),
+        }),
+        Ok(DataType::Uint8 | DataType::Int8 | DataType::Bool) => ints(match raw(1)? {
+            Some(raw) => raw.iter().map(|b| if t.data_type == 3 { i64::from(b[0] as i8) } else { i64::from(b[0]) }).collect(),
+            None => t.int32_data.iter().map(|&v| i64::from(v)).collect(),
+        }),
+        _ => fault(format!("tensor {} has data type {}, which is not supported", t.name, t.data_type)),
+    }
+}
+
+/// IEEE 754 binary16 to binary32.
+fn half(h: u16) -> f32 {
+    let sign = if h >> 15 == 1 { -1.0 } else { 1.0 };
+    let (exponent, fraction) = (i32::from(h >> 10 & 31), f32::from(h & 1023));
+    sign * match exponent {
+        0 => fraction * 2f32.powi(-24),
+        31 if fraction == 0.0 => f32::INFINITY,
+        31 => f32::NAN,
+        e => (1.0 + fraction / 1024.0) * 2f32.powi(e - 15),
+    }
+}
+
+/// Writes a model as ONNX (IR version 8).
+#[must_use]
+pub fn write(graph: &Graph) -> Vec<u8> {
+    let value = |name: &String, dims: Option<&Vec<Dim>>| {
+        let dim = |d: &Dim| Dimension {
+            value: Some(match d {
+                Dim::Fixed(n) => DimensionValue::Value(*n as i64),
+                Dim::Symbol(s) => DimensionValue::Param(s.clone()),
+            }),
+        };
+        let shape = dims.map(|d| TensorShapeProto { dim: d.iter().map(dim).collect() });
+        let tensor_type = Some(TensorType { elem_type: DataType::Float as i32, shape });
+        ValueInfoProto { name: name.clone(), r#type: Some(TypeProto { tensor_type }) }
+    };
+    let tensor = |name: &str, c: &Constant| {
+        let mut proto = TensorProto { name: name.into(), ..TensorProto::default() };
+        proto.dims = c.dims().iter().map(|&d| d as i64).collect();
+        match c {
+            Constant::Float(t) => {
+                proto.data_type = DataType::Float as i32;
+                proto.raw_data = t.data.iter().flat_map(|v| v.to_le_bytes()).collect();
+            }
+            Constant::Int(_, v) => {
+                proto.data_type = DataType::Int64 as i32;
+                proto.raw_data = v.iter().flat_map(|v| v.to_le_bytes()).collect();
+            }
+        }
+        proto
+    };
+    let attribute = |(name, a): (&String, &Attribute)| {
+        let mut proto = AttributeProto { name: name.clone(), ..AttributeProto::default() };
+        proto.r#type = match a {
+            Attribute::Float(v) => {
+                proto.f = *v;
+                AttributeType::Float
+            }
+            Attribute::Int(v) => {
+                proto.i = *v;
+                AttributeType::Int
+            }
+            Attribute::Text(s) => {
+                proto.s = s.clone().into_bytes();
+                AttributeType::String
+            }
+            Attribute::Ints(v) => {
+                proto.ints = v.clone();
+                AttributeType::Ints
+            }
+            Attribute::Floats(v) => {
+                proto.floats = v.clone();
+                AttributeType::Floats
+            }
+            Attribute::Tensor(c) => {
+                proto.t = Some(tensor("", c));
+                AttributeType::Tensor
+            }
+        } as i32;
+        proto
+    };
+    let node = |n: &Node| NodeProto {
+        name: n.name.clone(),
+        op_type: n.op.clone(),
+        input: n.inputs.clone(),
+        output: n.outputs.clone(),
+        attribute: n.attributes.iter().map(attribute).collect(),
+        domain: String::new(),
+    };
+    let model = ModelProto {
+        ir_version: 8,
+        producer_name: "sordino".into(),
+        opset_import: vec![OperatorSetIdProto { domain: String::new(), version: graph.opset }],
+        graph: Some(GraphProto {
+            name: graph.name.clone(),
+            node: graph.nodes.iter().map(node).collect(),
+            initializer: graph.constants.iter().map(|(n, c)| tensor(n, c)).collect(),
+            input: graph.inputs.iter().map(|(n, d)| value(n, Some(d))).collect(),
+            output: graph.outputs.iter().map(|n| value(n, None)).collect(),
+        }),
+    };
+    model.encode_to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn halves() {
+        assert_eq!((half(0x3c00), half(0xc000), half(0x0001), half(0x7bff)), (1.0, -2.0, 2f32.powi(-24), 65504.0));
+    }
+
+    #[test]
+    fn what_is_written_is_read() -> Result<()> {
+        let weight = Constant::Float(Tensor::new(&[2, 1], vec![1.5, -2.0]));
+        let graph = Graph {
+            name: "g".into(),
+            opset: 13,
+            inputs: vec![("x".into(), vec![Dim::Symbol("N".into()), Dim::Fixed(2)])],
+            outputs: vec!["y".into()],
+            nodes: vec![Node {
+                name: "mm".into(),
+                op: "MatMul".into(),
+                inputs: vec!["x".into(), "w".into()],
+                outputs: vec!["y".into()],
+                attributes: [("k".to_string(), Attribute::Ints(vec![1, 2]))].into(),
+            }],
+            constants: [("w".to_string(), weight)].into(),
+        };
+        assert_eq!(read(&write(&graph))?, graph);
+        Ok(())
+    }
+
+    #[test]
+    fn refuses_broken_files() {
+        for bytes in [&b""[..], &[0xff; 40], b"\x08\x08"] {
+            assert!(matches!(read(bytes), Err(Error::Model(_))));
+        }
+        let huge = TensorProto { dims: vec![1 << 40, 1 << 40], data_type: 1, ..TensorProto::default() };
+        assert!(matches!(constant(&huge), Err(Error::Model(w)) if w.contains("impossible size")));
+        let negative = TensorProto { dims: vec![-1], data_type: 1, ..TensorProto::default() };
+        assert!(constant(&negative).is_err());
+        let short = TensorProto { dims: vec![2], data_type: 1, raw_data: vec![0; 7], ..TensorProto::default() };
+        assert!(constant(&short).is_err());
+        let external = TensorProto { dims: vec![2], data_type: 1, data_location: 1, ..TensorProto::default() };
+        assert!(matches!(constant(&external), Err(Error::Model(w)) if w.contains("external")));
+    }
+}

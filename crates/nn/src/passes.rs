@@ -1,0 +1,167 @@
+//! Passes from network to network. Each keeps the function and makes it cheaper to compute on shares.
+
+use crate::network::{Layer, Network};
+use crate::tensor::Tensor;
+use std::rc::Rc;
+
+/// The passes of inference, in order.
+pub fn for_inference(net: &mut Network) {
+    batch_norms_to_affine(net);
+    fold_affine(net);
+    pool_before_relu(net);
+    remove_unused(net);
+}
+
+/// Drops layers whose result nobody reads.
+pub fn remove_unused(net: &mut Network) {
+    loop {
+        let uses = net.uses();
+        let before = net.nodes.len();
+        net.nodes.retain(|n| uses[n.output] > 0);
+        if net.nodes.len() == before {
+            return;
+        }
+    }
+}
+
+/// Batch norm with fixed statistics is a scale and a shift per channel.
+fn batch_norms_to_affine(net: &mut Network) {
+    for node in &mut net.nodes {
+        if let Layer::BatchNorm { stats: [scale, shift, mean, var], epsilon } = &node.layer {
+            let c = scale.data.len();
+            let s: Vec<f32> = (0..c).map(|i| scale.data[i] / (var.data[i] + epsilon).sqrt()).collect();
+            let t = (0..c).map(|i| shift.data[i] - mean.data[i] * s[i]).collect();
+            node.layer =
+                Layer::Affine { scale: Rc::new(Tensor::new(&[c], s)), shift: Rc::new(Tensor::new(&[c], t)) };
+        }
+    }
+}
+
+/// Folds a scale and shift into the linear layer or the scale and shift before it, where nobody else reads that.
+fn fold_affine(net: &mut Network) {
+    let mut i = 0;
+    while i < net.nodes.len() {
+        let Layer::Affine { scale, shift } = net.nodes[i].layer.clone() else {
+            i += 1;
+            continue;
+        };
+        let input = net.nodes[i].inputs[0];
+        let producer = net.nodes.iter().position(|n| n.output == input);
+        let folded = producer.filter(|_| net.uses()[input] == 1).and_then(|p| {
+            let layer = match &net.nodes[p].layer {
+                Layer::Conv { window, groups, weight, bias } => Layer::Conv {
+                    window: *window,
+                    groups: *groups,
+                    weight: Rc::new(scale_rows(weight, &scale.data)),
+                    bias: Some(Rc::new(scale_bias(bias.as_deref(), &scale, &shift))),
+                },
+                Layer::MatMul { weight, bias } => {
+                    let n = scale.data.len();
+                    let data = weight.data.iter().enumerate().map(|(j, v)| v * scale.data[j % n]).collect();
+                    Layer::MatMul {
+                        weight: Rc::new(Tensor::new(&weight.dims, data)),
+                        bias: Some(Rc::new(scale_bias(bias.as_deref(), &scale, &shift))),
+                    }
+                }
+                Layer::Affine { scale: s, shift: t } => Layer::Affine {
+                    scale: Rc::new(scale_rows(s, &scale.data)),
+                    shift: Rc::new(scale_bias(Some(t), &scale, &shift)),
+                },
+                _ => return None,
+            };
+            Some((p, layer))
+        });
+        match folded {
+            Some((p, layer)) => {
+                // The merged layer takes the later one's place in the graph and keeps its own name.
+                let output = net.nodes[i].output;
+                net.nodes[p].layer = layer;
+                net.nodes[p].output = output;
+                net.nodes.remove(i);
+            }
+            None => i += 1,
+        }
+    }
+}
+
+fn scale_rows(weight: &Tensor, scale: &[f32]) -> Tensor {
+    let inner = weight.data.len() / scale.len();
+    Tensor::new(&weight.dims, weight.data.iter().enumerate().map(|(i, v)| v * scale[i / inner]).collect())
+}
+
+fn scale_bias(bias: Option<&Tensor>, scale: &Tensor, shift: &Tensor) -> Tensor {
+    let old = |i: usize| bias.map_or(0.0, |b| b.data[i]);
+    Tensor::new(&shift.dims, (0..shift.data.len()).map(|i| old(i) * scale.data[i] + shift.data[i]).collect())
+}
+
+/// max-pool(relu(x)) = relu(max-pool(x)): fewer signs to compare.
+fn pool_before_relu(net: &mut Network) {
+    for i in 0..net.nodes.len() {
+        let Layer::MaxPool(window) = net.nodes[i].layer else { continue };
+        let input = net.nodes[i].inputs[0];
+        let producer = net.nodes.iter().position(|n| n.output == input && n.layer == Layer::Relu);
+        let Some(p) = producer.filter(|_| net.uses()[input] == 1) else { continue };
+        // The pooled shape belongs to the value between the two from now on.
+        let (relu, pool) = (net.nodes[p].clone(), net.nodes[i].clone());
+        net.shapes[input] = net.shapes[pool.output].clone();
+        net.nodes[p].layer = Layer::MaxPool(window);
+        (net.nodes[p].name, net.nodes[p].op) = (pool.name, pool.op);
+        net.nodes[i].layer = Layer::Relu;
+        (net.nodes[i].name, net.nodes[i].op) = (relu.name, relu.op);
+        net.names[input] = format!("{}.before_relu", net.names[pool.output]);
+        // The rectified layer moves up to where its operand is made only by staying in order: both keep their places.
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::float::evaluate;
+    use crate::network::Window;
+
+    fn tensor(dims: &[usize], seed: u8) -> Rc<Tensor> {
+        let words: Vec<u32> = sordino_ring::PrgKey::new([seed; 16]).words(dims.iter().product());
+        Rc::new(Tensor::new(dims, words.iter().map(|&w| w as i32 as f32 / 2f32.powi(31)).collect()))
+    }
+
+    /// conv, batch norm, relu, max pool, batch norm on a small image.
+    fn net() -> Network {
+        let mut net = Network::default();
+        let window = Window { kernel: [3, 3], stride: [1, 1], dilation: [1, 1], pad: [1; 4] };
+        let positive = Rc::new(Tensor::new(&[4], vec![0.5, 1.0, 2.0, 0.1]));
+        let norm = |i: u8| Layer::BatchNorm {
+            stats: [tensor(&[4], i), tensor(&[4], i + 1), tensor(&[4], i + 2), Rc::clone(&positive)],
+            epsilon: 1e-5,
+        };
+        let layers = [
+            (Layer::Conv { window, groups: 1, weight: tensor(&[4, 2, 3, 3], 1), bias: None }, 6),
+            (norm(2), 6),
+            (Layer::Relu, 6),
+            (Layer::MaxPool(Window { kernel: [2, 2], stride: [2, 2], pad: [0; 4], ..window }), 3),
+            (norm(6), 3),
+        ];
+        let mut last = net.value("x", &[1, 2, 6, 6]);
+        net.inputs.push(last);
+        for (i, (layer, size)) in layers.into_iter().enumerate() {
+            let output = net.value(&format!("v{i}"), &[1, 4, size, size]);
+            let name = format!("n{i}");
+            net.nodes.push(crate::network::LayerNode { name, op: String::new(), layer, inputs: vec![last], output });
+            last = output;
+        }
+        net.outputs.push(("y".into(), last));
+        net
+    }
+
+    #[test]
+    fn passes_keep_the_function() -> crate::Result<()> {
+        let (plain, mut passed) = (net(), net());
+        for_inference(&mut passed);
+        let layers: Vec<_> = passed.nodes.iter().map(|n| std::mem::discriminant(&n.layer)).collect();
+        assert_eq!(layers.len(), 4, "the first batch norm is folded into the convolution");
+        assert!(matches!(passed.nodes[1].layer, Layer::MaxPool(_)) && passed.nodes[2].layer == Layer::Relu);
+        let x = [(*tensor(&[1, 2, 6, 6], 9)).clone()];
+        let (a, b) = (evaluate(&plain, &x, |_, _| ())?, evaluate(&passed, &x, |_, _| ())?);
+        assert!(a[0].data.iter().zip(&b[0].data).all(|(a, b)| (a - b).abs() < 1e-5));
+        Ok(())
+    }
+}

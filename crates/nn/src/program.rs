@@ -1,0 +1,241 @@
+//! The compiled program: a list of protocol steps with every shape, shift and scale decided. It holds nothing secret,
+//! can be printed, hashed, planned and run; weights are apart, in [`Secrets`].
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use sordino_ring::{Conv2d, IndexMap, Shape, WindowSum};
+
+/// Index of a value of a program.
+pub type Slot = usize;
+
+/// A public re-indexing in a form that is short to write down.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum View {
+    /// Axis i of the result is axis `perm[i]`.
+    Permute {
+        /// Dimensions of the operand.
+        dims: Vec<usize>,
+        /// The permutation.
+        perm: Vec<usize>,
+    },
+    /// `start + step * j` on every axis.
+    Window {
+        /// Dimensions of the operand.
+        dims: Vec<usize>,
+        /// First position on each axis.
+        start: Vec<isize>,
+        /// Step on each axis.
+        step: Vec<isize>,
+        /// Dimensions of the result.
+        out: Vec<usize>,
+    },
+    /// As [`View::Window`], but positions outside an axis take its nearest element.
+    Clamped {
+        /// Dimensions of the operand.
+        dims: Vec<usize>,
+        /// First position on each axis.
+        start: Vec<isize>,
+        /// Step on each axis.
+        step: Vec<isize>,
+        /// Dimensions of the result.
+        out: Vec<usize>,
+    },
+    /// NumPy broadcasting.
+    Broadcast {
+        /// Dimensions of the operand.
+        dims: Vec<usize>,
+        /// Dimensions of the result.
+        out: Vec<usize>,
+    },
+}
+
+impl View {
+    /// The explicit map.
+    #[must_use]
+    pub fn map(&self) -> IndexMap {
+        match self {
+            Self::Permute { dims, perm } => IndexMap::permute(dims, perm),
+            Self::Window { dims, start, step, out } => IndexMap::window(dims, start, step, out),
+            Self::Clamped { dims, start, step, out } => IndexMap::build(out, |c| {
+                let at = |a: usize| (start[a] + step[a] * c[a] as isize).clamp(0, dims[a] as isize - 1) as usize;
+                Some((0..dims.len()).fold(0, |p, a| p * dims[a] + at(a)))
+            }),
+            Self::Broadcast { dims, out } => IndexMap::broadcast(dims, out),
+        }
+    }
+    /// Dimensions of the result.
+    #[must_use]
+    pub fn out(&self) -> Vec<usize> {
+        match self {
+            Self::Permute { dims, perm } => perm.iter().map(|&p| dims[p]).collect(),
+            Self::Window { out, .. } | Self::Clamped { out, .. } | Self::Broadcast { out, .. } => out.clone(),
+        }
+    }
+}
+
+/// One step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "operands are named like the protocol's")]
+pub enum Op {
+    /// Input number i from the data owner.
+    Input(usize),
+    /// Secret tensor number i from the model owner.
+    Secret(usize),
+    /// Sum of convolutions with prepared weights, bias at the product's scale, truncated.
+    Linear { terms: Vec<(Slot, usize, Conv2d)>, bias: Option<Slot>, shift: u32 },
+    /// Element-wise product plus a wide addend at the product's scale, truncated.
+    Mul { x: Slot, y: Slot, bias: Option<Slot>, shift: u32 },
+    /// `x * factor`, truncated.
+    Rescale { x: Slot, factor: i64, shift: u32 },
+    /// `x * factors`, element by element with public integers, truncated.
+    MulPublic { x: Slot, factors: Vec<i64>, shift: u32 },
+    /// max(x, 0), into the wide ring or the narrow one.
+    Relu { x: Slot, wide: bool },
+    /// Element-wise maximum.
+    Max { x: Slot, y: Slot },
+    /// From the narrow ring to the wide one.
+    Extend { x: Slot },
+    /// `[x < t]` for every threshold t, as 0 or 1 in the wide ring: one row per threshold, then the shape of x.
+    Below { x: Slot, thresholds: Vec<i64> },
+    /// `offset + sum_j weights[j] * x[j]` over the rows of x.
+    Combine { x: Slot, weights: Vec<i64>, offset: i64 },
+    Add { x: Slot, y: Slot },
+    Sub { x: Slot, y: Slot },
+    Scale { x: Slot, factor: i64 },
+    Offset { x: Slot, addend: i64 },
+    Reshape { x: Slot, dims: Vec<usize> },
+    Gather { x: Slot, view: View, fill: i64 },
+    Concat { xs: Vec<Slot>, outer: usize, widths: Vec<usize>, dims: Vec<usize> },
+    WindowSum { x: Slot, windows: WindowSum },
+}
+
+/// A step with its place and result.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Instruction {
+    /// Index of the layer it belongs to.
+    pub layer: usize,
+    /// What it does.
+    pub op: Op,
+    /// Where the result goes.
+    pub out: Slot,
+}
+
+/// A value's compiled facts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SlotInfo {
+    /// Shape as it is laid out: NHWC at rank 4.
+    pub shape: Shape,
+    /// Integer steps per unit.
+    pub scale: f64,
+    /// True when a consumer needs it in the wide ring.
+    pub wide: bool,
+}
+
+/// What the model owner shares.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum SecretForm {
+    /// Weights (OHWI), packed for a convolution.
+    Weight(Conv2d),
+    /// A tensor.
+    Tensor(Shape),
+}
+
+/// A layer's name for reports.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LayerInfo {
+    /// Name in the model.
+    pub name: String,
+    /// Operator in the model.
+    pub op: String,
+}
+
+/// An input or output.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Port {
+    /// Name in the model.
+    pub name: String,
+    /// Its value.
+    pub slot: Slot,
+    /// Dimensions as the model has them.
+    pub dims: Vec<usize>,
+    /// Integer steps per unit.
+    pub scale: f64,
+}
+
+/// A compiled program.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Program {
+    /// Steps in order.
+    pub instructions: Vec<Instruction>,
+    /// Values.
+    pub slots: Vec<SlotInfo>,
+    /// What the model owner shares, in order.
+    pub secrets: Vec<SecretForm>,
+    /// Layers.
+    pub layers: Vec<LayerInfo>,
+    /// Inputs, laid out as the program takes them.
+    pub inputs: Vec<Port>,
+    /// Outputs, row-major in their own dimensions.
+    pub outputs: Vec<Port>,
+    /// Exact rounding in every truncation.
+    pub faithful: bool,
+}
+
+/// The model owner's ring elements, one list for each of [`Program::secrets`]. No `Debug`.
+pub struct Secrets(pub Vec<Vec<i64>>);
+
+impl Program {
+    /// Hash that parties compare before they start.
+    #[must_use]
+    pub fn hash(&self) -> [u8; 32] {
+        // Serialising numbers, strings and lists cannot fail.
+        let bytes = serde_json::to_vec(self).unwrap_or_default();
+        Sha256::digest(&bytes).into()
+    }
+}
+
+impl Op {
+    /// Values it reads.
+    #[must_use]
+    pub fn operands(&self) -> Vec<Slot> {
+        match self {
+            Self::Input(_) | Self::Secret(_) => vec![],
+            Self::Linear { terms, bias, .. } => terms.iter().map(|t| t.0).chain(*bias).collect(),
+            Self::Mul { x, y, bias, .. } => [*x, *y].into_iter().chain(*bias).collect(),
+            Self::Rescale { x, .. }
+            | Self::MulPublic { x, .. }
+            | Self::Relu { x, .. }
+            | Self::Extend { x }
+            | Self::Below { x, .. }
+            | Self::Combine { x, .. }
+            | Self::Scale { x, .. }
+            | Self::Offset { x, .. }
+            | Self::Reshape { x, .. }
+            | Self::Gather { x, .. }
+            | Self::WindowSum { x, .. } => vec![*x],
+            Self::Max { x, y } | Self::Add { x, y } | Self::Sub { x, y } => vec![*x, *y],
+            Self::Concat { xs, .. } => xs.clone(),
+        }
+    }
+    /// True for operations without communication, which work in either ring.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        matches!(
+            self,
+            Self::Combine { .. }
+                | Self::Add { .. }
+                | Self::Sub { .. }
+                | Self::Scale { .. }
+                | Self::Offset { .. }
+                | Self::Reshape { .. }
+                | Self::Gather { .. }
+                | Self::Concat { .. }
+                | Self::WindowSum { .. }
+        )
+    }
+    /// True when operands must be in the wide ring.
+    #[must_use]
+    pub fn takes_wide(&self) -> bool {
+        matches!(self, Self::Linear { .. } | Self::Mul { .. } | Self::Rescale { .. } | Self::MulPublic { .. })
+    }
+}
