@@ -95,6 +95,11 @@ impl Plan {
     pub fn new(faithful: bool) -> Self {
         Self { faithful, state: Rc::default() }
     }
+    /// Starts counting cost anew; memory goes on.
+    pub fn restart(&self) {
+        let mut state = self.state.borrow_mut();
+        (state.cost, state.client_rounds) = (Cost::default(), 0);
+    }
     /// Cost so far.
     #[must_use]
     pub fn cost(&self) -> Cost {

@@ -19,6 +19,7 @@ mod passes;
 pub mod program;
 pub mod proto;
 mod tensor;
+pub mod zoo;
 
 pub use error::{Error, Result};
 pub use graph::Graph;

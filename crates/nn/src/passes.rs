@@ -5,7 +5,7 @@ use crate::tensor::Tensor;
 use std::rc::Rc;
 
 /// The passes of inference, in order.
-pub fn for_inference(net: &mut Network) {
+pub(crate) fn for_inference(net: &mut Network) {
     batch_norms_to_affine(net);
     fold_affine(net);
     pool_before_relu(net);
@@ -13,7 +13,7 @@ pub fn for_inference(net: &mut Network) {
 }
 
 /// Drops layers whose result nobody reads.
-pub fn remove_unused(net: &mut Network) {
+pub(crate) fn remove_unused(net: &mut Network) {
     loop {
         let uses = net.uses();
         let before = net.nodes.len();

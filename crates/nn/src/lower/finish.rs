@@ -331,7 +331,7 @@ impl Finisher {
         let values = self.encode(layer, &bias.data, scale)?;
         let mut small = vec![1; dims.len()];
         small[dims.len() - 1] = channels;
-        let mut slot = |f: &mut Self, dims: &[usize]| {
+        let slot = |f: &mut Self, dims: &[usize]| {
             f.slots.push(SlotInfo { shape: Shape::new(dims), scale, wide: true });
             f.slots.len() - 1
         };

@@ -1,0 +1,322 @@
+//! `sordino infer`.
+
+use super::{Compile, Inputs, LinkArg, human_bytes, input_dims, parse_link, print};
+use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use sordino::model::{self, Calibration, Typed};
+use sordino::processes::{self, Processes};
+use sordino::report::{Bytes, Check, EndReport, LayerLine, Output, Report, check, peak_rss_mb, top};
+use sordino::session::{Driven, InProcess, Shared, fresh_id, in_process};
+use sordino::{Error, Result};
+use sordino_mpc::{Clear, Step};
+use sordino_nn::exec::{Loaded, decode_outputs, encode_inputs};
+use sordino_nn::program::{Program, Secrets};
+use sordino_nn::{Ranges, Tensor, float};
+use sordino_ring::Cpu;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Where the parties run.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Parties {
+    /// Threads of this process, talking through memory.
+    InProcess,
+    /// Three child processes over loopback TCP with mutual TLS and throw-away certificates.
+    Processes,
+}
+
+/// Arguments of `infer`.
+#[derive(Args)]
+pub(crate) struct Infer {
+    /// The model, an ONNX file. Preprocessing may stand beside it in MODEL.toml.
+    model: PathBuf,
+    #[command(flatten)]
+    inputs: Inputs,
+    #[command(flatten)]
+    compile: Compile,
+    /// Compare with the float reference and report layers whose values do not fit.
+    #[arg(long)]
+    check: bool,
+    /// Show time, bytes and rounds by layer.
+    #[arg(long)]
+    profile: bool,
+    /// Show this many best classes.
+    #[arg(long, default_value_t = 5)]
+    top: usize,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+    /// Where the parties run.
+    #[arg(long, value_enum, default_value = "in-process")]
+    parties: Parties,
+    /// Make links slow: none, lan (0.2 ms, 1 Gb/s), wan (40 ms, 100 Mb/s), or LATENCY,BANDWIDTH such as 5ms,200Mbps.
+    #[arg(long, default_value = "none", value_parser = parse_link)]
+    link: LinkArg,
+    /// Samples per run.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    batch: u32,
+    /// Seconds a party waits for another before it gives up.
+    #[arg(long, default_value_t = 30.0)]
+    timeout: f64,
+    /// Worker threads per party [default: a third of the processors].
+    #[arg(long)]
+    threads: Option<usize>,
+}
+
+impl Infer {
+    pub(crate) fn run(self) -> Result<()> {
+        if !(0.05..=86400.0).contains(&self.timeout) {
+            return Err(Error::Usage(format!("--timeout {} must be between 0.05 and 86400 seconds", self.timeout)));
+        }
+        let graph = model::read(&self.model)?;
+        let single = model::typed(&graph, 1)?;
+        let samples = self.inputs.read(&self.model, &input_dims(&single.reference)?)?;
+        let ranges = match self.compile.calibration_file(&self.model) {
+            Some(path) => Calibration::read(&path)?.ranges,
+            None => {
+                tracing::info!("no calibration: ranges are taken from the inputs, and become public with the program");
+                let all: Vec<Vec<Tensor>> = samples.iter().map(|s| vec![s.clone()]).collect();
+                Ranges::calibrate(&single.passed, &all)?
+            }
+        };
+        let batch = (self.batch as usize).min(samples.len());
+        let typed = if batch == 1 { single } else { model::typed(&graph, batch)? };
+        drop(graph);
+        let (program, secrets) = model::compiled(&typed, &ranges, &self.compile.options()?)?;
+
+        let batches: Vec<Tensor> = samples.chunks(batch).map(|c| join(c, batch)).collect();
+        let encoded = batches
+            .iter()
+            .map(|b| Ok(encode_inputs(&program, std::slice::from_ref(b))?))
+            .collect::<Result<Vec<_>>>()?;
+        let (driven, servers) = self.session(&program, &secrets, &encoded)?;
+        let check = self.check.then(|| self.checked(&typed, &program, &secrets, &batches, &driven, samples.len()));
+        let report = self.report(&program, &driven, &servers, samples.len(), check.transpose()?);
+        if self.json {
+            let text = serde_json::to_string(&report).map_err(|e| Error::Session(e.to_string()))?;
+            print(&format!("{text}\n"));
+        } else {
+            self.show(&report);
+        }
+        Ok(())
+    }
+
+    fn session(
+        &self,
+        program: &Program,
+        secrets: &Secrets,
+        inputs: &[Vec<Vec<i64>>],
+    ) -> Result<(Driven, Vec<EndReport>)> {
+        let shared = Shared { session: fresh_id()?, program, runs: inputs.len() };
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let threads = self.threads.unwrap_or(cores / 3).max(1);
+        let deadline = Duration::from_secs_f64(self.timeout);
+        let progress = AtomicU64::new(0);
+        let finished = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            if std::io::stderr().is_terminal() && !self.json {
+                scope.spawn(|| show_progress(&progress, &finished, (program.layers.len() * inputs.len()) as u64));
+            }
+            let result = match self.parties {
+                Parties::InProcess => {
+                    let setup = InProcess { link: self.link.0, deadline, threads };
+                    in_process(shared, &setup, secrets, inputs, &progress)
+                }
+                Parties::Processes => {
+                    let interrupted = Arc::new(AtomicBool::new(false));
+                    let flag = Arc::clone(&interrupted);
+                    // Without a handler an interrupt still ends everything: the children notice that we are gone.
+                    let _ = ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed));
+                    let setup = Processes { link: self.link.0, deadline, threads, interrupted };
+                    processes::run(shared, &setup, secrets, inputs, &progress)
+                }
+            };
+            finished.store(true, Ordering::Relaxed);
+            result
+        })
+    }
+
+    fn checked(
+        &self,
+        typed: &Typed,
+        program: &Program,
+        secrets: &Secrets,
+        batches: &[Tensor],
+        driven: &Driven,
+        samples: usize,
+    ) -> Result<Check> {
+        let (mut got, mut want) = (vec![], vec![]);
+        for (batch, outputs) in batches.iter().zip(&driven.outputs) {
+            let reference = float::evaluate(&typed.reference, std::slice::from_ref(batch), |_, _| ())?;
+            got.extend(rows(&decode_outputs(program, outputs)[0]));
+            want.extend(rows(&reference[0]));
+        }
+        got.truncate(samples);
+        want.truncate(samples);
+        let mut check = check(&got, &want);
+        check.overflows = overflows(program, secrets, batches)?;
+        Ok(check)
+    }
+
+    fn report(
+        &self,
+        program: &Program,
+        driven: &Driven,
+        servers: &[EndReport],
+        samples: usize,
+        check: Option<Check>,
+    ) -> Report {
+        let mut outputs: Vec<Output> = program
+            .outputs
+            .iter()
+            .map(|p| Output { name: p.name.clone(), shape: p.dims.clone(), values: vec![] })
+            .collect();
+        for run in &driven.outputs {
+            for (output, tensor) in outputs.iter_mut().zip(decode_outputs(program, run)) {
+                output.values.extend(tensor.data);
+            }
+        }
+        for output in &mut outputs {
+            let per_sample = output.shape.iter().product::<usize>() / output.shape[0].max(1);
+            output.shape[0] = samples;
+            output.values.truncate(samples * per_sample);
+        }
+        let first = &outputs[0];
+        let per_sample = first.values.len() / samples.max(1);
+        let best = first.values.chunks(per_sample.max(1)).map(|row| top(row, self.top)).collect();
+        let mut by_party = [0; 4];
+        for (slot, end) in by_party.iter_mut().zip(servers.iter().chain([&driven.report])) {
+            *slot = end.payload;
+        }
+        let ends = || servers.iter().chain([&driven.report]);
+        let layers = |program: &Program| {
+            (0..program.layers.len())
+                .map(|i| {
+                    let of = |e: &EndReport| e.layers.get(&i).copied().unwrap_or_default();
+                    let first = servers.first().map(of).unwrap_or_default();
+                    LayerLine {
+                        name: program.layers[i].name.clone(),
+                        op: program.layers[i].op.clone(),
+                        seconds: first.seconds,
+                        waited: first.waited,
+                        bytes: servers.iter().map(|e| of(e).bytes).sum(),
+                        rounds: first.rounds,
+                    }
+                })
+                .collect()
+        };
+        Report {
+            top: best,
+            outputs,
+            inputs: samples,
+            runs: driven.outputs.len(),
+            seconds: driven.seconds.iter().sum(),
+            seconds_by_run: driven.seconds.clone(),
+            bytes: Bytes {
+                payload: ends().map(|e| e.payload).sum(),
+                wire: ends().map(|e| e.wire).sum(),
+                by_party,
+            },
+            rounds: ends().map(|e| e.rounds).max().unwrap_or(0),
+            peak_rss_mb: match self.parties {
+                Parties::InProcess => peak_rss_mb(),
+                Parties::Processes => servers.iter().map(|e| e.peak_rss_mb).fold(0.0, f64::max),
+            },
+            check,
+            layers: if self.profile { layers(program) } else { vec![] },
+        }
+    }
+
+    fn show(&self, r: &Report) {
+        let mut text = String::new();
+        let shown = 10.min(r.top.len());
+        for (i, classes) in r.top.iter().take(shown).enumerate() {
+            let list: Vec<String> = classes.iter().map(|c| format!("{} ({:.4})", c.class, c.value)).collect();
+            text += &format!("input {i}: class {}\n", list.join(", "));
+        }
+        if shown < r.top.len() {
+            text += &format!("... and {} more inputs (--json has all)\n", r.top.len() - shown);
+        }
+        let memory = if self.parties == Parties::InProcess { "all parties" } else { "largest party" };
+        text += &format!(
+            "{:.3} s online in {} run(s), {} sent by all parties ({} on the wire), {} rounds, {:.0} MB of memory ({memory})\n",
+            r.seconds, r.runs, human_bytes(r.bytes.payload), human_bytes(r.bytes.wire), r.rounds, r.peak_rss_mb
+        );
+        if let Some(c) = &r.check {
+            text += &format!(
+                "check against floats: largest error {:.2e}, mean relative error {:.4} %, top-1 agrees on {:.1} %, top-5 on {:.1} %\n",
+                c.max_abs_err, 100.0 * c.mean_rel_err, 100.0 * c.top1_match, 100.0 * c.top5_match
+            );
+            for overflow in &c.overflows {
+                text += &format!("overflow: {overflow}\n");
+            }
+        }
+        if !r.layers.is_empty() {
+            text += &format!("{:>9} {:>9} {:>11} {:>6}  layer\n", "seconds", "waiting", "bytes", "rounds");
+            for l in &r.layers {
+                text += &format!(
+                    "{:>9.4} {:>9.4} {:>11} {:>6}  {} ({})\n",
+                    l.seconds, l.waited, human_bytes(l.bytes), l.rounds, l.name, l.op
+                );
+            }
+        }
+        print(&text);
+    }
+}
+
+/// Samples of batch one as one batch; the last is repeated to fill it.
+fn join(samples: &[Tensor], batch: usize) -> Tensor {
+    let mut dims = samples[0].dims.clone();
+    dims[0] = batch;
+    let last = samples.len() - 1;
+    let data = (0..batch).flat_map(|i| samples[i.min(last)].data.iter().copied()).collect();
+    Tensor::new(&dims, data)
+}
+
+fn rows(x: &Tensor) -> Vec<Vec<f32>> {
+    let n = x.data.len() / x.dims[0].max(1);
+    x.data.chunks(n.max(1)).map(<[f32]>::to_vec).collect()
+}
+
+/// Runs the fixed-point oracle and names the layers whose values leave their ring.
+fn overflows(program: &Program, secrets: &Secrets, batches: &[Tensor]) -> Result<Vec<String>> {
+    let clear = Clear::new(Cpu::new(1));
+    let mut at = Step::root([0; 16]);
+    let loaded = Loaded::load(&clear, at.child("load"), program, Some(secrets))?;
+    clear.take_overflow();
+    let mut found: Vec<String> = vec![];
+    for batch in batches {
+        let encoded = encode_inputs(program, std::slice::from_ref(batch))?;
+        let mut layer = 0;
+        let mut note = |layer: usize| {
+            if let Some(o) = clear.take_overflow() {
+                let name = &program.layers[layer].name;
+                let line = format!("layer {name}: {} values, such as {}, do not fit 32 bits", o.count, o.value);
+                if !found.iter().any(|f| f.starts_with(&format!("layer {name}:"))) {
+                    found.push(line);
+                }
+            }
+        };
+        loaded.run(&clear, at.child("run"), Some(&encoded), |next| {
+            note(layer);
+            layer = next;
+        })?;
+        note(layer);
+    }
+    Ok(found)
+}
+
+fn show_progress(progress: &AtomicU64, finished: &AtomicBool, total: u64) {
+    let bar = ProgressBar::new(total);
+    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len} layers {elapsed}") {
+        bar.set_style(style);
+    }
+    while !finished.load(Ordering::Relaxed) {
+        std::thread::sleep(Duration::from_millis(50));
+        bar.set_position(progress.load(Ordering::Relaxed).min(total));
+    }
+    bar.finish_and_clear();
+}

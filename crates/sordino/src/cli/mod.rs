@@ -1,0 +1,212 @@
+//! The command line.
+
+mod calibrate;
+mod infer;
+mod inspect;
+mod plan;
+mod zoo;
+
+use clap::{Args, Parser, Subcommand};
+use sordino::inputs::Preprocess;
+use sordino::{Error, Result};
+use sordino_net::LinkModel;
+use sordino_nn::Options;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Private inference: three servers classify a picture that none of them sees with a model that none of them sees.
+///
+/// A model is an ONNX file; an input is a PNG or JPEG picture, a NumPy array or an MNIST IDX file. The model and the
+/// input are secret-shared among three parties, of which any single one learns nothing; the answer is opened to you.
+///
+/// Start with:  sordino infer MODEL.onnx --input PICTURE.png --check
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Log what happens to standard error: error, warn, info, debug or trace.
+    #[arg(long, global = true, default_value = "warn")]
+    log: String,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a model on inputs, privately.
+    Infer(infer::Infer),
+    /// Say what a run will send, how many rounds it takes and how much memory it needs, before running anything.
+    Plan(plan::PlanArgs),
+    /// Describe a model: inputs, outputs, layers, and whether everything is supported.
+    Inspect(inspect::Inspect),
+    /// Record a model's value ranges on sample inputs, for later runs.
+    Calibrate(calibrate::CalibrateArgs),
+    /// The networks of the papers, as ONNX files with seeded weights.
+    Zoo(zoo::Zoo),
+    /// A server as a child process; started by infer --parties processes.
+    #[command(hide = true)]
+    Party,
+}
+
+/// A link by name or by numbers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct LinkArg(pub(crate) LinkModel);
+
+fn parse_link(text: &str) -> std::result::Result<LinkArg, String> {
+    let model = |ms: f64, bits: f64| LinkArg(LinkModel { latency: Duration::from_secs_f64(ms * 1e-3), bandwidth: Some(bits / 8.0) });
+    match text {
+        "none" => return Ok(LinkArg(LinkModel::UNLIMITED)),
+        "lan" => return Ok(model(0.2, 1e9)),
+        "wan" => return Ok(model(40.0, 1e8)),
+        _ => {}
+    }
+    let usage = || format!("{text}: expected none, lan, wan, or a one-way latency and a bandwidth such as 5ms,200Mbps");
+    let (latency, bandwidth) = text.split_once(',').ok_or_else(usage)?;
+    let number = |s: &str, units: &[(&str, f64)]| {
+        let (unit, factor) = units.iter().find(|(u, _)| s.ends_with(u))?;
+        let v: f64 = s.strip_suffix(unit)?.trim().parse().ok()?;
+        (v.is_finite() && v >= 0.0).then_some(v * factor)
+    };
+    let ms = number(latency.trim(), &[("us", 1e-3), ("ms", 1.0), ("s", 1e3)]).ok_or_else(usage)?;
+    let bits = number(bandwidth.trim(), &[("kbps", 1e3), ("Mbps", 1e6), ("Gbps", 1e9)]).ok_or_else(usage)?;
+    if bits <= 0.0 || ms > 60_000.0 {
+        return Err(usage());
+    }
+    Ok(model(ms, bits))
+}
+
+/// How to compile.
+#[derive(Args, Clone)]
+pub(crate) struct Compile {
+    /// Fractional bits of activations, at most; layers with larger values get fewer.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(4..=26))]
+    frac_bits: u32,
+    /// Fractional bits of weights [default: as many as fit, up to 32 more than needed; they cost nothing].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(4..=32))]
+    weight_bits: Option<u32>,
+    /// Room above the calibrated ranges, as a factor.
+    #[arg(long, default_value_t = 2.0)]
+    margin: f64,
+    /// Round exactly in every truncation, for the price of one more comparison each.
+    #[arg(long)]
+    faithful: bool,
+    /// Calibration written by `sordino calibrate` [default: MODEL.calibration.json if it is there, else the given inputs].
+    #[arg(long)]
+    calibration: Option<PathBuf>,
+}
+
+impl Compile {
+    fn options(&self) -> Result<Options> {
+        if !(1.0..=1e6).contains(&self.margin) {
+            return Err(Error::Usage(format!("--margin {} must be at least 1", self.margin)));
+        }
+        Ok(Options {
+            frac_bits: self.frac_bits,
+            weight_bits: self.weight_bits,
+            margin: self.margin,
+            faithful: self.faithful,
+        })
+    }
+
+    fn calibration_file(&self, model: &std::path::Path) -> Option<PathBuf> {
+        self.calibration.clone().or_else(|| {
+            let beside = calibrate::beside(model);
+            beside.exists().then_some(beside)
+        })
+    }
+}
+
+/// Inputs and how pictures become tensors.
+#[derive(Args, Clone)]
+pub(crate) struct Inputs {
+    /// Input files: PNG, JPEG, .npy, .npz, or MNIST IDX (also gzipped). A file may hold many samples.
+    #[arg(long, num_args = 1.., required = true)]
+    input: Vec<PathBuf>,
+    /// Use at most this many samples.
+    #[arg(long)]
+    limit: Option<usize>,
+    /// Skip this many samples first.
+    #[arg(long, default_value_t = 0)]
+    skip: usize,
+    #[command(flatten)]
+    preprocess: Preprocess,
+}
+
+impl Inputs {
+    /// Single samples of the model's (only) input.
+    fn read(&self, model: &std::path::Path, dims: &[usize]) -> Result<Vec<sordino_nn::Tensor>> {
+        let preprocess = self.preprocess.clone().or_beside(model)?;
+        let mut samples = sordino::inputs::read(&self.input, dims, &preprocess)?;
+        samples.drain(..self.skip.min(samples.len()));
+        samples.truncate(self.limit.unwrap_or(usize::MAX));
+        if samples.is_empty() {
+            return Err(Error::Usage("the input files hold no samples".into()));
+        }
+        Ok(samples)
+    }
+}
+
+/// Dimensions of the model's one input, for a batch of one.
+fn input_dims(net: &sordino_nn::Network) -> Result<Vec<usize>> {
+    match net.inputs.as_slice() {
+        [one] => Ok(net.shapes[*one].clone()),
+        many => Err(Error::Usage(format!("the model has {} inputs; models with one are supported here", many.len()))),
+    }
+}
+
+/// Runs the command line; the result is the exit code.
+pub(crate) fn main() -> u8 {
+    let cli = Cli::parse();
+    let filter = tracing_subscriber::EnvFilter::try_new(&cli.log).unwrap_or_else(|_| "warn".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let result = match cli.command {
+        Command::Infer(args) => args.run(),
+        Command::Plan(args) => args.run(),
+        Command::Inspect(args) => args.run(),
+        Command::Calibrate(args) => args.run(),
+        Command::Zoo(args) => args.run(),
+        Command::Party => return sordino::party::run(),
+    };
+    match result {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("sordino: {error}");
+            error.exit_code()
+        }
+    }
+}
+
+/// Writes to standard output; a reader that has gone away is no error.
+fn print(text: &str) {
+    use std::io::Write;
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+}
+
+/// Bytes for people.
+fn human_bytes(n: u64) -> String {
+    match n {
+        0..=9_999 => format!("{n} B"),
+        10_000..=9_999_999 => format!("{:.1} kB", n as f64 / 1e3),
+        10_000_000..=9_999_999_999 => format!("{:.1} MB", n as f64 / 1e6),
+        _ => format!("{:.1} GB", n as f64 / 1e9),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_parse() {
+        let got = parse_link("5ms,200Mbps").map(|l| (l.0.latency.as_millis(), l.0.bandwidth));
+        assert_eq!(got, Ok((5, Some(25e6))));
+        for wrong in ["", "fast", "5,200", "-1ms,1Gbps", "1ms,0Mbps", "nanms,1Gbps"] {
+            assert!(parse_link(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

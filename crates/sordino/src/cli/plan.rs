@@ -1,0 +1,135 @@
+//! `sordino plan`.
+
+use super::{Compile, LinkArg, human_bytes, input_dims, parse_link, print};
+use clap::Args;
+use serde::Serialize;
+use sordino::model::{self, Calibration};
+use sordino::{Error, Result};
+use sordino_mpc::{Cost, Plan, Step};
+use sordino_nn::exec::Loaded;
+use sordino_nn::{Ranges, Tensor};
+use std::path::PathBuf;
+
+/// Ring multiplications per second and core, and bytes handled per second and core, of a current x86-64 server.
+const MACS_PER_SECOND: f64 = 2.0e10;
+const BYTES_PER_SECOND: f64 = 5.0e8;
+
+/// Arguments of `plan`.
+#[derive(Args)]
+pub(crate) struct PlanArgs {
+    /// The model, an ONNX file.
+    model: PathBuf,
+    #[command(flatten)]
+    compile: Compile,
+    /// Samples per run.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    batch: u32,
+    /// The link to estimate time for: none, lan, wan, or LATENCY,BANDWIDTH such as 5ms,200Mbps.
+    #[arg(long, default_value = "lan", value_parser = parse_link)]
+    link: LinkArg,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Line {
+    name: String,
+    op: String,
+    bytes: u64,
+    rounds: u32,
+    macs: u64,
+    seconds: f64,
+}
+
+#[derive(Serialize)]
+struct Planned {
+    bytes: u64,
+    bytes_by_party: [u64; 4],
+    rounds: u32,
+    macs: u64,
+    peak_memory_mb: f64,
+    seconds: f64,
+    layers: Vec<Line>,
+}
+
+impl PlanArgs {
+    pub(crate) fn run(self) -> Result<()> {
+        let graph = model::read(&self.model)?;
+        let single = model::typed(&graph, 1)?;
+        let ranges = match self.compile.calibration_file(&self.model) {
+            Some(path) => Calibration::read(&path)?.ranges,
+            None => {
+                // Cost does not depend on ranges; any input will do.
+                let dims = input_dims(&single.reference)?;
+                let n = dims.iter().product();
+                let sample = Tensor::new(&dims, (0..n).map(|i| (i % 17) as f32 / 17.0).collect());
+                Ranges::calibrate(&single.passed, &[vec![sample]])?
+            }
+        };
+        let typed = if self.batch == 1 { single } else { model::typed(&graph, self.batch as usize)? };
+        let options = self.compile.options()?;
+        let (program, _) = model::compiled(&typed, &ranges, &options)?;
+        let plan = Plan::new(options.faithful);
+        let mut at = Step::root([0; 16]);
+        let loaded = Loaded::load(&plan, at.child("load"), &program, None)?;
+        plan.restart();
+        let mut marks: Vec<(usize, Cost)> = vec![];
+        loaded.run(&plan, at.child("run"), None, |layer| marks.push((layer, plan.cost())))?;
+        let total = plan.cost();
+        let link = self.link.0;
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as f64;
+        let seconds = |c: Cost| {
+            let compute = 3.0 * c.macs as f64 / MACS_PER_SECOND + 3.0 * c.total() as f64 / BYTES_PER_SECOND;
+            let largest = c.sent[..3].iter().copied().max().unwrap_or(0);
+            let network = link.bandwidth.map_or(0.0, |b| largest as f64 / 2.0 / b);
+            compute / cores + network + f64::from(c.rounds) * link.latency.as_secs_f64()
+        };
+        let ends = marks.iter().skip(1).map(|m| m.1).chain([total]);
+        let layers: Vec<Line> = marks
+            .iter()
+            .zip(ends)
+            .map(|((layer, from), to)| {
+                let mut sent = to.sent;
+                sent.iter_mut().zip(from.sent).for_each(|(a, b)| *a -= b);
+                let cost = Cost { sent, rounds: to.rounds - from.rounds, macs: to.macs - from.macs };
+                let info = &program.layers[*layer];
+                Line {
+                    name: info.name.clone(),
+                    op: info.op.clone(),
+                    bytes: cost.total(),
+                    rounds: cost.rounds,
+                    macs: cost.macs,
+                    seconds: seconds(cost),
+                }
+            })
+            .collect();
+        let planned = Planned {
+            bytes: total.total(),
+            bytes_by_party: total.sent,
+            rounds: total.rounds,
+            macs: total.macs,
+            peak_memory_mb: plan.peak_bytes() as f64 / 1048576.0,
+            seconds: seconds(total),
+            layers,
+        };
+        if self.json {
+            let text = serde_json::to_string(&planned).map_err(|e| Error::Session(e.to_string()))?;
+            print(&format!("{text}\n"));
+            return Ok(());
+        }
+        let mut text = format!("{:>11} {:>6} {:>12} {:>9}  layer\n", "bytes", "rounds", "products", "seconds");
+        for l in &planned.layers {
+            text += &format!(
+                "{:>11} {:>6} {:>12} {:>9.4}  {} ({})\n",
+                human_bytes(l.bytes), l.rounds, l.macs, l.seconds, l.name, l.op
+            );
+        }
+        text += &format!(
+            "{} sent by all parties, {} rounds, about {:.0} MB of memory per party, about {:.2} s on this machine and link\n",
+            human_bytes(planned.bytes), planned.rounds, planned.peak_memory_mb, planned.seconds
+        );
+        print(&text);
+        Ok(())
+    }
+}

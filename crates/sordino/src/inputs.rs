@@ -1,0 +1,317 @@
+//! Inputs from files: pictures, NumPy arrays, MNIST's IDX.
+
+use crate::{Error, Result};
+use flate2::read::GzDecoder;
+use image::imageops::FilterType;
+use sordino_nn::Tensor;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// Largest input file read, unpacked.
+const MAX_BYTES: u64 = 8 << 30;
+
+/// Order of a picture's axes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Layout {
+    /// Channels, height, width.
+    Nchw,
+    /// Height, width, channels.
+    Nhwc,
+}
+
+/// Order of a picture's channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Channels {
+    /// Red, green, blue.
+    Rgb,
+    /// Blue, green, red.
+    Bgr,
+    /// One channel.
+    Gray,
+}
+
+/// How pictures become tensors: `(pixel * scale - mean) / std`. What is not given follows from the model's input.
+#[derive(Clone, Debug, Default, serde::Deserialize, clap::Args)]
+#[serde(deny_unknown_fields, default)]
+pub struct Preprocess {
+    /// Height and width pictures are brought to: the shorter side is scaled, the middle cut out.
+    #[arg(long)]
+    pub size: Option<u32>,
+    /// Order of the model's axes.
+    #[arg(long, value_enum)]
+    pub layout: Option<Layout>,
+    /// Order of the model's channels.
+    #[arg(long, value_enum)]
+    pub channels: Option<Channels>,
+    /// Subtracted from each channel, after scaling.
+    #[arg(long, value_delimiter = ',')]
+    pub mean: Option<Vec<f32>>,
+    /// Each channel is divided by it, after subtracting the mean.
+    #[arg(long, value_delimiter = ',')]
+    pub std: Option<Vec<f32>>,
+    /// Factor for pixel values of 0 to 255 (1/255 for IDX, 1 otherwise, if not given).
+    #[arg(long)]
+    pub scale: Option<f32>,
+}
+
+impl Preprocess {
+    /// What was given, then what a TOML file beside the model says.
+    ///
+    /// # Errors
+    /// [`Error::File`] when such a file is there and wrong.
+    pub fn or_beside(self, model: &Path) -> Result<Self> {
+        let path = model.with_extension("toml");
+        if !path.exists() {
+            return Ok(self);
+        }
+        let text = std::fs::read_to_string(&path).map_err(Error::at(&path))?;
+        let file: Self =
+            toml::from_str(&text).map_err(|e| Error::File { path, why: e.message().to_string() })?;
+        Ok(Self {
+            size: self.size.or(file.size),
+            layout: self.layout.or(file.layout),
+            channels: self.channels.or(file.channels),
+            mean: self.mean.or(file.mean),
+            std: self.std.or(file.std),
+            scale: self.scale.or(file.scale),
+        })
+    }
+}
+
+/// Reads files as single samples of the model's input, whose dimensions are `dims` (batch first).
+///
+/// # Errors
+/// [`Error::File`] names the file and what does not fit.
+pub fn read(paths: &[PathBuf], dims: &[usize], preprocess: &Preprocess) -> Result<Vec<Tensor>> {
+    let mut samples = vec![];
+    for path in paths {
+        let fault = |why: String| Error::File { path: path.clone(), why };
+        let name = path.to_string_lossy().to_lowercase();
+        let found = if name.ends_with(".npy") || name.ends_with(".npz") {
+            arrays(path)?
+        } else if name.contains("idx") && (name.ends_with(".gz") || name.ends_with("ubyte")) {
+            idx(path, preprocess)?
+        } else {
+            vec![picture(path, dims, preprocess)?]
+        };
+        for (i, x) in found.into_iter().enumerate() {
+            samples.extend(split(x, dims).map_err(|why| fault(format!("array {i}: {why}")))?);
+        }
+    }
+    if let Some((i, x)) = samples.iter().enumerate().find(|(_, x)| x.data.iter().any(|v| !v.is_finite())) {
+        let at = x.data.iter().position(|v| !v.is_finite()).unwrap_or(0);
+        return Err(Error::Usage(format!("input {i}: element {at} is {}, not a finite number", x.data[at])));
+    }
+    Ok(samples)
+}
+
+/// An array with or without a batch axis as samples of batch one.
+fn split(x: Tensor, dims: &[usize]) -> std::result::Result<Vec<Tensor>, String> {
+    let sample: usize = dims[1..].iter().product();
+    let mut one = dims.to_vec();
+    one[0] = 1;
+    let plain = |d: &[usize]| d.iter().copied().filter(|&v| v != 1).collect::<Vec<_>>();
+    if plain(&x.dims) == plain(&one) {
+        return Ok(vec![Tensor::new(&one, x.data)]);
+    }
+    if x.dims.is_empty() || sample == 0 || plain(&x.dims[1..]) != plain(&one) {
+        return Err(format!("its shape is {:?} where the model takes {one:?}", x.dims));
+    }
+    Ok(x.data.chunks_exact(sample).map(|s| Tensor::new(&one, s.to_vec())).collect())
+}
+
+fn picture(path: &Path, dims: &[usize], p: &Preprocess) -> Result<Tensor> {
+    let fault = |why: String| Error::File { path: path.into(), why };
+    if dims.len() != 4 {
+        return Err(fault(format!("the model takes {dims:?}, not pictures; give a .npy file")));
+    }
+    let guess = if matches!(dims[3], 1 | 3) && !matches!(dims[1], 1 | 3) { Layout::Nhwc } else { Layout::Nchw };
+    let layout = p.layout.unwrap_or(guess);
+    let [c, h, w] = match layout {
+        Layout::Nchw => [dims[1], dims[2], dims[3]],
+        Layout::Nhwc => [dims[3], dims[1], dims[2]],
+    };
+    if let Some(size) = p.size
+        && (size as usize, size as usize) != (h, w)
+    {
+        return Err(fault(format!("a size of {size} was asked for where the model takes {h} by {w}")));
+    }
+    let channels = p.channels.unwrap_or(if c == 1 { Channels::Gray } else { Channels::Rgb });
+    if c != if channels == Channels::Gray { 1 } else { 3 } {
+        return Err(fault(format!("the model takes {c} channels; say which with --channels")));
+    }
+    let bytes = std::fs::read(path).map_err(Error::at(path))?;
+    let mut reader = image::ImageReader::new(std::io::Cursor::new(bytes))
+        .with_guessed_format()
+        .map_err(Error::at(path))?;
+    let mut limits = image::Limits::default();
+    limits.max_alloc = Some(1 << 30);
+    reader.limits(limits);
+    let picture = reader.decode().map_err(|e| fault(format!("not a readable PNG or JPEG picture: {e}")))?;
+    let picture = if (picture.height() as usize, picture.width() as usize) == (h, w) {
+        picture
+    } else {
+        picture.resize_to_fill(w as u32, h as u32, FilterType::Triangle)
+    };
+    let pixels: Vec<u8> = match channels {
+        Channels::Gray => picture.to_luma8().into_raw(),
+        Channels::Rgb => picture.to_rgb8().into_raw(),
+        Channels::Bgr => picture.to_rgb8().pixels().flat_map(|p| [p[2], p[1], p[0]]).collect(),
+    };
+    let per_channel = |given: &Option<Vec<f32>>, default: f32, name: &str| match given.as_deref() {
+        None => Ok(vec![default; c]),
+        Some([one]) => Ok(vec![*one; c]),
+        Some(v) if v.len() == c => Ok(v.to_vec()),
+        Some(v) => Err(Error::Usage(format!("--{name} has {} values for {c} channels", v.len()))),
+    };
+    let (mean, std) = (per_channel(&p.mean, 0.0, "mean")?, per_channel(&p.std, 1.0, "std")?);
+    if std.contains(&0.0) {
+        return Err(Error::Usage("--std holds a zero".into()));
+    }
+    let scale = p.scale.unwrap_or(1.0);
+    let nhwc = pixels.iter().enumerate().map(|(i, &v)| (f32::from(v) * scale - mean[i % c]) / std[i % c]).collect();
+    let nhwc = Tensor::new(&[1, h, w, c], nhwc);
+    Ok(if layout == Layout::Nhwc { nhwc } else { nhwc.permute(&[0, 3, 1, 2]) })
+}
+
+/// Unpacks gzip if it is gzip, up to the limit.
+fn bytes(path: &Path) -> Result<Vec<u8>> {
+    let raw = std::fs::read(path).map_err(Error::at(path))?;
+    if !raw.starts_with(&[0x1f, 0x8b]) {
+        return Ok(raw);
+    }
+    let mut out = vec![];
+    GzDecoder::new(&raw[..])
+        .take(MAX_BYTES)
+        .read_to_end(&mut out)
+        .map_err(|e| Error::File { path: path.into(), why: format!("not a readable gzip file: {e}") })?;
+    Ok(out)
+}
+
+/// The IDX header: dimensions and the data after it.
+fn idx_parts(data: &[u8]) -> std::result::Result<(Vec<usize>, &[u8]), String> {
+    let rank = match data {
+        [0, 0, 8, rank, ..] => usize::from(*rank),
+        _ => return Err("not an IDX file of bytes".into()),
+    };
+    let header = 4 + 4 * rank;
+    if data.len() < header {
+        return Err("the file ends within its header".into());
+    }
+    let dims: Vec<usize> =
+        data[4..header].chunks_exact(4).map(|c| u32::from_be_bytes([c[0], c[1], c[2], c[3]]) as usize).collect();
+    let n = dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+    if n != Some(data.len() - header) {
+        return Err(format!("it holds {} bytes where {dims:?} are announced", data.len() - header));
+    }
+    Ok((dims, &data[header..]))
+}
+
+fn idx(path: &Path, p: &Preprocess) -> Result<Vec<Tensor>> {
+    let data = bytes(path)?;
+    let (dims, pixels) = idx_parts(&data).map_err(|why| Error::File { path: path.into(), why })?;
+    let scale = p.scale.unwrap_or(1.0 / 255.0);
+    let mean = p.mean.as_ref().and_then(|m| m.first()).copied().unwrap_or(0.0);
+    let std = p.std.as_ref().and_then(|s| s.first()).copied().unwrap_or(1.0);
+    Ok(vec![Tensor::new(&dims, pixels.iter().map(|&v| (f32::from(v) * scale - mean) / std).collect())])
+}
+
+/// Labels of an IDX label file.
+///
+/// # Errors
+/// [`Error::File`].
+pub fn labels(path: &Path) -> Result<Vec<u8>> {
+    let data = bytes(path)?;
+    let (_, labels) = idx_parts(&data).map_err(|why| Error::File { path: path.into(), why })?;
+    Ok(labels.to_vec())
+}
+
+fn arrays(path: &Path) -> Result<Vec<Tensor>> {
+    let fault = |why: String| Error::File { path: path.into(), why };
+    let raw = std::fs::read(path).map_err(Error::at(path))?;
+    if !raw.starts_with(b"PK") {
+        return Ok(vec![npy(&raw).map_err(fault)?]);
+    }
+    let mut archive = zip::ZipArchive::new(std::io::Cursor::new(raw)).map_err(|e| fault(e.to_string()))?;
+    let mut out = vec![];
+    for i in 0..archive.len() {
+        let mut member = archive.by_index(i).map_err(|e| fault(e.to_string()))?;
+        let mut data = vec![];
+        member.by_ref().take(MAX_BYTES).read_to_end(&mut data).map_err(|e| fault(e.to_string()))?;
+        out.push(npy(&data).map_err(fault)?);
+    }
+    Ok(out)
+}
+
+/// NumPy's format, versions 1 to 3: little-endian floats or bytes in C order.
+fn npy(raw: &[u8]) -> std::result::Result<Tensor, String> {
+    let broken = || "not a readable .npy file".to_string();
+    let (header, data) = match raw {
+        [0x93, b'N', b'U', b'M', b'P', b'Y', 1, _, a, b, rest @ ..] => {
+            rest.split_at_checked(usize::from(u16::from_le_bytes([*a, *b]))).ok_or_else(broken)?
+        }
+        [0x93, b'N', b'U', b'M', b'P', b'Y', 2 | 3, _, a, b, c, d, rest @ ..] => {
+            rest.split_at_checked(u32::from_le_bytes([*a, *b, *c, *d]) as usize).ok_or_else(broken)?
+        }
+        _ => return Err(broken()),
+    };
+    let header = String::from_utf8_lossy(header);
+    let field = |name: &str| header.split_once(name).map(|(_, rest)| rest.trim_start_matches([':', ' ', '\''])).unwrap_or("");
+    if field("'fortran_order").starts_with("True") {
+        return Err("the array is in Fortran order; save it with numpy.ascontiguousarray".into());
+    }
+    let shape = field("'shape").trim_start_matches('(').split(')').next().unwrap_or("");
+    let dims: Vec<usize> = shape
+        .split(',')
+        .map(str::trim)
+        .filter(|s| !s.is_empty())
+        .map(|s| s.parse().map_err(|_| broken()))
+        .collect::<std::result::Result<_, _>>()?;
+    let kind: String = field("'descr").chars().take_while(|&c| c != '\'').collect();
+    let le = |b: &[u8]| b.iter().rev().fold(0u64, |v, &x| v << 8 | u64::from(x));
+    let values: Vec<f32> = match kind.as_str() {
+        "<f4" => data.chunks_exact(4).map(|b| f32::from_bits(le(b) as u32)).collect(),
+        "<f8" => data.chunks_exact(8).map(|b| f64::from_bits(le(b)) as f32).collect(),
+        "|u1" => data.iter().map(|&b| f32::from(b)).collect(),
+        other => return Err(format!("element type {other} is not supported; use float32, float64 or uint8")),
+    };
+    if dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d)) != Some(values.len()) {
+        return Err(format!("it holds {} elements where its shape is {dims:?}", values.len()));
+    }
+    Ok(Tensor::new(&dims, values))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn npy_arrays() {
+        let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 1), }\n";
+        let mut raw = b"\x93NUMPY\x01\x00".to_vec();
+        raw.extend((header.len() as u16).to_le_bytes());
+        raw.extend(header.bytes());
+        raw.extend([1.5f32, -2.0].iter().flat_map(|v| v.to_le_bytes()));
+        assert_eq!(npy(&raw), Ok(Tensor::new(&[2, 1], vec![1.5, -2.0])));
+        assert!(npy(&raw[..raw.len() - 1]).is_err());
+        assert!(npy(&raw[..20]).is_err());
+    }
+
+    #[test]
+    fn batches_split() {
+        let x = Tensor::new(&[2, 3], vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        let got = split(x.clone(), &[1, 3]).unwrap_or_default();
+        assert_eq!(got.len(), 2);
+        assert_eq!(got[1].data, [4.0, 5.0, 6.0]);
+        assert!(split(x, &[1, 4]).is_err());
+    }
+
+    #[test]
+    fn idx_headers() {
+        assert_eq!(idx_parts(&[0, 0, 8, 1, 0, 0, 0, 2, 7, 9]).map(|p| p.1.to_vec()), Ok(vec![7, 9]));
+        assert!(idx_parts(&[0, 0, 8, 1, 0, 0, 0, 3, 7, 9]).is_err());
+        assert!(idx_parts(&[0, 0, 8, 200]).is_err());
+    }
+}

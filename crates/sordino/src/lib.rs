@@ -1,0 +1,13 @@
+//! What users touch: compiling models, loading inputs, sessions of three servers and a client, transports between
+//! processes, and reports. The binary `sordino` is a thin layer over this library.
+
+pub mod error;
+pub mod inputs;
+pub mod model;
+pub mod party;
+pub mod processes;
+pub mod report;
+pub mod session;
+pub mod tls;
+
+pub use error::{Error, Result};

@@ -1,0 +1,101 @@
+//! From a model file and sample inputs to a compiled program.
+
+use crate::{Error, Result};
+use sordino_nn::program::{Program, Secrets};
+use sordino_nn::{Graph, Network, Options, Ranges, Tensor, compile, for_inference, import, onnx};
+use std::path::Path;
+
+/// Largest model file read.
+const MAX_MODEL_BYTES: u64 = 4 << 30;
+
+/// Reads an ONNX file.
+///
+/// # Errors
+/// [`Error::File`] when it cannot be read or is no model.
+pub fn read(path: &Path) -> Result<Graph> {
+    let size = std::fs::metadata(path).map_err(Error::at(path))?.len();
+    if size > MAX_MODEL_BYTES {
+        return Err(Error::File { path: path.into(), why: format!("{size} bytes is more than the limit of 4 GiB") });
+    }
+    let bytes = std::fs::read(path).map_err(Error::at(path))?;
+    onnx::read(&bytes).map_err(|e| Error::File { path: path.into(), why: e.to_string() })
+}
+
+/// A model typed for a batch, with its source of truth for checks.
+pub struct Typed {
+    /// As exported, batch norms and all.
+    pub reference: Network,
+    /// After the passes.
+    pub passed: Network,
+}
+
+/// Types a graph.
+///
+/// # Errors
+/// When an operator is not supported or shapes do not fit.
+pub fn typed(graph: &Graph, batch: usize) -> Result<Typed> {
+    let reference = import(graph, batch)?;
+    let passed = for_inference(&reference);
+    Ok(Typed { reference, passed })
+}
+
+/// Ranges of a model over samples of batch one.
+///
+/// # Errors
+/// When a sample does not fit the model.
+pub fn calibrate(graph: &Graph, samples: &[Vec<Tensor>]) -> Result<Ranges> {
+    Ok(Ranges::calibrate(&typed(graph, 1)?.passed, samples)?)
+}
+
+/// Compiles for a batch.
+///
+/// # Errors
+/// When values or weights cannot be represented.
+pub fn compiled(typed: &Typed, ranges: &Ranges, options: &Options) -> Result<(Program, Secrets)> {
+    Ok(compile(&typed.passed, ranges, options)?)
+}
+
+/// A stored calibration: ranges of every value, and the model they belong to.
+#[derive(serde::Serialize, serde::Deserialize)]
+pub struct Calibration {
+    /// How many samples it rests on.
+    pub samples: usize,
+    /// Largest magnitudes.
+    pub ranges: Ranges,
+}
+
+impl Calibration {
+    /// Reads a calibration file.
+    ///
+    /// # Errors
+    /// [`Error::File`] when it cannot be read or is none.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::at(path))?;
+        serde_json::from_str(&text)
+            .map_err(|e| Error::File { path: path.into(), why: format!("not a calibration: {e}") })
+    }
+
+    /// Writes it beside, then renames: never half a file.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self).map_err(|e| Error::Usage(e.to_string()))?;
+        write_whole(path, text.as_bytes())
+    }
+}
+
+/// Writes a file by writing a temporary one in the same folder and renaming it.
+///
+/// # Errors
+/// [`Error::File`].
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    let folder = match path.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        _ => Path::new("."),
+    };
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(Error::at(path))?;
+    std::io::Write::write_all(&mut file, bytes).map_err(Error::at(path))?;
+    file.persist(path).map_err(|e| Error::at(path)(e.error))?;
+    Ok(())
+}

@@ -1,0 +1,230 @@
+//! A party as a process of its own: links over TLS, and the body of the child process.
+
+use crate::report::EndReport;
+use crate::session::{Shared, serve};
+use crate::tls::{ConnectError, Direction, Ends, Identity, Stream};
+use serde::{Deserialize, Serialize};
+use sordino_net::{Endpoint, Frame, Link, LinkModel, Net, Segment, StreamReceiver, StreamSender};
+use sordino_nn::program::Program;
+use std::collections::BTreeMap;
+use std::io::{BufRead, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Both directions to one peer.
+struct TlsLink {
+    out: StreamSender<Stream>,
+    incoming: StreamReceiver<Stream>,
+    wire: Arc<AtomicU64>,
+}
+
+impl Link for TlsLink {
+    fn send(&self, frame: Frame) -> sordino_net::Result<()> {
+        self.out.send(frame)
+    }
+    fn recv(&self, expect: &[Segment]) -> sordino_net::Result<Frame> {
+        self.incoming.recv(expect)
+    }
+    fn wire(&self) -> u64 {
+        self.wire.load(Ordering::Relaxed)
+    }
+}
+
+/// The two streams to a peer while they are being made.
+#[derive(Default)]
+struct Half {
+    out: Option<(Stream, Arc<AtomicU64>)>,
+    incoming: Option<Stream>,
+}
+
+/// Connects an end to all others: servers dial each other to send, the client dials servers for both directions.
+///
+/// # Errors
+/// [`ConnectError`].
+pub fn connect(
+    me: Endpoint,
+    ends: &Ends,
+    listener: Option<&TcpListener>,
+    addresses: &BTreeMap<u8, SocketAddr>,
+    link: LinkModel,
+    deadline: Duration,
+) -> Result<Net, ConnectError> {
+    let mut halves: BTreeMap<Endpoint, Half> = BTreeMap::new();
+    let servers = || Endpoint::SERVERS.into_iter().filter(|&s| s != me);
+    let mut dial = |peer: Endpoint, direction: Direction| -> Result<(), ConnectError> {
+        let Some(&address) = addresses.get(&peer.0) else { return Err(ConnectError::Unexpected { peer: peer.to_string() }) };
+        let wire = Arc::new(AtomicU64::new(0));
+        let stream = ends.dial(peer, address, direction, Arc::clone(&wire))?;
+        let half = halves.entry(peer).or_default();
+        match direction {
+            Direction::Send => half.out = Some((stream, wire)),
+            Direction::Receive => half.incoming = Some(stream),
+        }
+        Ok(())
+    };
+    match listener {
+        None => {
+            for peer in servers() {
+                dial(peer, Direction::Send)?;
+                dial(peer, Direction::Receive)?;
+            }
+        }
+        Some(listener) => {
+            let mut expected = vec![(Endpoint::CLIENT, Direction::Send), (Endpoint::CLIENT, Direction::Receive)];
+            expected.extend(servers().map(|s| (s, Direction::Send)));
+            // Accepting goes on while dialling: the others do the same.
+            let accepted = std::thread::scope(|scope| {
+                let accepting = scope.spawn(|| {
+                    let mut accepted = vec![];
+                    while !expected.is_empty() {
+                        let connection = ends.accept(listener, &expected)?;
+                        expected.retain(|e| *e != (connection.peer, connection.direction));
+                        accepted.push(connection);
+                    }
+                    Ok(accepted)
+                });
+                let dialled: Result<(), ConnectError> = servers().try_for_each(|peer| dial(peer, Direction::Send));
+                let accepted = accepting.join();
+                dialled?;
+                accepted.unwrap_or_else(|_| {
+                    Err(ConnectError::Handshake { peer: "a peer".into(), why: "the listener stopped".into() })
+                })
+            })?;
+            for connection in accepted {
+                let half = halves.entry(connection.peer).or_default();
+                match connection.direction {
+                    Direction::Send => half.incoming = Some(connection.stream),
+                    Direction::Receive => half.out = Some((connection.stream, connection.wire)),
+                }
+            }
+        }
+    }
+    let mut links: Vec<(Endpoint, Box<dyn Link>)> = vec![];
+    for (peer, half) in halves {
+        let (Some((out, wire)), Some(incoming)) = (half.out, half.incoming) else {
+            return Err(ConnectError::Unexpected { peer: peer.to_string() });
+        };
+        let out = StreamSender::new(peer, out, link);
+        let incoming = StreamReceiver::new(peer, incoming, deadline);
+        links.push((peer, Box::new(TlsLink { out, incoming, wire })));
+    }
+    Ok(Net::new(me, links))
+}
+
+/// What a child process is told, as one line of JSON on its standard input.
+#[derive(Serialize, Deserialize)]
+pub struct Assignment {
+    /// Which server it is.
+    pub server: u8,
+    /// Its certificate and key.
+    pub identity: Identity,
+    /// The session.
+    pub session: [u8; 16],
+    /// How often the program runs.
+    pub runs: usize,
+    /// How long it waits for another party, in seconds.
+    pub deadline: f64,
+    /// Shape of its links: latency in seconds, bytes per second.
+    pub link: (f64, Option<f64>),
+    /// Worker threads.
+    pub threads: usize,
+    /// The compiled program.
+    pub program: Program,
+}
+
+/// What a child process says, one line of JSON each on its standard output.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Said {
+    /// It listens there.
+    Listening(SocketAddr),
+    /// So many layers are done.
+    Progress(u64),
+    /// It is done.
+    Done(Box<EndReport>),
+    /// It failed.
+    Failed {
+        /// One sentence.
+        why: String,
+        /// True when a peer was silent rather than gone: the likelier cause.
+        silence: bool,
+    },
+}
+
+fn say(said: &Said) {
+    // A parent that is gone is noticed by the reader of standard input.
+    let mut out = std::io::stdout().lock();
+    let _ = serde_json::to_writer(&mut out, said);
+    let _ = out.write_all(b"\n");
+    let _ = out.flush();
+}
+
+/// The body of a child process. Returns its exit code.
+#[must_use]
+pub fn run() -> u8 {
+    match body() {
+        Ok(report) => {
+            say(&Said::Done(Box::new(report)));
+            0
+        }
+        Err((why, silence)) => {
+            say(&Said::Failed { why, silence });
+            1
+        }
+    }
+}
+
+fn body() -> Result<EndReport, (String, bool)> {
+    let plain = |e: &dyn std::fmt::Display| (e.to_string(), false);
+    let mut lines = std::io::stdin().lock().lines();
+    let mut line = || match lines.next() {
+        Some(Ok(line)) => Ok(line),
+        _ => Err(("the parent process is gone".to_string(), false)),
+    };
+    let task: Assignment = serde_json::from_str(&line()?).map_err(|e| plain(&e))?;
+    let me = Endpoint(task.server);
+    let deadline = Duration::from_secs_f64(task.deadline);
+    let link = LinkModel { latency: Duration::from_secs_f64(task.link.0), bandwidth: task.link.1 };
+    let ends = Ends::new(me, &task.identity, task.session, deadline).map_err(|e| plain(&e))?;
+    let listener = TcpListener::bind("127.0.0.1:0").map_err(|e| plain(&e))?;
+    say(&Said::Listening(listener.local_addr().map_err(|e| plain(&e))?));
+    let addresses: BTreeMap<u8, SocketAddr> = serde_json::from_str(&line()?).map_err(|e| plain(&e))?;
+    drop(lines);
+    // The parent holds our standard input open for as long as it lives.
+    std::thread::spawn(|| {
+        let mut rest = String::new();
+        while std::io::stdin().lock().read_line(&mut rest).is_ok_and(|n| n > 0) {}
+        std::process::exit(1);
+    });
+    let net = connect(me, &ends, Some(&listener), &addresses, link, deadline).map_err(|e| plain(&e))?;
+    let progress = AtomicU64::new(0);
+    let shared = Shared { session: task.session, program: &task.program, runs: task.runs };
+    let finished = std::sync::atomic::AtomicBool::new(false);
+    let result = std::thread::scope(|scope| {
+        if me == Endpoint(0) {
+            scope.spawn(|| {
+                let mut last = 0;
+                while !finished.load(Ordering::Relaxed) {
+                    std::thread::sleep(Duration::from_millis(50));
+                    let now = progress.load(Ordering::Relaxed);
+                    if now != last {
+                        say(&Said::Progress(now));
+                        last = now;
+                    }
+                }
+            });
+        }
+        let result = serve(shared, net, task.threads, &progress);
+        finished.store(true, Ordering::Relaxed);
+        result
+    });
+    result.map_err(|e| {
+        let silence = matches!(
+            &e,
+            sordino_nn::Error::Protocol(sordino_mpc::Error::Net(sordino_net::NetError::Timeout { .. }))
+        );
+        (format!("server {}: {e}", me.0), silence)
+    })
+}

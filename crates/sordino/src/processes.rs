@@ -1,0 +1,238 @@
+//! Three child processes over loopback TCP with mutual TLS and throw-away certificates.
+
+use crate::party::{Assignment, Said, connect};
+use crate::report::EndReport;
+use crate::session::{Driven, Shared, drive};
+use crate::tls::{Authority, Ends};
+use crate::{Error, Result};
+use sordino_net::{Endpoint, LinkModel};
+use sordino_nn::program::Secrets;
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+/// How a session over processes is set up.
+pub struct Processes {
+    /// Shape of every link.
+    pub link: LinkModel,
+    /// How long a party waits for another.
+    pub deadline: Duration,
+    /// Worker threads per party.
+    pub threads: usize,
+    /// Set when the user interrupts.
+    pub interrupted: Arc<AtomicBool>,
+}
+
+/// Child processes that do not outlive this value.
+#[derive(Clone, Default)]
+struct Children(Arc<Mutex<Vec<Child>>>);
+
+impl Children {
+    fn kill(&self) {
+        if let Ok(mut children) = self.0.lock() {
+            for child in children.iter_mut() {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+        }
+    }
+}
+
+/// Kills the children when the session ends, however it ends.
+struct Reaper(Children);
+
+impl Drop for Reaper {
+    fn drop(&mut self) {
+        self.0.kill();
+    }
+}
+
+fn spawn(children: &Children, server: u8, said: &mpsc::Sender<(u8, Option<Said>)>) -> Result<ChildStdin> {
+    let failed = |e: std::io::Error| Error::Session(format!("cannot start server {server}: {e}"));
+    let program = std::env::current_exe().map_err(failed)?;
+    let mut child = Command::new(program)
+        .arg("party")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .map_err(failed)?;
+    let pipes = child.stdin.take().zip(child.stdout.take());
+    if let Ok(mut list) = children.0.lock() {
+        list.push(child);
+    }
+    let Some((stdin, stdout)) = pipes else {
+        return Err(Error::Session(format!("server {server} has no pipes")));
+    };
+    let said = said.clone();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(std::result::Result::ok) {
+            if let Ok(message) = serde_json::from_str(&line)
+                && said.send((server, Some(message))).is_err()
+            {
+                return;
+            }
+        }
+        let _ = said.send((server, None));
+    });
+    Ok(stdin)
+}
+
+/// What the children said, and how they ended.
+#[derive(Default)]
+struct Heard {
+    reports: BTreeMap<u8, EndReport>,
+    /// Failures in the order they came.
+    failures: Vec<(u8, String, bool)>,
+    gone: BTreeMap<u8, bool>,
+}
+
+impl Heard {
+    /// The likeliest cause: a party that vanished without a word, then a silent one, then whoever failed first.
+    fn cause(&self) -> Option<String> {
+        let vanished = self.gone.keys().find(|s| !self.failures.iter().any(|f| f.0 == **s) && !self.reports.contains_key(s));
+        if let Some(server) = vanished {
+            return Some(format!("server {server} stopped without finishing"));
+        }
+        self.failures.iter().find(|f| f.2).or(self.failures.first()).map(|f| f.1.clone())
+    }
+}
+
+/// Runs a whole session with three child processes.
+///
+/// # Errors
+/// [`Error::Session`] with one sentence on the likeliest cause; no child survives.
+pub fn run(
+    shared: Shared<'_>,
+    setup: &Processes,
+    secrets: &Secrets,
+    inputs: &[Vec<Vec<i64>>],
+    progress: &AtomicU64,
+) -> Result<(Driven, Vec<EndReport>)> {
+    let certificate = |e: rcgen::Error| Error::Session(format!("cannot make certificates: {e}"));
+    let authority = Authority::new().map_err(certificate)?;
+    let children = Children::default();
+    let _reaper = Reaper(children.clone());
+    let (said, hears) = mpsc::channel();
+    let mut pipes = vec![];
+    for server in 0..3 {
+        let mut stdin = spawn(&children, server, &said)?;
+        let task = Assignment {
+            server,
+            identity: authority.identity(Endpoint(server)).map_err(certificate)?,
+            session: shared.session,
+            runs: shared.runs,
+            deadline: setup.deadline.as_secs_f64(),
+            link: (setup.link.latency.as_secs_f64(), setup.link.bandwidth),
+            threads: setup.threads,
+            program: shared.program.clone(),
+        };
+        write_line(&mut stdin, &task, server)?;
+        pipes.push(stdin);
+    }
+    drop(said);
+    let mut addresses = BTreeMap::new();
+    while addresses.len() < 3 {
+        if setup.interrupted.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted);
+        }
+        match hears.recv_timeout(Duration::from_millis(100)) {
+            Ok((server, Some(Said::Listening(address)))) => {
+                addresses.insert(server, address);
+            }
+            Ok((server, Some(Said::Failed { why, .. }))) => {
+                return Err(Error::Session(format!("server {server}: {why}")));
+            }
+            Ok((server, None)) => return Err(Error::Session(format!("server {server} did not start"))),
+            Ok(_) | Err(mpsc::RecvTimeoutError::Timeout) => {}
+            Err(mpsc::RecvTimeoutError::Disconnected) => return Err(Error::Session("no server started".into())),
+        }
+    }
+    for (server, stdin) in pipes.iter_mut().enumerate() {
+        write_line(stdin, &addresses, server as u8)?;
+    }
+
+    let identity = authority.identity(Endpoint::CLIENT).map_err(certificate)?;
+    // The client waits for whole runs; the supervisor below ends its wait when a server fails.
+    let patient = Duration::from_secs(365 * 86400);
+    let ends = Ends::new(Endpoint::CLIENT, &identity, shared.session, patient)
+        .map_err(|e| Error::Session(format!("cannot set up TLS: {e}")))?;
+    let done = AtomicBool::new(false);
+    let heard = Mutex::new(Heard::default());
+    let driven = std::thread::scope(|scope| {
+        let (heard, children, done) = (&heard, &children, &done);
+        scope.spawn(move || supervise(&hears, heard, children, setup, done, progress));
+        let driven = connect(Endpoint::CLIENT, &ends, None, &addresses, setup.link, patient)
+            .map_err(|e| e.to_string())
+            .and_then(|net| drive(shared, net, secrets, inputs).map_err(|e| e.to_string()));
+        // The supervisor goes on until the children's last words are heard.
+        done.store(true, Ordering::Relaxed);
+        driven
+    });
+    if setup.interrupted.load(Ordering::Relaxed) {
+        return Err(Error::Interrupted);
+    }
+    let heard = heard.into_inner().map_err(|_| Error::Session("the supervisor stopped".into()))?;
+    match driven {
+        Ok(driven) if heard.reports.len() == 3 => Ok((driven, heard.reports.into_values().collect())),
+        Ok(_) => Err(Error::Session(heard.cause().unwrap_or_else(|| "a server gave no report".into()))),
+        Err(why) => Err(Error::Session(heard.cause().unwrap_or(why))),
+    }
+}
+
+fn write_line(stdin: &mut ChildStdin, value: &impl serde::Serialize, server: u8) -> Result<()> {
+    let failed = |e: String| Error::Session(format!("cannot talk to server {server}: {e}"));
+    let mut line = zeroize::Zeroizing::new(serde_json::to_vec(value).map_err(|e| failed(e.to_string()))?);
+    line.push(b'\n');
+    stdin.write_all(&line).and_then(|()| stdin.flush()).map_err(|e| failed(e.to_string()))
+}
+
+/// Listens to the children until all are done. When one fails, gives the others a moment to say why, then ends all.
+fn supervise(
+    hears: &mpsc::Receiver<(u8, Option<Said>)>,
+    heard: &Mutex<Heard>,
+    children: &Children,
+    setup: &Processes,
+    done: &AtomicBool,
+    progress: &AtomicU64,
+) {
+    let mut end: Option<Instant> = None;
+    loop {
+        let grace = Duration::from_millis(1500);
+        let message = hears.recv_timeout(Duration::from_millis(50));
+        let Ok(mut heard) = heard.lock() else { return };
+        match message {
+            Ok((_, Some(Said::Progress(n)))) => progress.store(n, Ordering::Relaxed),
+            Ok((server, Some(Said::Done(report)))) => {
+                heard.reports.insert(server, *report);
+            }
+            Ok((server, Some(Said::Failed { why, silence }))) => {
+                heard.failures.push((server, why, silence));
+                end.get_or_insert_with(|| Instant::now() + grace);
+            }
+            Ok((server, None)) => {
+                heard.gone.insert(server, true);
+                if !heard.reports.contains_key(&server) {
+                    end.get_or_insert_with(|| Instant::now() + grace);
+                }
+            }
+            Ok(_) | Err(mpsc::RecvTimeoutError::Timeout) => {}
+            Err(mpsc::RecvTimeoutError::Disconnected) => return,
+        }
+        if heard.gone.len() == 3 {
+            return;
+        }
+        if done.load(Ordering::Relaxed) && end.is_none() {
+            // The outputs are here or the client gave up: the servers have their deadline to finish.
+            end = Some(Instant::now() + setup.deadline + grace);
+        }
+        if setup.interrupted.load(Ordering::Relaxed) || end.is_some_and(|e| Instant::now() > e) {
+            drop(heard);
+            children.kill();
+            return;
+        }
+    }
+}

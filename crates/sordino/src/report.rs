@@ -1,0 +1,182 @@
+//! What a run tells: results, time, traffic, memory, checks.
+
+use serde::{Deserialize, Serialize};
+use sordino_net::Meter;
+use std::collections::BTreeMap;
+
+/// One end's share of a layer.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct LayerReport {
+    /// Seconds from the layer's start to the next one's.
+    pub seconds: f64,
+    /// Of these, waiting for others.
+    pub waited: f64,
+    /// Payload bytes sent.
+    pub bytes: u64,
+    /// Rounds.
+    pub rounds: u32,
+}
+
+/// One end's totals.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct EndReport {
+    /// Payload bytes sent.
+    pub payload: u64,
+    /// Bytes handed to the network.
+    pub wire: u64,
+    /// Frames sent.
+    pub messages: u64,
+    /// Longest chain of messages.
+    pub rounds: u32,
+    /// Most resident memory of the process, MB.
+    pub peak_rss_mb: f64,
+    /// By layer.
+    pub layers: BTreeMap<usize, LayerReport>,
+}
+
+impl EndReport {
+    /// From an end's meter.
+    #[must_use]
+    pub fn new(meter: &Meter, layers: BTreeMap<usize, LayerReport>) -> Self {
+        Self {
+            payload: meter.payload(),
+            wire: meter.wire,
+            messages: meter.messages(),
+            rounds: meter.rounds,
+            peak_rss_mb: peak_rss_mb(),
+            layers,
+        }
+    }
+}
+
+/// Most resident memory of this process so far, MB; 0 where the system does not say.
+#[must_use]
+pub fn peak_rss_mb() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+    line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<f64>().ok()).map_or(0.0, |kb| kb / 1024.0)
+}
+
+/// The object that `infer --json` prints.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Outputs, runs joined along the batch.
+    pub outputs: Vec<Output>,
+    /// Best classes of each input.
+    pub top: Vec<Vec<Class>>,
+    /// Inputs answered.
+    pub inputs: usize,
+    /// Protocol runs.
+    pub runs: usize,
+    /// Seconds online, all runs.
+    pub seconds: f64,
+    /// Seconds of each run.
+    pub seconds_by_run: Vec<f64>,
+    /// Traffic, all runs.
+    pub bytes: Bytes,
+    /// Longest chain of messages, all runs.
+    pub rounds: u32,
+    /// Most resident memory of a party (of the one process when parties are threads), MB.
+    pub peak_rss_mb: f64,
+    /// Comparison with the float reference.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub check: Option<Check>,
+    /// By layer.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<LayerLine>,
+}
+
+/// One output.
+#[derive(Clone, Debug, Serialize)]
+pub struct Output {
+    /// Name in the model.
+    pub name: String,
+    /// Dimensions.
+    pub shape: Vec<usize>,
+    /// Elements.
+    pub values: Vec<f32>,
+}
+
+/// One of the best classes.
+#[derive(Clone, Debug, Serialize)]
+pub struct Class {
+    /// Its number.
+    pub class: usize,
+    /// Its value.
+    pub value: f32,
+}
+
+/// Traffic.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Bytes {
+    /// Bytes of shares, everybody's.
+    pub payload: u64,
+    /// Bytes handed to the network, everybody's.
+    pub wire: u64,
+    /// Payload of server 0, 1, 2 and the client.
+    pub by_party: [u64; 4],
+}
+
+/// How close the answer is to the float reference.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Check {
+    /// Largest absolute error of an output element.
+    pub max_abs_err: f64,
+    /// Mean absolute error over mean magnitude.
+    pub mean_rel_err: f64,
+    /// Share of inputs whose best class agrees.
+    pub top1_match: f64,
+    /// Share of inputs whose five best classes agree as sets.
+    pub top5_match: f64,
+    /// Layers whose values did not fit, by the fixed-point oracle.
+    pub overflows: Vec<String>,
+}
+
+/// A layer of a profile.
+#[derive(Clone, Debug, Serialize)]
+pub struct LayerLine {
+    /// Name in the model.
+    pub name: String,
+    /// Operator in the model.
+    pub op: String,
+    /// Seconds at server 0.
+    pub seconds: f64,
+    /// Of these, waiting for others.
+    pub waited: f64,
+    /// Payload of all parties.
+    pub bytes: u64,
+    /// Rounds.
+    pub rounds: u32,
+}
+
+/// The `k` largest of a row.
+#[must_use]
+pub fn top(row: &[f32], k: usize) -> Vec<Class> {
+    let mut order: Vec<usize> = (0..row.len()).collect();
+    order.sort_by(|&a, &b| row[b].total_cmp(&row[a]).then(a.cmp(&b)));
+    order.into_iter().take(k).map(|class| Class { class, value: row[class] }).collect()
+}
+
+/// Compares rows of answers with rows of the reference.
+#[must_use]
+pub fn check(got: &[Vec<f32>], want: &[Vec<f32>]) -> Check {
+    let pairs = || got.iter().flatten().zip(want.iter().flatten()).map(|(&g, &w)| (f64::from(g), f64::from(w)));
+    let n = pairs().count().max(1) as f64;
+    let classes = |row: &[f32], k: usize| {
+        let mut c: Vec<usize> = top(row, k).iter().map(|c| c.class).collect();
+        c.sort_unstable();
+        c
+    };
+    let matching = |k: usize| {
+        let same = got.iter().zip(want).filter(|(g, w)| classes(g, k) == classes(w, k)).count();
+        same as f64 / got.len().max(1) as f64
+    };
+    let magnitude = pairs().map(|(_, w)| w.abs()).sum::<f64>() / n;
+    Check {
+        max_abs_err: pairs().map(|(g, w)| (g - w).abs()).fold(0.0, f64::max),
+        mean_rel_err: pairs().map(|(g, w)| (g - w).abs()).sum::<f64>() / n / magnitude.max(f64::MIN_POSITIVE),
+        top1_match: matching(1),
+        top5_match: matching(5),
+        overflows: vec![],
+    }
+}

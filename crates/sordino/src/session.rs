@@ -1,0 +1,179 @@
+//! A session: three servers and a client run one program any number of times.
+
+use crate::report::{EndReport, LayerReport};
+use crate::{Error, Result};
+use sordino_mpc::rep3::{Rep3, SessionInfo, establish};
+use sordino_mpc::{Client, Step};
+use sordino_net::{Endpoint, Link, LinkModel, Meter, Net, Tag, memory_links};
+use sordino_nn::exec::Loaded;
+use sordino_nn::program::{Program, Secrets};
+use sordino_ring::Cpu;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// What all ends of a session know.
+#[derive(Clone, Copy)]
+pub struct Shared<'a> {
+    /// Fresh for every session.
+    pub session: [u8; 16],
+    /// The compiled program.
+    pub program: &'a Program,
+    /// How many times it runs.
+    pub runs: usize,
+}
+
+/// Fresh randomness for a session's id.
+///
+/// # Errors
+/// When the operating system has none.
+pub fn fresh_id() -> Result<[u8; 16]> {
+    let mut id = [0; 16];
+    getrandom::fill(&mut id).map_err(|_| Error::Session("the operating system's random generator failed".into()))?;
+    Ok(id)
+}
+
+/// Tells the client that a server holds its shares of the model.
+const READY: Tag = Tag(*b"model is loaded.");
+
+fn net_error(e: sordino_net::NetError) -> sordino_nn::Error {
+    sordino_nn::Error::Protocol(e.into())
+}
+
+/// Runs one server to the end of the session.
+///
+/// # Errors
+/// Those of the protocol.
+pub fn serve(shared: Shared<'_>, net: Net, threads: usize, progress: &AtomicU64) -> sordino_nn::Result<EndReport> {
+    let info = SessionInfo { session: shared.session, program: shared.program.hash() };
+    let prss = establish(&net, &info).map_err(sordino_nn::Error::Protocol)?;
+    let server = Rep3::new(Cpu::new(threads), net, prss, shared.program.faithful).map_err(sordino_nn::Error::Protocol)?;
+    let mut at = Step::root(shared.session);
+    let loaded = Loaded::load(&server, at.child("load"), shared.program, None)?;
+    server.net().send(Endpoint::CLIENT, READY, vec![]).map_err(net_error)?;
+    server.net().reset_meter();
+    let mut marks = Marks::default();
+    for _ in 0..shared.runs {
+        loaded.run(&server, at.child("run"), None, |layer| {
+            marks.layer(layer, server.net().meter());
+            progress.fetch_add(1, Ordering::Relaxed);
+        })?;
+        marks.end(server.net().meter());
+    }
+    Ok(EndReport::new(&server.net().meter(), marks.layers))
+}
+
+/// What the client ends with.
+pub struct Driven {
+    /// Integers of every output, for every run.
+    pub outputs: Vec<Vec<Vec<i64>>>,
+    /// Seconds of every run: from the first share sent to the last output opened.
+    pub seconds: Vec<f64>,
+    /// Traffic.
+    pub report: EndReport,
+}
+
+/// Runs the client: shares the model, then each input, and opens the outputs.
+///
+/// # Errors
+/// Those of the protocol.
+pub fn drive(shared: Shared<'_>, net: Net, secrets: &Secrets, inputs: &[Vec<Vec<i64>>]) -> sordino_nn::Result<Driven> {
+    let client = Client::new(net);
+    let mut at = Step::root(shared.session);
+    let loaded = Loaded::load(&client, at.child("load"), shared.program, Some(secrets))?;
+    for server in Endpoint::SERVERS {
+        client.net().recv(server, READY, &[]).map_err(net_error)?;
+    }
+    client.net().reset_meter();
+    let (mut outputs, mut seconds) = (vec![], vec![]);
+    for input in inputs {
+        let started = Instant::now();
+        let opened = loaded.run(&client, at.child("run"), Some(input), |_| ())?;
+        seconds.push(started.elapsed().as_secs_f64());
+        outputs.push(opened.into_iter().map(Option::unwrap_or_default).collect());
+    }
+    Ok(Driven { outputs, seconds, report: EndReport::new(&client.net().meter(), BTreeMap::new()) })
+}
+
+/// Attributes time, bytes and rounds to layers.
+#[derive(Default)]
+struct Marks {
+    layers: BTreeMap<usize, LayerReport>,
+    open: Option<(usize, Instant, Meter)>,
+}
+
+impl Marks {
+    fn layer(&mut self, layer: usize, meter: Meter) {
+        self.end(meter.clone());
+        self.open = Some((layer, Instant::now(), meter));
+    }
+    fn end(&mut self, meter: Meter) {
+        if let Some((layer, started, before)) = self.open.take() {
+            let entry = self.layers.entry(layer).or_default();
+            entry.seconds += started.elapsed().as_secs_f64();
+            entry.waited += (meter.waited - before.waited) as f64 * 1e-9;
+            entry.bytes += meter.payload() - before.payload();
+            entry.rounds += meter.rounds.saturating_sub(before.rounds);
+        }
+    }
+}
+
+/// How an in-process session is set up.
+pub struct InProcess {
+    /// Shape of every link.
+    pub link: LinkModel,
+    /// How long a party waits for another.
+    pub deadline: Duration,
+    /// Worker threads per party.
+    pub threads: usize,
+}
+
+/// Runs a whole session on threads of this process, over memory links.
+///
+/// # Errors
+/// [`Error::Session`] or the client's error.
+pub fn in_process(
+    shared: Shared<'_>,
+    setup: &InProcess,
+    secrets: &Secrets,
+    inputs: &[Vec<Vec<i64>>],
+    progress: &AtomicU64,
+) -> Result<(Driven, Vec<EndReport>)> {
+    let mut ends: Vec<BTreeMap<Endpoint, Box<dyn Link>>> = (0..4).map(|_| BTreeMap::new()).collect();
+    // The client waits for whole runs; a failed server ends its wait by hanging up.
+    let patient = Duration::from_secs(365 * 86400);
+    for a in 0..4u8 {
+        for b in a + 1..4 {
+            let deadline = if Endpoint(b) == Endpoint::CLIENT { patient } else { setup.deadline };
+            let (ab, ba) = memory_links(Endpoint(a), Endpoint(b), setup.link, deadline);
+            ends[usize::from(a)].insert(Endpoint(b), ab);
+            ends[usize::from(b)].insert(Endpoint(a), ba);
+        }
+    }
+    let client = ends.pop().unwrap_or_default();
+    std::thread::scope(|scope| {
+        let servers: Vec<_> = ends
+            .into_iter()
+            .enumerate()
+            .map(|(i, links)| {
+                let quiet = AtomicU64::new(0);
+                scope.spawn(move || {
+                    let progress = if i == 0 { progress } else { &quiet };
+                    serve(shared, Net::new(Endpoint(i as u8), links), setup.threads, progress)
+                })
+            })
+            .collect();
+        let driven = drive(shared, Net::new(Endpoint::CLIENT, client), secrets, inputs);
+        let mut reports = vec![];
+        for server in servers {
+            match server.join() {
+                Ok(Ok(report)) => reports.push(report),
+                // The client's error is the consequence, if there is one.
+                Ok(Err(e)) if driven.is_ok() => return Err(Error::Model(e)),
+                Ok(Err(_)) => {}
+                Err(_) => return Err(Error::Session("a party stopped unexpectedly".into())),
+            }
+        }
+        Ok((driven?, reports))
+    })
+}

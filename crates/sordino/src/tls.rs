@@ -1,0 +1,344 @@
+//! Mutually authenticated TLS 1.3 between processes: who may be whom is in the certificates.
+//!
+//! Every end holds a certificate for its role's name, signed by the session's authority. A dialler demands the
+//! certificate of the role it dials; an accepter demands a certificate that is valid for the role the dialler claims.
+//! There is no unauthenticated mode.
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
+use serde::{Deserialize, Serialize};
+use sordino_net::{CountedWriter, Endpoint};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+/// Why two processes could not connect.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The peer cannot be reached in time.
+    #[error("cannot reach {peer} at {address}: {why}")]
+    Unreachable {
+        /// Who was dialled.
+        peer: String,
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        why: String,
+    },
+    /// The certificate is not signed by the session's authority.
+    #[error("{peer} has a certificate of another authority")]
+    UnknownAuthority {
+        /// Who.
+        peer: String,
+    },
+    /// The certificate is no longer or not yet valid.
+    #[error("the certificate of {peer} has expired or is not yet valid")]
+    Expired {
+        /// Who.
+        peer: String,
+    },
+    /// The certificate is for another role.
+    #[error("{peer} has a certificate for another role")]
+    WrongRole {
+        /// Who it claims or is expected to be.
+        peer: String,
+    },
+    /// The connection comes from this very end.
+    #[error("an end connected to itself")]
+    SelfDial,
+    /// A role that is not expected, or connected already.
+    #[error("{peer} is not expected to connect now")]
+    Unexpected {
+        /// Who.
+        peer: String,
+    },
+    /// The peer belongs to another session.
+    #[error("{peer} belongs to another session")]
+    WrongSession {
+        /// Who.
+        peer: String,
+    },
+    /// What came is no handshake of this version.
+    #[error("{peer} did not complete the handshake: {why}")]
+    Handshake {
+        /// Who.
+        peer: String,
+        /// What happened.
+        why: String,
+    },
+}
+
+/// What an end needs to prove its role and to check others'. Erased on drop; no `Debug`.
+#[derive(Clone, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
+pub struct Identity {
+    #[zeroize(skip)]
+    authority: Vec<u8>,
+    #[zeroize(skip)]
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+}
+
+/// Signs certificates for the roles of one session.
+pub struct Authority {
+    certificate: Vec<u8>,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+fn role_name(end: Endpoint) -> String {
+    if end.is_server() { format!("server-{}.sordino", end.0) } else { "client.sordino".into() }
+}
+
+impl Authority {
+    /// A fresh authority whose key never leaves this process.
+    ///
+    /// # Errors
+    /// When keys cannot be made.
+    pub fn new() -> Result<Self, rcgen::Error> {
+        let mut params = CertificateParams::new(vec![])?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.distinguished_name.push(DnType::CommonName, "sordino session authority");
+        let key = KeyPair::generate()?;
+        let certificate = params.self_signed(&key)?.der().to_vec();
+        Ok(Self { certificate, issuer: Issuer::new(params, key) })
+    }
+
+    /// An identity for a role, valid for a day around now.
+    ///
+    /// # Errors
+    /// When keys cannot be made.
+    pub fn identity(&self, end: Endpoint) -> Result<Identity, rcgen::Error> {
+        let now = std::time::SystemTime::now();
+        let day = Duration::from_secs(86400);
+        self.identity_between(end, now - day, now + day)
+    }
+
+    /// An identity valid between two moments.
+    ///
+    /// # Errors
+    /// When keys cannot be made.
+    pub fn identity_between(
+        &self,
+        end: Endpoint,
+        from: std::time::SystemTime,
+        to: std::time::SystemTime,
+    ) -> Result<Identity, rcgen::Error> {
+        let mut params = CertificateParams::new(vec![role_name(end)])?;
+        params.not_before = from.into();
+        params.not_after = to.into();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &self.issuer)?.der().to_vec();
+        Ok(Identity { authority: self.certificate.clone(), certificate, key: key.serialize_der() })
+    }
+}
+
+/// One direction of a link, after the handshake.
+pub type Stream = Box<dyn ReadWrite>;
+
+/// Both halves of a byte stream.
+pub trait ReadWrite: Read + Write + Send {}
+impl<T: Read + Write + Send> ReadWrite for T {}
+
+/// Which way frames go on a connection, from the dialler's view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// The dialler sends.
+    Send,
+    /// The dialler receives.
+    Receive,
+}
+
+/// A connection somebody else dialled.
+pub struct Accepted {
+    /// Who.
+    pub peer: Endpoint,
+    /// Which way frames go, from the dialler's view.
+    pub direction: Direction,
+    /// The stream.
+    pub stream: Stream,
+    /// Bytes written to the network so far.
+    pub wire: Arc<AtomicU64>,
+}
+
+/// An end of a session that can dial and accept.
+pub struct Ends {
+    me: Endpoint,
+    session: [u8; 16],
+    deadline: Duration,
+    client: Arc<ClientConfig>,
+    server: Arc<ServerConfig>,
+}
+
+const HELLO: &[u8; 8] = b"sordino1";
+
+fn classify(peer: &str, error: &std::io::Error) -> ConnectError {
+    let text = error.to_string();
+    let inner = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
+    use rustls::{AlertDescription as Alert, CertificateError as Cert, Error as Tls};
+    let peer = peer.to_string();
+    match inner {
+        Some(Tls::InvalidCertificate(Cert::UnknownIssuer | Cert::BadSignature))
+        | Some(Tls::AlertReceived(Alert::UnknownCA)) => ConnectError::UnknownAuthority { peer },
+        Some(Tls::InvalidCertificate(
+            Cert::Expired | Cert::ExpiredContext { .. } | Cert::NotValidYet | Cert::NotValidYetContext { .. },
+        ))
+        | Some(Tls::AlertReceived(Alert::CertificateExpired)) => ConnectError::Expired { peer },
+        Some(Tls::InvalidCertificate(Cert::NotValidForName | Cert::NotValidForNameContext { .. })) => {
+            ConnectError::WrongRole { peer }
+        }
+        _ => ConnectError::Handshake { peer, why: text },
+    }
+}
+
+impl Ends {
+    /// An end with its identity, for one session; every wait is bounded by `deadline`.
+    ///
+    /// # Errors
+    /// When the identity is malformed.
+    pub fn new(me: Endpoint, identity: &Identity, session: [u8; 16], deadline: Duration) -> Result<Self, rustls::Error> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from(identity.authority.clone()))?;
+        let roots = Arc::new(roots);
+        let chain = || vec![CertificateDer::from(identity.certificate.clone())];
+        let key = || PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(identity.key.clone()));
+        let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+        // AES-128-GCM first: the fastest here, and as strong as the rest of the protocol.
+        provider.cipher_suites.sort_by_key(|s| s.suite() != rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
+        let provider = Arc::new(provider);
+        let versions = &[&rustls::version::TLS13];
+        let client = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(versions)?
+            .with_root_certificates(Arc::clone(&roots))
+            .with_client_auth_cert(chain(), key())?;
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider))
+            .build()
+            .map_err(|e| rustls::Error::General(e.to_string()))?;
+        let mut server = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain(), key())?;
+        // One session, one connection: nothing to resume.
+        server.send_tls13_tickets = 0;
+        Ok(Self { me, session, deadline, client: Arc::new(client), server: Arc::new(server) })
+    }
+
+    fn prepare(&self, tcp: &TcpStream) -> std::io::Result<()> {
+        tcp.set_nodelay(true)?;
+        tcp.set_read_timeout(Some(self.deadline))?;
+        tcp.set_write_timeout(Some(self.deadline))
+    }
+
+    /// Connects to a peer for one direction. Bytes written are added to `wire`.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub fn dial(
+        &self,
+        peer: Endpoint,
+        address: SocketAddr,
+        direction: Direction,
+        wire: Arc<AtomicU64>,
+    ) -> Result<Stream, ConnectError> {
+        let name = peer.to_string();
+        let unreachable = |e: std::io::Error| ConnectError::Unreachable { peer: name.clone(), address, why: e.to_string() };
+        let tcp = TcpStream::connect_timeout(&address, self.deadline).map_err(unreachable)?;
+        self.prepare(&tcp).map_err(unreachable)?;
+        let handshake = |why: String| ConnectError::Handshake { peer: name.clone(), why };
+        let server_name = ServerName::try_from(role_name(peer)).map_err(|e| handshake(e.to_string()))?;
+        let tls = ClientConnection::new(Arc::clone(&self.client), server_name).map_err(|e| handshake(e.to_string()))?;
+        let mut stream = StreamOwned::new(tls, CountedWriter::new(tcp, wire));
+        let mut hello = Vec::with_capacity(26);
+        hello.extend_from_slice(HELLO);
+        hello.extend_from_slice(&[self.me.0, u8::from(direction == Direction::Receive)]);
+        hello.extend_from_slice(&self.session);
+        let mut greet = || {
+            stream.write_all(&hello)?;
+            stream.flush()?;
+            let mut answer = [0; 1];
+            stream.read_exact(&mut answer)?;
+            Ok(answer[0])
+        };
+        match greet().map_err(|e| classify(&name, &e))? {
+            0 => Ok(Box::new(stream)),
+            1 => Err(ConnectError::SelfDial),
+            2 => Err(ConnectError::WrongSession { peer: name }),
+            3 => Err(ConnectError::WrongRole { peer: self.me.to_string() }),
+            _ => Err(ConnectError::Unexpected { peer: self.me.to_string() }),
+        }
+    }
+
+    /// Accepts one connection from one of `expected`, each a peer and the direction it dials for.
+    ///
+    /// # Errors
+    /// [`ConnectError`]; the listener can go on accepting after one.
+    pub fn accept(
+        &self,
+        listener: &TcpListener,
+        expected: &[(Endpoint, Direction)],
+    ) -> Result<Accepted, ConnectError> {
+        let somebody = || "a peer".to_string();
+        let handshake = |why: String| ConnectError::Handshake { peer: somebody(), why };
+        let tcp = self.wait(listener).map_err(|e| handshake(e.to_string()))?;
+        self.prepare(&tcp).map_err(|e| handshake(e.to_string()))?;
+        let tls = ServerConnection::new(Arc::clone(&self.server)).map_err(|e| handshake(e.to_string()))?;
+        let wire = Arc::new(AtomicU64::new(0));
+        let mut stream = StreamOwned::new(tls, CountedWriter::new(tcp, Arc::clone(&wire)));
+        let mut hello = [0; 26];
+        stream.read_exact(&mut hello).map_err(|e| classify(&somebody(), &e))?;
+        if hello[..8] != *HELLO || hello[9] > 1 {
+            return Err(handshake("it speaks another version".into()));
+        }
+        let peer = Endpoint(hello[8]);
+        let direction = if hello[9] == 1 { Direction::Receive } else { Direction::Send };
+        let name = peer.to_string();
+        let verdict = if peer == self.me {
+            Err((1, ConnectError::SelfDial))
+        } else if hello[10..] != self.session {
+            Err((2, ConnectError::WrongSession { peer: name }))
+        } else if !has_role(&stream.conn, peer) {
+            Err((3, ConnectError::WrongRole { peer: name }))
+        } else if !expected.contains(&(peer, direction)) {
+            Err((4, ConnectError::Unexpected { peer: name }))
+        } else {
+            Ok(())
+        };
+        let code = verdict.as_ref().err().map_or(0, |(code, _)| *code);
+        stream.write_all(&[code]).and_then(|()| stream.flush()).map_err(|e| classify(&somebody(), &e))?;
+        verdict.map_err(|(_, error)| error)?;
+        Ok(Accepted { peer, direction, stream: Box::new(stream), wire })
+    }
+
+    /// Accepts within the deadline.
+    fn wait(&self, listener: &TcpListener) -> std::io::Result<TcpStream> {
+        listener.set_nonblocking(true)?;
+        let end = Instant::now() + self.deadline;
+        loop {
+            match listener.accept() {
+                Ok((tcp, _)) => {
+                    tcp.set_nonblocking(false)?;
+                    return Ok(tcp);
+                }
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock && Instant::now() < end => {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
+                    return Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "nobody connected in time"));
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+}
+
+/// True when the peer's certificate is for the role it claims.
+fn has_role(connection: &ServerConnection, peer: Endpoint) -> bool {
+    let Some(certificate) = connection.peer_certificates().and_then(|c| c.first()) else { return false };
+    let Ok(parsed) = webpki::EndEntityCert::try_from(certificate) else { return false };
+    ServerName::try_from(role_name(peer)).is_ok_and(|name| parsed.verify_is_valid_for_subject_name(&name).is_ok())
+}
