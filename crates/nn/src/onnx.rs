@@ -10,8 +10,9 @@ use crate::{Error, Result};
 use prost::Message;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Most elements of a tensor: what re-indexing can address.
-pub(crate) const MAX_ELEMENTS: usize = 1 << 31;
+/// Most elements of a tensor: twice the largest layer of the networks this is made for, and what a small hostile file
+/// can make us allocate.
+pub(crate) const MAX_ELEMENTS: usize = 1 << 28;
 
 fn fault<T>(why: impl Into<String>) -> Result<T> {
     Err(Error::Model(why.into()))

@@ -175,7 +175,47 @@ pub struct Ends {
     server: Arc<ServerConfig>,
 }
 
-const HELLO: &[u8; 8] = b"sordino1";
+/// What a dialler says first, inside TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// Who it claims to be; its certificate must agree.
+    pub peer: Endpoint,
+    /// Which way frames go.
+    pub direction: Direction,
+    /// Its session.
+    pub session: [u8; 16],
+}
+
+const MAGIC: &[u8; 8] = b"sordino1";
+
+impl Hello {
+    /// The wire form: magic, role, direction, session.
+    #[must_use]
+    pub fn encode(&self) -> [u8; 26] {
+        let mut out = [0; 26];
+        out[..8].copy_from_slice(MAGIC);
+        out[8] = self.peer.0;
+        out[9] = u8::from(self.direction == Direction::Receive);
+        out[10..].copy_from_slice(&self.session);
+        out
+    }
+
+    /// Parses; whatever is accepted encodes to the same bytes. `None` for another version or an unknown role.
+    #[must_use]
+    pub fn decode(bytes: &[u8; 26]) -> Option<Self> {
+        let direction = match bytes[9] {
+            0 => Direction::Send,
+            1 => Direction::Receive,
+            _ => return None,
+        };
+        if bytes[..8] != *MAGIC || bytes[8] > Endpoint::CLIENT.0 {
+            return None;
+        }
+        let mut session = [0; 16];
+        session.copy_from_slice(&bytes[10..]);
+        Some(Self { peer: Endpoint(bytes[8]), direction, session })
+    }
+}
 
 fn classify(peer: &str, error: &std::io::Error) -> ConnectError {
     let text = error.to_string();
@@ -253,10 +293,7 @@ impl Ends {
         let server_name = ServerName::try_from(role_name(peer)).map_err(|e| handshake(e.to_string()))?;
         let tls = ClientConnection::new(Arc::clone(&self.client), server_name).map_err(|e| handshake(e.to_string()))?;
         let mut stream = StreamOwned::new(tls, CountedWriter::new(tcp, wire));
-        let mut hello = Vec::with_capacity(26);
-        hello.extend_from_slice(HELLO);
-        hello.extend_from_slice(&[self.me.0, u8::from(direction == Direction::Receive)]);
-        hello.extend_from_slice(&self.session);
+        let hello = Hello { peer: self.me, direction, session: self.session }.encode();
         let mut greet = || {
             stream.write_all(&hello)?;
             stream.flush()?;
@@ -291,15 +328,13 @@ impl Ends {
         let mut stream = StreamOwned::new(tls, CountedWriter::new(tcp, Arc::clone(&wire)));
         let mut hello = [0; 26];
         stream.read_exact(&mut hello).map_err(|e| classify(&somebody(), &e))?;
-        if hello[..8] != *HELLO || hello[9] > 1 {
+        let Some(Hello { peer, direction, session }) = Hello::decode(&hello) else {
             return Err(handshake("it speaks another version".into()));
-        }
-        let peer = Endpoint(hello[8]);
-        let direction = if hello[9] == 1 { Direction::Receive } else { Direction::Send };
+        };
         let name = peer.to_string();
         let verdict = if peer == self.me {
             Err((1, ConnectError::SelfDial))
-        } else if hello[10..] != self.session {
+        } else if session != self.session {
             Err((2, ConnectError::WrongSession { peer: name }))
         } else if !has_role(&stream.conn, peer) {
             Err((3, ConnectError::WrongRole { peer: name }))

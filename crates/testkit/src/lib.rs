@@ -29,7 +29,7 @@ pub struct World {
     pub deadline: Duration,
     /// Exact truncation.
     pub faithful: bool,
-    /// Sees every frame of the session, after the keys are agreed.
+    /// Sees every frame of the session.
     pub tap: Option<Tap>,
     /// Each server's session, to make them disagree.
     pub sessions: [SessionInfo; 3],

@@ -70,16 +70,6 @@ impl Prss {
         half.copy_from_slice(&bytes[..16]);
         PrgKey::new(half)
     }
-
-    /// Keys made by a seed, for tests that need the three servers' keys without a session.
-    #[must_use]
-    pub fn from_pair_keys(server: usize, pair_keys: &[[u8; 32]; 3]) -> Self {
-        Self {
-            prev: Key(pair_keys[server]),
-            next: Key(pair_keys[(server + 1) % 3]),
-            used: Mutex::new(HashSet::new()),
-        }
-    }
 }
 
 /// Agrees on fresh keys: each pair of servers exchanges 32 random bytes over their (authenticated, encrypted) link and
@@ -133,10 +123,14 @@ pub fn establish(net: &Net, info: &SessionInfo) -> Result<Prss> {
 mod tests {
     use super::*;
 
+    fn from_pair_keys(server: usize, keys: &[[u8; 32]; 3]) -> Prss {
+        Prss { prev: Key(keys[server]), next: Key(keys[(server + 1) % 3]), used: Mutex::new(HashSet::new()) }
+    }
+
     #[test]
     fn neighbours_agree_and_streams_differ() {
         let keys = [[1; 32], [2; 32], [3; 32]];
-        let prss: Vec<Prss> = (0..3).map(|i| Prss::from_pair_keys(i, &keys)).collect();
+        let prss: Vec<Prss> = (0..3).map(|i| from_pair_keys(i, &keys)).collect();
         let at = Step::root([0; 16]);
         let words = |k: PrgKey| k.words::<u64>(2);
         let a = words(prss[0].stream(Side::Next, &at, "x", 1));
@@ -149,7 +143,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "twice")]
     fn a_stream_is_given_once() {
-        let prss = Prss::from_pair_keys(0, &[[1; 32], [2; 32], [3; 32]]);
+        let prss = from_pair_keys(0, &[[1; 32], [2; 32], [3; 32]]);
         let at = Step::root([0; 16]);
         let _ = prss.stream(Side::Next, &at, "x", 0);
         let _ = prss.stream(Side::Next, &at, "x", 0);

@@ -170,7 +170,8 @@ impl Finisher {
         }
         self.balance_products();
         for (layer, _, slot) in &self.b.steps {
-            if self.scale(*slot) < 1.0 {
+            // Very large values keep their 30 bits at a scale below one; beyond this, products leave the floats.
+            if self.scale(*slot) < 2f64.powi(-100) {
                 return Err(Error::Range {
                     layer: self.b.layers[*layer].name.clone(),
                     why: format!("values up to {:.3e} do not fit the 32-bit ring", self.b.values[*slot].range),
