@@ -63,7 +63,13 @@ impl<D: Device> Clear<D> {
         }
     }
 
-    fn rounded(&self, shape: Shape, z: impl Iterator<Item = i64>, bias: Option<&ClearTensor>, shift: u32) -> ClearTensor {
+    fn rounded(
+        &self,
+        shape: Shape,
+        z: impl Iterator<Item = i64>,
+        bias: Option<&ClearTensor>,
+        shift: u32,
+    ) -> ClearTensor {
         let half = if shift > 0 { 1i64 << (shift - 1) } else { 0 };
         let values = match bias {
             Some(b) => z.zip(b.values.iter()).map(|(v, b)| v.wrapping_add(*b).wrapping_add(half) >> shift).collect(),

@@ -33,7 +33,8 @@ impl Client {
         let x0 = PrgKey::new(seeds[0]).words::<u64>(values.len());
         let x1 = PrgKey::new(seeds[1]).words::<u64>(values.len());
         let x2 = || {
-            let two = values.iter().zip(x0.iter().zip(&x1)).map(|(&v, (a, b))| (v as u64).wrapping_sub(*a).wrapping_sub(*b));
+            let two =
+                values.iter().zip(x0.iter().zip(&x1)).map(|(&v, (a, b))| (v as u64).wrapping_sub(*a).wrapping_sub(*b));
             Part::Wide(two.collect())
         };
         let seed = |i: usize| {

@@ -16,7 +16,10 @@ pub struct Step {
 impl Step {
     /// The root of a session. Call it once per session: the session's id makes all names in it fresh.
     pub fn root(session: [u8; 16]) -> Self {
-        Self { digest: Sha256::new().chain_update(b"sordino step").chain_update(session).finalize().into(), children: 0 }
+        Self {
+            digest: Sha256::new().chain_update(b"sordino step").chain_update(session).finalize().into(),
+            children: 0,
+        }
     }
 
     /// A place below this one. Its name is this one's, the label, and how many children came before it.

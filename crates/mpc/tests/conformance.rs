@@ -47,10 +47,18 @@ impl One {
             _ => Conv2d::matmul(1, n, 2 + n % 3),
         };
         // Products stay below 2^50 and, after the shift, within 30 bits.
-        let narrow = matches!(op, Op::Msb | Op::Relu(_) | Op::Extend | Op::Max | Op::Local(_) | Op::Constant | Op::Input);
+        let narrow =
+            matches!(op, Op::Msb | Op::Relu(_) | Op::Extend | Op::Max | Op::Local(_) | Op::Constant | Op::Input);
         let limit = if narrow { 1 << 30 } else { 1 << 22 };
         let len = if matches!(op, Op::Linear { .. }) { conv.input().len() } else { n };
-        Self { op, n, x: integers(1, len, limit), y: integers(2, len, limit), w: integers(3, conv.weight().len(), 1 << 20), conv }
+        Self {
+            op,
+            n,
+            x: integers(1, len, limit),
+            y: integers(2, len, limit),
+            w: integers(3, conv.weight().len(), 1 << 20),
+            conv,
+        }
     }
 }
 

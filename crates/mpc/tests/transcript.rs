@@ -152,7 +152,11 @@ fn from_uniform(counts: &[u64]) -> f64 {
 fn from_each_other(a: &[u64], b: &[u64]) -> f64 {
     let (na, nb) = (a.iter().sum::<u64>() as f64, b.iter().sum::<u64>() as f64);
     let cells = a.iter().zip(b).filter(|(a, b)| **a + **b > 0);
-    excess(cells.map(|(&a, &b)| (a as f64 * (nb / na).sqrt() - b as f64 * (na / nb).sqrt()).powi(2) / (a + b) as f64).sum())
+    excess(
+        cells
+            .map(|(&a, &b)| (a as f64 * (nb / na).sqrt() - b as f64 * (na / nb).sqrt()).powi(2) / (a + b) as f64)
+            .sum(),
+    )
 }
 
 /// The worst excess over all messages, and how many messages there were.

@@ -10,16 +10,16 @@
 mod error;
 mod frame;
 mod memory;
-mod meter;
 mod mesh;
+mod meter;
 mod shape;
 mod stream;
 
 pub use error::{NetError, Result};
 pub use frame::{Frame, FrameError, HEADER_BYTES, Header, MAX_PAYLOAD, Message, Part, Segment, Tag};
 pub use memory::memory_links;
-pub use meter::{Meter, Traffic};
 pub use mesh::{Link, Net};
+pub use meter::{Meter, Traffic};
 pub use shape::{LinkModel, Shaper};
 pub use stream::{CountedWriter, StreamReceiver, StreamSender};
 

@@ -173,10 +173,8 @@ impl<R: Read> StreamReceiver<R> {
     /// A lost or silent peer, an invalid header, another length.
     pub fn recv(&self, expect: &[Segment]) -> Result<Frame> {
         let peer = self.peer;
-        let mut reader = self
-            .reader
-            .lock()
-            .map_err(|_| NetError::PeerLost { peer, why: "its reader has stopped".into() })?;
+        let mut reader =
+            self.reader.lock().map_err(|_| NetError::PeerLost { peer, why: "its reader has stopped".into() })?;
         let fault = |error: io::Error| match error.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => NetError::Timeout { peer, after: self.deadline },
             _ => NetError::PeerLost { peer, why: explain(&error) },

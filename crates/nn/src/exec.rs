@@ -46,7 +46,10 @@ pub fn encode_inputs(program: &Program, inputs: &[Tensor]) -> Result<Vec<Vec<i64
             let laid = if x.dims.len() == 4 { x.permute(&[0, 2, 3, 1]) } else { x.clone() };
             let scale = Scale::new(port.scale).ok_or_else(|| fault(port, "its scale is not positive".into()))?;
             encode(&laid.data, scale, 31).map_err(|e| {
-                fault(port, format!("the value {} is outside the calibrated range; calibrate with such inputs", e.value))
+                fault(
+                    port,
+                    format!("the value {} is outside the calibrated range; calibrate with such inputs", e.value),
+                )
             })
         })
         .collect()
@@ -222,7 +225,8 @@ impl<'p, P: Protocol> Loaded<'p, P> {
                 let flat = p.local(&Local::Reshape(Shape::new(&[weights.len() * n])), &[&rows])?;
                 let mut sum = p.constant(&vec![*offset; n], &Shape::new(&[n]), Width::Wide);
                 for (j, &w) in weights.iter().enumerate().filter(|(_, w)| **w != 0) {
-                    let row = IndexMap { source: (j * n..(j + 1) * n).map(|i| i as u32).collect(), shape: Shape::new(&[n]) };
+                    let row =
+                        IndexMap { source: (j * n..(j + 1) * n).map(|i| i as u32).collect(), shape: Shape::new(&[n]) };
                     let row = p.local(&Local::Gather(&row, 0), &[&flat])?;
                     sum = p.local(&Local::Add, &[&sum, &p.local(&Local::Scale(w), &[&row])?])?;
                 }

@@ -68,9 +68,7 @@ fn layer(layer: &Layer, xs: &[&Tensor], out: &[usize]) -> Tensor {
         }
         Layer::BatchNorm { stats, epsilon } => {
             let [scale, shift, mean, var] = stats;
-            channels(x, |c, v| {
-                (v - mean.data[c]) / (var.data[c] + epsilon).sqrt() * scale.data[c] + shift.data[c]
-            })
+            channels(x, |c, v| (v - mean.data[c]) / (var.data[c] + epsilon).sqrt() * scale.data[c] + shift.data[c])
         }
         Layer::Affine { scale, shift } => channels(x, |c, v| v * scale.data[c] + shift.data[c]),
         Layer::Relu => map(x, |v| v.max(0.0)),

@@ -176,7 +176,7 @@ pub(crate) fn evaluate(node: &Node, inputs: &[Option<Rc<Constant>>]) -> Result<O
         ("Transpose", Some(c)) => {
             let rank = c.dims().len();
             let perm: Vec<usize> = match attribute_ints("perm") {
-                Some(p) => p.iter().map(|&a| a as usize).collect(),
+                Some(p) => p.iter().map(|&a| usize::try_from(a).unwrap_or(usize::MAX)).collect(),
                 None => (0..rank).rev().collect(),
             };
             let mut seen = perm.clone();
@@ -190,7 +190,7 @@ pub(crate) fn evaluate(node: &Node, inputs: &[Option<Rc<Constant>>]) -> Result<O
             let rank = c.dims().len() as i64;
             let axis = int("axis", 0);
             let axis = if axis < 0 { axis + rank } else { axis };
-            let (Some(indices), Some(which)) = (input_ints(1), inputs[1].as_deref()) else {
+            let (Some(indices), Some(Some(which))) = (input_ints(1), inputs.get(1).map(Option::as_deref)) else {
                 return fault("the indices must be integers");
             };
             if !(0..rank).contains(&axis) {
@@ -204,6 +204,10 @@ pub(crate) fn evaluate(node: &Node, inputs: &[Option<Rc<Constant>>]) -> Result<O
             let Some(at) = at else { return fault("an index lies outside its axis") };
             let (outer, inner): (usize, usize) =
                 (c.dims()[..axis].iter().product(), c.dims()[axis + 1..].iter().product());
+            let size = outer.checked_mul(inner).and_then(|n| n.checked_mul(at.len()));
+            if size.is_none_or(|n| n > crate::onnx::MAX_ELEMENTS) {
+                return fault("its result is too large");
+            }
             let mut source = vec![];
             for o in 0..outer {
                 for &i in &at {
@@ -218,7 +222,8 @@ pub(crate) fn evaluate(node: &Node, inputs: &[Option<Rc<Constant>>]) -> Result<O
             let ends = attribute_ints("ends").or_else(|| input_ints(2));
             let (Some(starts), Some(ends)) = (starts, ends) else { return fault("starts and ends are missing") };
             let rank = c.dims().len();
-            let axes = attribute_ints("axes").or_else(|| input_ints(3)).unwrap_or_else(|| (0..starts.len() as i64).collect());
+            let axes =
+                attribute_ints("axes").or_else(|| input_ints(3)).unwrap_or_else(|| (0..starts.len() as i64).collect());
             let steps = input_ints(4).unwrap_or_else(|| vec![1; starts.len()]);
             let (mut start, mut step, mut len) = (vec![0; rank], vec![1; rank], c.dims().to_vec());
             for (i, &a) in axes.iter().enumerate() {
@@ -231,6 +236,9 @@ pub(crate) fn evaluate(node: &Node, inputs: &[Option<Rc<Constant>>]) -> Result<O
                 }
                 (start[a], step[a], len[a]) = slice_range(s, e, by, c.dims()[a]);
             }
+            if len.iter().product::<usize>() > crate::onnx::MAX_ELEMENTS {
+                return fault("its result is too large");
+            }
             pick(c, &IndexMap::window(c.dims(), &start, &step, &len))
         }
         ("Concat", Some(c)) => {
@@ -242,6 +250,10 @@ pub(crate) fn evaluate(node: &Node, inputs: &[Option<Rc<Constant>>]) -> Result<O
                 return fault("the operands do not fit");
             }
             let axis = axis as usize;
+            let fits = |p: &&Constant| (0..c.dims().len()).all(|a| a == axis || p.dims()[a] == c.dims()[a]);
+            if !parts.iter().all(fits) {
+                return fault("the operands do not fit");
+            }
             let outer: usize = c.dims()[..axis].iter().product();
             let mut dims = c.dims().to_vec();
             dims[axis] = parts.iter().map(|p| p.dims()[axis]).sum();
@@ -268,6 +280,9 @@ pub(crate) fn evaluate(node: &Node, inputs: &[Option<Rc<Constant>>]) -> Result<O
         ("Add" | "Sub" | "Mul" | "Div", Some(a)) => {
             let Some(b) = inputs.get(1).and_then(|c| c.as_deref()) else { return fault("an operand is missing") };
             let Some(dims) = broadcast(a.dims(), b.dims()) else { return fault("shapes do not broadcast") };
+            if dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).is_none_or(|n| n > crate::onnx::MAX_ELEMENTS) {
+                return fault("its result is too large");
+            }
             let (ma, mb) = (IndexMap::broadcast(a.dims(), &dims), IndexMap::broadcast(b.dims(), &dims));
             if let (Constant::Int(_, x), Constant::Int(_, y)) = (a, b) {
                 let f = |x: i64, y: i64| match node.op.as_str() {

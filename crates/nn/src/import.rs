@@ -10,10 +10,43 @@ use std::rc::Rc;
 
 /// Operators that import.
 pub const SUPPORTED: &[&str] = &[
-    "Add", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Constant", "ConstantOfShape", "Conv", "Div",
-    "Dropout", "Flatten", "Gather", "Gemm", "GlobalAveragePool", "Identity", "LRN", "LeakyRelu", "MatMul", "MaxPool",
-    "Mul", "PRelu", "Pad", "ReduceMean", "Relu", "Reshape", "Shape", "Sigmoid", "Slice", "Softmax", "Split", "Squeeze",
-    "Sub", "Sum", "Tanh", "Transpose", "Unsqueeze",
+    "Add",
+    "AveragePool",
+    "BatchNormalization",
+    "Cast",
+    "Clip",
+    "Concat",
+    "Constant",
+    "ConstantOfShape",
+    "Conv",
+    "Div",
+    "Dropout",
+    "Flatten",
+    "Gather",
+    "Gemm",
+    "GlobalAveragePool",
+    "Identity",
+    "LRN",
+    "LeakyRelu",
+    "MatMul",
+    "MaxPool",
+    "Mul",
+    "PRelu",
+    "Pad",
+    "ReduceMean",
+    "Relu",
+    "Reshape",
+    "Shape",
+    "Sigmoid",
+    "Slice",
+    "Softmax",
+    "Split",
+    "Squeeze",
+    "Sub",
+    "Sum",
+    "Tanh",
+    "Transpose",
+    "Unsqueeze",
 ];
 
 /// A name in the graph: something computed, or a constant.
@@ -75,7 +108,9 @@ pub fn import(graph: &Graph, batch: usize) -> Result<Network> {
     for name in &graph.outputs {
         match importer.known.get(name) {
             Some(Known::Value(id)) => importer.net.outputs.push((name.clone(), *id)),
-            Some(Known::Constant(_)) => return Err(Error::Model(format!("output {name} does not depend on any input"))),
+            Some(Known::Constant(_)) => {
+                return Err(Error::Model(format!("output {name} does not depend on any input")));
+            }
             None => return Err(Error::Model(format!("nothing provides output {name}"))),
         }
     }
@@ -120,7 +155,11 @@ fn fault<T>(node: &Node, why: impl Into<String>) -> Result<T> {
 
 fn axis(node: &Node, axis: i64, rank: usize) -> Result<usize> {
     let at = if axis < 0 { axis + rank as i64 } else { axis };
-    if (0..rank as i64).contains(&at) { Ok(at as usize) } else { fault(node, format!("axis {axis} of a tensor of rank {rank}")) }
+    if (0..rank as i64).contains(&at) {
+        Ok(at as usize)
+    } else {
+        fault(node, format!("axis {axis} of a tensor of rank {rank}"))
+    }
 }
 
 impl Importer<'_> {
@@ -174,7 +213,14 @@ impl Importer<'_> {
     }
 
     /// Adds a layer whose result is the node's output `which`.
-    fn push_output(&mut self, node: &Node, which: usize, layer: Layer, inputs: Vec<ValueId>, dims: &[usize]) -> Result<()> {
+    fn push_output(
+        &mut self,
+        node: &Node,
+        which: usize,
+        layer: Layer,
+        inputs: Vec<ValueId>,
+        dims: &[usize],
+    ) -> Result<()> {
         let Some(name) = node.outputs.get(which) else { return fault(node, "it has no output") };
         let name = name.clone();
         let output = self.push(node, layer, inputs, &name, dims)?;
@@ -229,7 +275,8 @@ impl Importer<'_> {
                     },
                 };
                 let dims = self.dims(x);
-                if matches!(layer, Layer::Lrn { size, bias, alpha, .. } if size == 0 || bias <= 0.0 || alpha < 0.0 || dims.len() != 4) {
+                if matches!(layer, Layer::Lrn { size, bias, alpha, .. } if size == 0 || bias <= 0.0 || alpha < 0.0 || dims.len() != 4)
+                {
                     return fault(node, "size and bias must be positive, on a tensor of rank 4");
                 }
                 self.push_output(node, 0, layer, vec![x], &dims)
@@ -238,7 +285,11 @@ impl Importer<'_> {
             "PRelu" => {
                 let x = self.value(node, 0)?;
                 let (dims, slope) = (self.dims(x), self.weights(node, 1)?);
-                let slope = Rc::new(self.per_channel(&slope, &dims).ok_or(()).or_else(|()| fault(node, "the slope is not one per channel"))?);
+                let slope = Rc::new(
+                    self.per_channel(&slope, &dims)
+                        .ok_or(())
+                        .or_else(|()| fault(node, "the slope is not one per channel"))?,
+                );
                 self.push_output(node, 0, Layer::PRelu(slope), vec![x], &dims)
             }
             "Conv" => self.conv(node, &attrs),
@@ -368,7 +419,9 @@ impl Importer<'_> {
         let pad = match attrs.text("auto_pad") {
             "" | "NOTSET" => match attrs.ints("pads").as_deref() {
                 None => [0; 4],
-                Some(p) if p.len() == 4 && p.iter().all(|v| (0..1 << 20).contains(v)) => [0, 1, 2, 3].map(|i| p[i] as usize),
+                Some(p) if p.len() == 4 && p.iter().all(|v| (0..1 << 20).contains(v)) => {
+                    [0, 1, 2, 3].map(|i| p[i] as usize)
+                }
                 Some(p) => return fault(node, format!("pads {p:?} must be four numbers that are not negative")),
             },
             "VALID" => [0; 4],
@@ -392,7 +445,10 @@ impl Importer<'_> {
         let x = self.value(node, 0)?;
         let (dims, weight) = (self.dims(x), self.weights(node, 1)?);
         if dims.len() != 4 || weight.dims.len() != 4 {
-            return fault(node, format!("only two-dimensional convolutions are supported, not {dims:?} with {:?}", weight.dims));
+            return fault(
+                node,
+                format!("only two-dimensional convolutions are supported, not {dims:?} with {:?}", weight.dims),
+            );
         }
         let groups = usize::try_from(attrs.int("group", 1)).unwrap_or(0);
         let kernel = [weight.dims[2], weight.dims[3]];
@@ -404,7 +460,8 @@ impl Importer<'_> {
         if groups == 0 || weight.dims[1] * groups != dims[1] || weight.dims[0] % groups != 0 {
             return fault(node, format!("weights {:?} in {groups} groups do not fit the input {dims:?}", weight.dims));
         }
-        let bias = if node.inputs.len() > 2 && !node.inputs[2].is_empty() { Some(self.weights(node, 2)?) } else { None };
+        let bias =
+            if node.inputs.len() > 2 && !node.inputs[2].is_empty() { Some(self.weights(node, 2)?) } else { None };
         if bias.as_ref().is_some_and(|b| b.data.len() != weight.dims[0]) {
             return fault(node, "the bias does not have one value for each output channel");
         }
@@ -424,7 +481,12 @@ impl Importer<'_> {
         let mut dims = self.dims(x);
         let mut weight = match self.known(node, 1)? {
             Some(Known::Constant(_)) => self.weights(node, 1)?,
-            _ => return fault(node, "the second factor must be a constant; products of two computed matrices are not supported"),
+            _ => {
+                return fault(
+                    node,
+                    "the second factor must be a constant; products of two computed matrices are not supported",
+                );
+            }
         };
         let mut bias = None;
         let mut input = x;
@@ -481,7 +543,9 @@ impl Importer<'_> {
             return fault(node, "the indices of the maxima are not supported");
         }
         let mut window = self.window(node, attrs, kernel, &dims)?;
-        if window.pad[0].max(window.pad[2]) >= kernel[0] * window.dilation[0] || window.pad[1].max(window.pad[3]) >= kernel[1] * window.dilation[1] {
+        if window.pad[0].max(window.pad[2]) >= kernel[0] * window.dilation[0]
+            || window.pad[1].max(window.pad[3]) >= kernel[1] * window.dilation[1]
+        {
             return fault(node, "the padding is larger than the kernel");
         }
         let ceil = attrs.int("ceil_mode", 0) == 1;
@@ -713,7 +777,8 @@ impl Importer<'_> {
         };
         let axes = part("axes", 3)?.unwrap_or_else(|| (0..starts.len() as i64).collect());
         let steps = self.ints(node, 4)?.unwrap_or_else(|| vec![1; starts.len()]);
-        if starts.len() != ends.len() || axes.len() != starts.len() || steps.len() != starts.len() || steps.contains(&0) {
+        if starts.len() != ends.len() || axes.len() != starts.len() || steps.len() != starts.len() || steps.contains(&0)
+        {
             return fault(node, "starts, ends, axes and steps do not fit together");
         }
         let (mut start, mut step, mut out) = (vec![0isize; dims.len()], vec![1isize; dims.len()], dims.clone());
@@ -786,7 +851,10 @@ pub fn check_inputs(net: &Network, inputs: &[Tensor]) -> Result<()> {
         let name = net.names[id].clone();
         let Some(x) = inputs.get(i) else { return Err(Error::Input { name, why: "it is missing".into() }) };
         if x.dims != net.shapes[id] {
-            return Err(Error::Input { name, why: format!("its shape is {:?} where the model takes {:?}", x.dims, net.shapes[id]) });
+            return Err(Error::Input {
+                name,
+                why: format!("its shape is {:?} where the model takes {:?}", x.dims, net.shapes[id]),
+            });
         }
         if let Some(at) = x.data.iter().position(|v| !v.is_finite()) {
             return Err(Error::Input { name, why: format!("element {at} is {}, not a finite number", x.data[at]) });

@@ -195,7 +195,8 @@ impl Window {
     #[must_use]
     pub fn output(&self, h: usize, w: usize, ceil: bool) -> Option<[usize; 2]> {
         let size = |axis: usize, len: usize| {
-            let span = (len + self.pad[axis] + self.pad[axis + 2]).checked_sub(self.dilation[axis] * (self.kernel[axis] - 1) + 1)?;
+            let span = (len + self.pad[axis] + self.pad[axis + 2])
+                .checked_sub(self.dilation[axis] * (self.kernel[axis] - 1) + 1)?;
             let mut out = if ceil { span.div_ceil(self.stride[axis]) } else { span / self.stride[axis] } + 1;
             // A window that would start beyond the input and its leading padding does not count.
             if ceil && (out - 1) * self.stride[axis] >= len + self.pad[axis] {

@@ -96,7 +96,8 @@ fn sort(nodes: Vec<Node>, mut known: BTreeSet<String>) -> Result<Vec<Node>> {
 }
 
 fn node(proto: &NodeProto) -> Result<Node> {
-    let name = if proto.name.is_empty() { proto.output.first().cloned().unwrap_or_default() } else { proto.name.clone() };
+    let name =
+        if proto.name.is_empty() { proto.output.first().cloned().unwrap_or_default() } else { proto.name.clone() };
     let mut attributes = BTreeMap::new();
     for a in &proto.attribute {
         attributes.insert(a.name.clone(), attribute(a, &name)?);
@@ -180,7 +181,9 @@ fn constant(t: &TensorProto) -> Result<Constant> {
             None => t.int32_data.iter().map(|&v| i64::from(v)).collect(),
         }),
         Ok(DataType::Uint8 | DataType::Int8 | DataType::Bool) => ints(match raw(1)? {
-            Some(raw) => raw.iter().map(|b| if t.data_type == 3 { i64::from(b[0] as i8) } else { i64::from(b[0]) }).collect(),
+            Some(raw) => {
+                raw.iter().map(|b| if t.data_type == 3 { i64::from(b[0] as i8) } else { i64::from(b[0]) }).collect()
+            }
             None => t.int32_data.iter().map(|&v| i64::from(v)).collect(),
         }),
         _ => fault(format!("tensor {} has data type {}, which is not supported", t.name, t.data_type)),

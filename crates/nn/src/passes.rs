@@ -31,8 +31,7 @@ fn batch_norms_to_affine(net: &mut Network) {
             let c = scale.data.len();
             let s: Vec<f32> = (0..c).map(|i| scale.data[i] / (var.data[i] + epsilon).sqrt()).collect();
             let t = (0..c).map(|i| shift.data[i] - mean.data[i] * s[i]).collect();
-            node.layer =
-                Layer::Affine { scale: Rc::new(Tensor::new(&[c], s)), shift: Rc::new(Tensor::new(&[c], t)) };
+            node.layer = Layer::Affine { scale: Rc::new(Tensor::new(&[c], s)), shift: Rc::new(Tensor::new(&[c], t)) };
         }
     }
 }

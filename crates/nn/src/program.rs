@@ -82,31 +82,90 @@ pub enum Op {
     /// Secret tensor number i from the model owner.
     Secret(usize),
     /// Sum of convolutions with prepared weights, bias at the product's scale, truncated.
-    Linear { terms: Vec<(Slot, usize, Conv2d)>, bias: Option<Slot>, shift: u32 },
+    Linear {
+        terms: Vec<(Slot, usize, Conv2d)>,
+        bias: Option<Slot>,
+        shift: u32,
+    },
     /// Element-wise product plus a wide addend at the product's scale, truncated.
-    Mul { x: Slot, y: Slot, bias: Option<Slot>, shift: u32 },
+    Mul {
+        x: Slot,
+        y: Slot,
+        bias: Option<Slot>,
+        shift: u32,
+    },
     /// `x * factor`, truncated.
-    Rescale { x: Slot, factor: i64, shift: u32 },
+    Rescale {
+        x: Slot,
+        factor: i64,
+        shift: u32,
+    },
     /// `x * factors`, element by element with public integers, truncated.
-    MulPublic { x: Slot, factors: Vec<i64>, shift: u32 },
+    MulPublic {
+        x: Slot,
+        factors: Vec<i64>,
+        shift: u32,
+    },
     /// max(x, 0), into the wide ring or the narrow one.
-    Relu { x: Slot, wide: bool },
+    Relu {
+        x: Slot,
+        wide: bool,
+    },
     /// Element-wise maximum.
-    Max { x: Slot, y: Slot },
+    Max {
+        x: Slot,
+        y: Slot,
+    },
     /// From the narrow ring to the wide one.
-    Extend { x: Slot },
+    Extend {
+        x: Slot,
+    },
     /// `[x < t]` for every threshold t, as 0 or 1 in the wide ring: one row per threshold, then the shape of x.
-    Below { x: Slot, thresholds: Vec<i64> },
+    Below {
+        x: Slot,
+        thresholds: Vec<i64>,
+    },
     /// `offset + sum_j weights[j] * x[j]` over the rows of x.
-    Combine { x: Slot, weights: Vec<i64>, offset: i64 },
-    Add { x: Slot, y: Slot },
-    Sub { x: Slot, y: Slot },
-    Scale { x: Slot, factor: i64 },
-    Offset { x: Slot, addend: i64 },
-    Reshape { x: Slot, dims: Vec<usize> },
-    Gather { x: Slot, view: View, fill: i64 },
-    Concat { xs: Vec<Slot>, outer: usize, widths: Vec<usize>, dims: Vec<usize> },
-    WindowSum { x: Slot, windows: WindowSum },
+    Combine {
+        x: Slot,
+        weights: Vec<i64>,
+        offset: i64,
+    },
+    Add {
+        x: Slot,
+        y: Slot,
+    },
+    Sub {
+        x: Slot,
+        y: Slot,
+    },
+    Scale {
+        x: Slot,
+        factor: i64,
+    },
+    Offset {
+        x: Slot,
+        addend: i64,
+    },
+    Reshape {
+        x: Slot,
+        dims: Vec<usize>,
+    },
+    Gather {
+        x: Slot,
+        view: View,
+        fill: i64,
+    },
+    Concat {
+        xs: Vec<Slot>,
+        outer: usize,
+        widths: Vec<usize>,
+        dims: Vec<usize>,
+    },
+    WindowSum {
+        x: Slot,
+        windows: WindowSum,
+    },
 }
 
 /// A step with its place and result.

@@ -31,13 +31,43 @@ pub struct Entry {
 
 /// All networks.
 pub const NETWORKS: &[Entry] = &[
-    Entry { name: "lenet", input: [1, 28, 28], about: "LeNet for MNIST: 2 convolutions, 2 fully connected", build: lenet },
-    Entry { name: "alexnet-cifar10", input: [3, 32, 32], about: "AlexNet, last pool dropped, FC 256-256-10", build: |b| alexnet_small(b, false) },
-    Entry { name: "alexnet-tinyimagenet", input: [3, 64, 64], about: "AlexNet, FC 1024-1024-200", build: |b| alexnet_small(b, true) },
+    Entry {
+        name: "lenet",
+        input: [1, 28, 28],
+        about: "LeNet for MNIST: 2 convolutions, 2 fully connected",
+        build: lenet,
+    },
+    Entry {
+        name: "alexnet-cifar10",
+        input: [3, 32, 32],
+        about: "AlexNet, last pool dropped, FC 256-256-10",
+        build: |b| alexnet_small(b, false),
+    },
+    Entry {
+        name: "alexnet-tinyimagenet",
+        input: [3, 64, 64],
+        about: "AlexNet, FC 1024-1024-200",
+        build: |b| alexnet_small(b, true),
+    },
     Entry { name: "alexnet-imagenet", input: [3, 224, 224], about: "AlexNet, 61 M weights", build: alexnet },
-    Entry { name: "vgg16-cifar10", input: [3, 32, 32], about: "VGG-16, FC 256-256-10", build: |b| vgg16(b, [256, 256, 10], false) },
-    Entry { name: "vgg16-tinyimagenet", input: [3, 64, 64], about: "VGG-16, FC 512-512-200", build: |b| vgg16(b, [512, 512, 200], false) },
-    Entry { name: "vgg16-imagenet", input: [3, 224, 224], about: "VGG-16 with a 2x2 average pool before the first FC", build: |b| vgg16(b, [4096, 4096, 1000], true) },
+    Entry {
+        name: "vgg16-cifar10",
+        input: [3, 32, 32],
+        about: "VGG-16, FC 256-256-10",
+        build: |b| vgg16(b, [256, 256, 10], false),
+    },
+    Entry {
+        name: "vgg16-tinyimagenet",
+        input: [3, 64, 64],
+        about: "VGG-16, FC 512-512-200",
+        build: |b| vgg16(b, [512, 512, 200], false),
+    },
+    Entry {
+        name: "vgg16-imagenet",
+        input: [3, 224, 224],
+        about: "VGG-16 with a 2x2 average pool before the first FC",
+        build: |b| vgg16(b, [4096, 4096, 1000], true),
+    },
     Entry { name: "resnet18", input: [3, 224, 224], about: "ResNet-18", build: |b| resnet(b, [2, 2, 2, 2], false) },
     Entry { name: "resnet50", input: [3, 224, 224], about: "ResNet-50", build: |b| resnet(b, [3, 4, 6, 3], true) },
     Entry { name: "resnet101", input: [3, 224, 224], about: "ResNet-101", build: |b| resnet(b, [3, 4, 23, 3], true) },
@@ -210,7 +240,13 @@ fn alexnet_small(b: &mut Build, tiny: bool) -> String {
 
 fn alexnet(b: &mut Build) -> String {
     let mut x = "input".to_string();
-    let layers = [(64, 11, 4, 2, true), (192, 5, 1, 2, true), (384, 3, 1, 1, false), (256, 3, 1, 1, false), (256, 3, 1, 1, true)];
+    let layers = [
+        (64, 11, 4, 2, true),
+        (192, 5, 1, 2, true),
+        (384, 3, 1, 1, false),
+        (256, 3, 1, 1, false),
+        (256, 3, 1, 1, true),
+    ];
     for (out, k, stride, pad, pool) in layers {
         x = b.conv(&x, out, k, stride, pad, true);
         x = b.relu(&x);
@@ -339,9 +375,8 @@ mod tests {
 
     #[test]
     fn sizes_are_the_published_ones() {
-        let millions = |name: &str| {
-            build(name, 0, Pool::Max).map(|g| (g.parameters() as f64 / 1e5).round() / 10.0).unwrap_or(0.0)
-        };
+        let millions =
+            |name: &str| build(name, 0, Pool::Max).map(|g| (g.parameters() as f64 / 1e5).round() / 10.0).unwrap_or(0.0);
         assert_eq!(millions("alexnet-imagenet"), 61.1);
         assert_eq!(millions("squeezenet1.1"), 1.2);
         // Batch norm statistics are counted too: 25.6 and 8.0 M without.

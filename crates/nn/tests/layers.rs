@@ -111,7 +111,10 @@ fn convolutions() {
     let cases: Vec<(Vec<usize>, Vec<(&str, Attribute)>)> = vec![
         (vec![5, 4, 3, 3], vec![("pads", pads)]),
         (vec![6, 2, 3, 2], vec![("group", Int(2)), ("strides", Ints(vec![2, 1]))]),
-        (vec![4, 1, 3, 3], vec![("group", Int(4)), ("auto_pad", Text("SAME_UPPER".into())), ("strides", Ints(vec![2, 2]))]),
+        (
+            vec![4, 1, 3, 3],
+            vec![("group", Int(4)), ("auto_pad", Text("SAME_UPPER".into())), ("strides", Ints(vec![2, 2]))],
+        ),
         (vec![3, 4, 2, 2], vec![("dilations", Ints(vec![2, 3])), ("auto_pad", Text("SAME_LOWER".into()))]),
         (vec![17, 4, 1, 1], vec![("auto_pad", Text("VALID".into()))]),
     ];
@@ -215,7 +218,12 @@ fn normalisation() {
     let norm = |x: &str, y: &str| node("BatchNormalization", &[x, "s", "b", "m", "v"], y, &[]);
     check(13, &IMAGE, vec![norm("x", "y")], stats());
     check(13, &IMAGE, vec![node("Conv", &["x", "w"], "c", &[]), norm("c", "y")], stats());
-    check(13, &IMAGE, vec![norm("x", "c"), node("Relu", &["c"], "r", &[]), node("Conv", &["r", "w"], "y", &[])], stats());
+    check(
+        13,
+        &IMAGE,
+        vec![norm("x", "c"), node("Relu", &["c"], "r", &[]), node("Conv", &["r", "w"], "y", &[])],
+        stats(),
+    );
     let lrn = [("size", Int(3)), ("alpha", Float(0.3)), ("beta", Float(0.75)), ("bias", Float(1.0))];
     check(13, &IMAGE, vec![node("LRN", &["x"], "y", &lrn)], vec![]);
     for (opset, axis) in [(13, 1), (13, -1), (9, 1), (9, 2)] {
@@ -235,8 +243,14 @@ fn layout() {
         (node("Reshape", &["x", "to"], "t", &[]), vec![("to", ints(&[-1, 7, 4, 6]))]),
         (node("Flatten", &["x"], "t", &[("axis", Int(2))]), vec![]),
         (node("Unsqueeze", &["x", "a"], "t", &[]), vec![("a", ints(&[1]))]),
-        (node("Pad", &["x", "p", "v"], "t", &[]), vec![("p", ints(&[0, 1, 2, 0, 0, 0, -1, 1])), ("v", Constant::Float(Tensor::new(&[], vec![0.5])))]),
-        (node("Slice", &["x", "s", "e", "a", "d"], "t", &[]), vec![("s", ints(&[5, 0])), ("e", ints(&[0, 6])), ("a", ints(&[2, 3])), ("d", ints(&[-2, 2]))]),
+        (
+            node("Pad", &["x", "p", "v"], "t", &[]),
+            vec![("p", ints(&[0, 1, 2, 0, 0, 0, -1, 1])), ("v", Constant::Float(Tensor::new(&[], vec![0.5])))],
+        ),
+        (
+            node("Slice", &["x", "s", "e", "a", "d"], "t", &[]),
+            vec![("s", ints(&[5, 0])), ("e", ints(&[0, 6])), ("a", ints(&[2, 3])), ("d", ints(&[-2, 2]))],
+        ),
         (node("Concat", &["x", "x"], "t", &[("axis", Int(1))]), vec![]),
         (node("Concat", &["x", "x", "x"], "t", &[("axis", Int(-2))]), vec![]),
     ];
@@ -263,7 +277,8 @@ fn layout() {
 fn branches_with_different_scales() {
     use Attribute::Ints;
     // A mean and a sum of it with its operand: un-truncated divisors must meet.
-    let pool = [("kernel_shape", Ints(vec![3, 3])), ("pads", Ints(vec![1; 4])), ("count_include_pad", Attribute::Int(1))];
+    let pool =
+        [("kernel_shape", Ints(vec![3, 3])), ("pads", Ints(vec![1; 4])), ("count_include_pad", Attribute::Int(1))];
     let nodes = vec![
         node("Relu", &["x"], "r", &[]),
         node("AveragePool", &["r"], "p", &pool),

@@ -69,9 +69,8 @@ impl Conv2d {
         if self.cin % self.groups != 0 || self.cout % self.groups != 0 {
             return Err(ConvError::Groups);
         }
-        let limit = |factors: &[usize]| {
-            factors.iter().try_fold(1usize, |a, &b| a.checked_mul(b)).is_some_and(|n| n < 1 << 31)
-        };
+        let limit =
+            |factors: &[usize]| factors.iter().try_fold(1usize, |a, &b| a.checked_mul(b)).is_some_and(|n| n < 1 << 31);
         let reach = |axis: usize| {
             self.dilation[axis].checked_mul(self.kernel[axis] - 1).and_then(|v| v.checked_add(1)).unwrap_or(usize::MAX)
         };

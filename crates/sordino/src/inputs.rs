@@ -67,8 +67,7 @@ impl Preprocess {
             return Ok(self);
         }
         let text = std::fs::read_to_string(&path).map_err(Error::at(&path))?;
-        let file: Self =
-            toml::from_str(&text).map_err(|e| Error::File { path, why: e.message().to_string() })?;
+        let file: Self = toml::from_str(&text).map_err(|e| Error::File { path, why: e.message().to_string() })?;
         Ok(Self {
             size: self.size.or(file.size),
             layout: self.layout.or(file.layout),
@@ -143,9 +142,8 @@ fn picture(path: &Path, dims: &[usize], p: &Preprocess) -> Result<Tensor> {
         return Err(fault(format!("the model takes {c} channels; say which with --channels")));
     }
     let bytes = std::fs::read(path).map_err(Error::at(path))?;
-    let mut reader = image::ImageReader::new(std::io::Cursor::new(bytes))
-        .with_guessed_format()
-        .map_err(Error::at(path))?;
+    let mut reader =
+        image::ImageReader::new(std::io::Cursor::new(bytes)).with_guessed_format().map_err(Error::at(path))?;
     let mut limits = image::Limits::default();
     limits.max_alloc = Some(1 << 30);
     reader.limits(limits);
@@ -258,7 +256,8 @@ fn npy(raw: &[u8]) -> std::result::Result<Tensor, String> {
         _ => return Err(broken()),
     };
     let header = String::from_utf8_lossy(header);
-    let field = |name: &str| header.split_once(name).map(|(_, rest)| rest.trim_start_matches([':', ' ', '\''])).unwrap_or("");
+    let field =
+        |name: &str| header.split_once(name).map(|(_, rest)| rest.trim_start_matches([':', ' ', '\''])).unwrap_or("");
     if field("'fortran_order").starts_with("True") {
         return Err("the array is in Fortran order; save it with numpy.ascontiguousarray".into());
     }

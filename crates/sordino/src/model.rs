@@ -94,7 +94,10 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
         Some(p) if !p.as_os_str().is_empty() => p,
         _ => Path::new("."),
     };
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(Error::at(path))?;
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
+    let mut file = builder.tempfile_in(folder).map_err(Error::at(path))?;
     std::io::Write::write_all(&mut file, bytes).map_err(Error::at(path))?;
     file.persist(path).map_err(|e| Error::at(path)(e.error))?;
     Ok(())

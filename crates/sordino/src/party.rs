@@ -54,7 +54,9 @@ pub fn connect(
     let mut halves: BTreeMap<Endpoint, Half> = BTreeMap::new();
     let servers = || Endpoint::SERVERS.into_iter().filter(|&s| s != me);
     let mut dial = |peer: Endpoint, direction: Direction| -> Result<(), ConnectError> {
-        let Some(&address) = addresses.get(&peer.0) else { return Err(ConnectError::Unexpected { peer: peer.to_string() }) };
+        let Some(&address) = addresses.get(&peer.0) else {
+            return Err(ConnectError::Unexpected { peer: peer.to_string() });
+        };
         let wire = Arc::new(AtomicU64::new(0));
         let stream = ends.dial(peer, address, direction, Arc::clone(&wire))?;
         let half = halves.entry(peer).or_default();
@@ -221,10 +223,8 @@ fn body() -> Result<EndReport, (String, bool)> {
         result
     });
     result.map_err(|e| {
-        let silence = matches!(
-            &e,
-            sordino_nn::Error::Protocol(sordino_mpc::Error::Net(sordino_net::NetError::Timeout { .. }))
-        );
+        let silence =
+            matches!(&e, sordino_nn::Error::Protocol(sordino_mpc::Error::Net(sordino_net::NetError::Timeout { .. })));
         (format!("server {}: {e}", me.0), silence)
     })
 }

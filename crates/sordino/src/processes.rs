@@ -93,7 +93,8 @@ struct Heard {
 impl Heard {
     /// The likeliest cause: a party that vanished without a word, then a silent one, then whoever failed first.
     fn cause(&self) -> Option<String> {
-        let vanished = self.gone.keys().find(|s| !self.failures.iter().any(|f| f.0 == **s) && !self.reports.contains_key(s));
+        let vanished =
+            self.gone.keys().find(|s| !self.failures.iter().any(|f| f.0 == **s) && !self.reports.contains_key(s));
         if let Some(server) = vanished {
             return Some(format!("server {server} stopped without finishing"));
         }

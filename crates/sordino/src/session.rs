@@ -47,7 +47,8 @@ fn net_error(e: sordino_net::NetError) -> sordino_nn::Error {
 pub fn serve(shared: Shared<'_>, net: Net, threads: usize, progress: &AtomicU64) -> sordino_nn::Result<EndReport> {
     let info = SessionInfo { session: shared.session, program: shared.program.hash() };
     let prss = establish(&net, &info).map_err(sordino_nn::Error::Protocol)?;
-    let server = Rep3::new(Cpu::new(threads), net, prss, shared.program.faithful).map_err(sordino_nn::Error::Protocol)?;
+    let server =
+        Rep3::new(Cpu::new(threads), net, prss, shared.program.faithful).map_err(sordino_nn::Error::Protocol)?;
     let mut at = Step::root(shared.session);
     let loaded = Loaded::load(&server, at.child("load"), shared.program, None)?;
     server.net().send(Endpoint::CLIENT, READY, vec![]).map_err(net_error)?;

@@ -241,7 +241,12 @@ impl Ends {
     ///
     /// # Errors
     /// When the identity is malformed.
-    pub fn new(me: Endpoint, identity: &Identity, session: [u8; 16], deadline: Duration) -> Result<Self, rustls::Error> {
+    pub fn new(
+        me: Endpoint,
+        identity: &Identity,
+        session: [u8; 16],
+        deadline: Duration,
+    ) -> Result<Self, rustls::Error> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from(identity.authority.clone()))?;
         let roots = Arc::new(roots);
@@ -286,7 +291,8 @@ impl Ends {
         wire: Arc<AtomicU64>,
     ) -> Result<Stream, ConnectError> {
         let name = peer.to_string();
-        let unreachable = |e: std::io::Error| ConnectError::Unreachable { peer: name.clone(), address, why: e.to_string() };
+        let unreachable =
+            |e: std::io::Error| ConnectError::Unreachable { peer: name.clone(), address, why: e.to_string() };
         let tcp = TcpStream::connect_timeout(&address, self.deadline).map_err(unreachable)?;
         self.prepare(&tcp).map_err(unreachable)?;
         let handshake = |why: String| ConnectError::Handshake { peer: name.clone(), why };
@@ -314,11 +320,7 @@ impl Ends {
     ///
     /// # Errors
     /// [`ConnectError`]; the listener can go on accepting after one.
-    pub fn accept(
-        &self,
-        listener: &TcpListener,
-        expected: &[(Endpoint, Direction)],
-    ) -> Result<Accepted, ConnectError> {
+    pub fn accept(&self, listener: &TcpListener, expected: &[(Endpoint, Direction)]) -> Result<Accepted, ConnectError> {
         let somebody = || "a peer".to_string();
         let handshake = |why: String| ConnectError::Handshake { peer: somebody(), why };
         let tcp = self.wait(listener).map_err(|e| handshake(e.to_string()))?;

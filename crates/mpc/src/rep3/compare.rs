@@ -85,8 +85,7 @@ impl<D: Device> Rep3<D> {
             let masked = |wires: &D::Buf<u64>, masks: &D::Buf<u64>| {
                 dev.zip(ZipOp::Xor, &dev.tree_inputs(wires, cmp, level), masks)
             };
-            let own =
-                [masked(&wires[0], &as_first.masks[level]), masked(&wires[1], &as_second.masks[level])];
+            let own = [masked(&wires[0], &as_first.masks[level]), masked(&wires[1], &as_second.masks[level])];
             let opened = self.exchange_planes(at, label, own)?;
             let next = |i: usize, dealt: &Dealt<D>| {
                 let (masks, products) = (&dealt.masks[level], &dealt.products[level]);
@@ -145,10 +144,7 @@ impl<D: Device> Rep3<D> {
     pub(crate) fn exchange_planes(&self, at: &Step, label: &str, own: [D::Buf<u64>; 2]) -> Result<[D::Buf<u64>; 2]> {
         let [theirs_first, theirs_second] = self.exchange(at, label, [&own[0], &own[1]])?;
         let [first, second] = own;
-        Ok([
-            self.dev.zip(ZipOp::Xor, &first, &theirs_first),
-            self.dev.zip(ZipOp::Xor, &second, &theirs_second),
-        ])
+        Ok([self.dev.zip(ZipOp::Xor, &first, &theirs_first), self.dev.zip(ZipOp::Xor, &second, &theirs_second)])
     }
 }
 

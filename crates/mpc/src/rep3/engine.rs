@@ -114,10 +114,7 @@ impl<D: Device> Rep3<D> {
     pub(crate) fn exchange(&self, at: &Step, label: &str, own: [&D::Buf<u64>; 2]) -> Result<[D::Buf<u64>; 2]> {
         let lens = own.map(|b| self.dev.len(b));
         self.send_planes(at, label, own)?;
-        Ok([
-            self.recv_words(self.next(), at, label, lens[0])?,
-            self.recv_words(self.prev(), at, label, lens[1])?,
-        ])
+        Ok([self.recv_words(self.next(), at, label, lens[0])?, self.recv_words(self.prev(), at, label, lens[1])?])
     }
 
     /// From two additive shares per part to a replicated sharing: the dealer's components are fresh masks, the third
@@ -146,7 +143,14 @@ impl<D: Device> Rep3<D> {
     }
 
     /// The wide replicated product's additive term, truncated.
-    fn finish(&self, at: Step, mut z: D::Buf<u64>, bias: Option<&Shared<D>>, shape: Shape, shift: u32) -> Result<Shared<D>> {
+    fn finish(
+        &self,
+        at: Step,
+        mut z: D::Buf<u64>,
+        bias: Option<&Shared<D>>,
+        shape: Shape,
+        shift: u32,
+    ) -> Result<Shared<D>> {
         if let Some(bias) = bias {
             z = self.dev.zip(ZipOp::Add, &z, &bias.as_wide()?.0);
         }
@@ -204,9 +208,8 @@ impl<D: Device> Protocol for Rep3<D> {
 
     fn constant(&self, values: &[i64], shape: &Shape, width: Width) -> Shared<D> {
         fn pair<D: Device, W: Word>(dev: &D, me: usize, values: &[i64]) -> Pair<D, W> {
-            let component = |yes: bool| {
-                dev.upload(values.iter().map(|&v| W::from_i64(if yes { v } else { 0 })).collect())
-            };
+            let component =
+                |yes: bool| dev.upload(values.iter().map(|&v| W::from_i64(if yes { v } else { 0 })).collect());
             Pair(component(me == 0), component(me == 2))
         }
         match width {
@@ -241,14 +244,7 @@ impl<D: Device> Protocol for Rep3<D> {
         self.finish(at, z, bias, op.output(), shift)
     }
 
-    fn mul(
-        &self,
-        at: Step,
-        x: &Shared<D>,
-        y: &Shared<D>,
-        bias: Option<&Shared<D>>,
-        shift: u32,
-    ) -> Result<Shared<D>> {
+    fn mul(&self, at: Step, x: &Shared<D>, y: &Shared<D>, bias: Option<&Shared<D>>, shift: u32) -> Result<Shared<D>> {
         let (a, b) = (x.as_wide()?, y.as_wide()?);
         let z = self.dev.product([&a.0, &a.1], [&b.0, &b.1]);
         self.finish(at, z, bias, x.shape.clone(), shift)

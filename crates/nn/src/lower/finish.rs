@@ -311,7 +311,9 @@ impl Finisher {
         // Weights carry as many fractional bits as the shift allows; more cost nothing.
         let shift = match self.b.options.weight_bits {
             None => 32,
-            Some(bits) => (f64::from(bits) + (self.scale(*first) / self.scale(out)).log2()).round().clamp(0.0, 32.0) as u32,
+            Some(bits) => {
+                (f64::from(bits) + (self.scale(*first) / self.scale(out)).log2()).round().clamp(0.0, 32.0) as u32
+            }
         };
         let product = self.scale(out) * 2f64.powi(shift as i32);
         let mut packed = vec![];

@@ -224,7 +224,9 @@ fn layer(net: &Network, node: &LayerNode, slots: &[Option<Slot>], range: f64, b:
         }
         Layer::Transpose(perm) => {
             // The permutation between the two layouts.
-            let order = |dims: usize| -> Vec<usize> { (0..dims).map(|a| if dims == 4 { [0, 2, 3, 1][a] } else { a }).collect() };
+            let order = |dims: usize| -> Vec<usize> {
+                (0..dims).map(|a| if dims == 4 { [0, 2, 3, 1][a] } else { a }).collect()
+            };
             let of_out = order(rank);
             let perm: Vec<usize> = of_out.iter().map(|&a| axis(rank, perm[a])).collect();
             permute(b, x, &perm)

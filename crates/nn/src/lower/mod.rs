@@ -71,7 +71,10 @@ pub fn for_inference(net: &Network) -> Network {
 pub fn compile(net: &Network, ranges: &Ranges, options: &Options) -> Result<(Program, Secrets)> {
     for &id in &net.inputs {
         if !ranges.0.contains_key(&net.names[id]) {
-            return Err(Error::Input { name: net.names[id].clone(), why: "the calibration has no range for it".into() });
+            return Err(Error::Input {
+                name: net.names[id].clone(),
+                why: "the calibration has no range for it".into(),
+            });
         }
     }
     let mut builder = builder::Builder::new(options.clone());

@@ -81,9 +81,8 @@ fn fit(function: &Function, pieces: usize) -> Fit {
         let (a, b) = (at(i), at(i + 1));
         let (centre, half) = ((a + b) / 2.0, (b - a) / 2.0);
         // Interpolation at the Chebyshev nodes, as a Chebyshev series.
-        let nodes: Vec<f64> = (0..=DEGREE)
-            .map(|k| (std::f64::consts::PI * (k as f64 + 0.5) / (DEGREE + 1) as f64).cos())
-            .collect();
+        let nodes: Vec<f64> =
+            (0..=DEGREE).map(|k| (std::f64::consts::PI * (k as f64 + 0.5) / (DEGREE + 1) as f64).cos()).collect();
         let series: Vec<f64> = (0..=DEGREE)
             .map(|j| {
                 let sum: f64 = nodes.iter().map(|x| f(centre + half * x) * (j as f64 * x.acos()).cos()).sum();
@@ -91,11 +90,7 @@ fn fit(function: &Function, pieces: usize) -> Fit {
             })
             .collect();
         let [t0, t1, t2, t3, t4] = [series[0], series[1], series[2], series[3], series[4]];
-        push(
-            centre,
-            1.0 / half,
-            [t0 - t2 + t4, t1 - 3.0 * t3, 2.0 * t2 - 8.0 * t4, 4.0 * t3, 8.0 * t4],
-        );
+        push(centre, 1.0 / half, [t0 - t2 + t4, t1 - 3.0 * t3, 2.0 * t2 - 8.0 * t4, 4.0 * t3, 8.0 * t4]);
     }
     push(*hi, 0.0, [ends[1], 0.0, 0.0, 0.0, 0.0]);
     fit

@@ -347,11 +347,8 @@ mod tests {
                 let a: Vec<u64> = random(5, n).iter().map(|v| v & mask).collect();
                 // Half the pairs are equal or neighbours, where a comparison is most easily wrong.
                 let near = |i: usize| a[i].wrapping_add((i as u64 % 6) / 2).wrapping_sub(1) & mask;
-                let b: Vec<u64> = random(6, n)
-                    .iter()
-                    .enumerate()
-                    .map(|(i, v)| if i % 2 == 0 { v & mask } else { near(i) })
-                    .collect();
+                let b: Vec<u64> =
+                    random(6, n).iter().enumerate().map(|(i, v)| if i % 2 == 0 { v & mask } else { near(i) }).collect();
                 let want: Vec<bool> = a.iter().zip(&b).map(|(x, y)| x < y).collect();
                 assert_eq!(compare(isa, &a, &b, bits), want, "{bits} bits");
             }

@@ -247,7 +247,17 @@ mod tests {
 
     fn geometry() -> impl Strategy<Value = Conv2d> {
         let pair = |r: std::ops::Range<usize>| [r.clone(), r].prop_map(|v| v);
-        (1..3usize, pair(1..18), 1..5usize, 1..20usize, pair(1..4), pair(1..4), pair(1..3), 0..4usize, any::<[bool; 4]>())
+        (
+            1..3usize,
+            pair(1..18),
+            1..5usize,
+            1..20usize,
+            pair(1..4),
+            pair(1..4),
+            pair(1..3),
+            0..4usize,
+            any::<[bool; 4]>(),
+        )
             .prop_map(|(n, [h, w], ci, co, kernel, stride, dilation, g, pad)| {
                 let (groups, ci, co) = match g {
                     0 => (2, ci, co),

@@ -130,8 +130,7 @@ unsafe fn avx512<const MR: usize>(taps: &Taps, row: &mut Row<'_>, at: usize) {
                         let x1 = _mm512_set1_epi64(*x.add(r * row.sx + k) as i64);
                         let x2 = _mm512_set1_epi64(*x.add(r * row.sx + k + 1) as i64);
                         for v in 0..2 {
-                            let product =
-                                _mm512_mullo_epi64(_mm512_add_epi64(x1, w2[v]), _mm512_add_epi64(x2, w1[v]));
+                            let product = _mm512_mullo_epi64(_mm512_add_epi64(x1, w2[v]), _mm512_add_epi64(x2, w1[v]));
                             acc[v] = _mm512_add_epi64(acc[v], product);
                         }
                     }

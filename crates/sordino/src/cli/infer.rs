@@ -215,11 +215,7 @@ impl Infer {
             runs: driven.outputs.len(),
             seconds: driven.seconds.iter().sum(),
             seconds_by_run: driven.seconds.clone(),
-            bytes: Bytes {
-                payload: ends().map(|e| e.payload).sum(),
-                wire: ends().map(|e| e.wire).sum(),
-                by_party,
-            },
+            bytes: Bytes { payload: ends().map(|e| e.payload).sum(), wire: ends().map(|e| e.wire).sum(), by_party },
             rounds: ends().map(|e| e.rounds).max().unwrap_or(0),
             peak_rss_mb: match self.parties {
                 Parties::InProcess => peak_rss_mb(),
@@ -243,12 +239,20 @@ impl Infer {
         let memory = if self.parties == Parties::InProcess { "all parties" } else { "largest party" };
         text += &format!(
             "{:.3} s online in {} run(s), {} sent by all parties ({} on the wire), {} rounds, {:.0} MB of memory ({memory})\n",
-            r.seconds, r.runs, human_bytes(r.bytes.payload), human_bytes(r.bytes.wire), r.rounds, r.peak_rss_mb
+            r.seconds,
+            r.runs,
+            human_bytes(r.bytes.payload),
+            human_bytes(r.bytes.wire),
+            r.rounds,
+            r.peak_rss_mb
         );
         if let Some(c) = &r.check {
             text += &format!(
                 "check against floats: largest error {:.2e}, mean relative error {:.4} %, top-1 agrees on {:.1} %, top-5 on {:.1} %\n",
-                c.max_abs_err, 100.0 * c.mean_rel_err, 100.0 * c.top1_match, 100.0 * c.top5_match
+                c.max_abs_err,
+                100.0 * c.mean_rel_err,
+                100.0 * c.top1_match,
+                100.0 * c.top5_match
             );
             for overflow in &c.overflows {
                 text += &format!("overflow: {overflow}\n");
@@ -259,7 +263,12 @@ impl Infer {
             for l in &r.layers {
                 text += &format!(
                     "{:>9.4} {:>9.4} {:>11} {:>6}  {} ({})\n",
-                    l.seconds, l.waited, human_bytes(l.bytes), l.rounds, l.name, l.op
+                    l.seconds,
+                    l.waited,
+                    human_bytes(l.bytes),
+                    l.rounds,
+                    l.name,
+                    l.op
                 );
             }
         }

@@ -20,7 +20,8 @@ impl Inspect {
         let graph = model::read(&self.model)?;
         let typed = model::typed(&graph, 1)?;
         let (net, passed) = (&typed.reference, &typed.passed);
-        let mut text = format!("operator set {}, {} nodes, {} weights\n", graph.opset, graph.nodes.len(), graph.parameters());
+        let mut text =
+            format!("operator set {}, {} nodes, {} weights\n", graph.opset, graph.nodes.len(), graph.parameters());
         for &id in &net.inputs {
             text += &format!("input   {} {:?}\n", net.names[id], net.shapes[id]);
         }
@@ -35,7 +36,8 @@ impl Inspect {
         );
         if self.layers {
             for node in &passed.nodes {
-                text += &format!("  {:<20} {:<24} {}\n", node.op, format!("{:?}", passed.shapes[node.output]), node.name);
+                text +=
+                    &format!("  {:<20} {:<24} {}\n", node.op, format!("{:?}", passed.shapes[node.output]), node.name);
             }
         }
         print(&text);

@@ -52,7 +52,9 @@ enum Command {
 pub(crate) struct LinkArg(pub(crate) LinkModel);
 
 fn parse_link(text: &str) -> std::result::Result<LinkArg, String> {
-    let model = |ms: f64, bits: f64| LinkArg(LinkModel { latency: Duration::from_secs_f64(ms * 1e-3), bandwidth: Some(bits / 8.0) });
+    let model = |ms: f64, bits: f64| {
+        LinkArg(LinkModel { latency: Duration::from_secs_f64(ms * 1e-3), bandwidth: Some(bits / 8.0) })
+    };
     match text {
         "none" => return Ok(LinkArg(LinkModel::UNLIMITED)),
         "lan" => return Ok(model(0.2, 1e9)),

@@ -122,12 +122,20 @@ impl PlanArgs {
         for l in &planned.layers {
             text += &format!(
                 "{:>11} {:>6} {:>12} {:>9.4}  {} ({})\n",
-                human_bytes(l.bytes), l.rounds, l.macs, l.seconds, l.name, l.op
+                human_bytes(l.bytes),
+                l.rounds,
+                l.macs,
+                l.seconds,
+                l.name,
+                l.op
             );
         }
         text += &format!(
             "{} sent by all parties, {} rounds, about {:.0} MB of memory per party, about {:.2} s on this machine and link\n",
-            human_bytes(planned.bytes), planned.rounds, planned.peak_memory_mb, planned.seconds
+            human_bytes(planned.bytes),
+            planned.rounds,
+            planned.peak_memory_mb,
+            planned.seconds
         );
         print(&text);
         Ok(())

@@ -1,0 +1,248 @@
+//! The program as a user meets it: answers, exit codes, one clear sentence for what is wrong, and no process left behind.
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+fn asset(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets").join(name)
+}
+
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sordino"));
+    command.args(args);
+    command
+}
+
+fn sordino(args: &[&str]) -> Output {
+    command(args).output().unwrap()
+}
+
+fn path(p: &Path) -> &str {
+    p.to_str().unwrap()
+}
+
+fn json(args: &[&str]) -> Value {
+    let out = sordino(args);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    serde_json::from_slice(&out.stdout).unwrap()
+}
+
+/// Fails with this exit code and one sentence that holds these words.
+fn refused(args: &[&str], code: i32, words: &[&str]) {
+    let out = sordino(args);
+    let text = String::from_utf8_lossy(&out.stderr).to_string();
+    assert_eq!(out.status.code(), Some(code), "{args:?}: {text}");
+    assert!(words.iter().all(|w| text.contains(w)), "{args:?}: {text}");
+    assert!(!text.contains("panicked"), "{text}");
+    // What the argument parser refuses comes with a hint on its usage.
+    if !text.starts_with("error:") {
+        assert_eq!(text.trim_end().lines().count(), 1, "{text}");
+    }
+}
+
+#[test]
+fn a_digit_is_recognised_in_both_ways_at_the_planned_cost() {
+    let (model, digit) = (asset("mnist.onnx"), asset("digit-7.png"));
+    let plan = json(&["plan", path(&model), "--json"]);
+    for parties in ["in-process", "processes"] {
+        let args =
+            ["infer", path(&model), "--input", path(&digit), "--check", "--profile", "--json", "--parties", parties];
+        let got = json(&args);
+        assert_eq!(got["top"][0][0]["class"], 7);
+        assert_eq!(got["outputs"][0]["shape"], serde_json::json!([1, 10]));
+        assert_eq!((&got["check"]["top1_match"], &got["check"]["overflows"]), (&1.0.into(), &serde_json::json!([])));
+        assert!(got["check"]["max_abs_err"].as_f64().unwrap() < 1e-3);
+        assert_eq!(got["bytes"]["payload"], plan["bytes"]);
+        assert_eq!(got["bytes"]["by_party"], plan["bytes_by_party"]);
+        assert_eq!(got["rounds"], plan["rounds"]);
+        let sum = |report: &Value, field: &str| -> u64 {
+            report["layers"].as_array().unwrap().iter().map(|l| l[field].as_u64().unwrap()).sum()
+        };
+        // The client's bytes belong to no server's layer.
+        let client = got["bytes"]["by_party"][3].as_u64().unwrap();
+        assert_eq!(sum(&got, "bytes") + client, got["bytes"]["payload"].as_u64().unwrap());
+        assert_eq!(sum(&plan, "bytes"), plan["bytes"].as_u64().unwrap());
+        assert!(got["bytes"]["wire"].as_u64() > got["bytes"]["payload"].as_u64());
+    }
+}
+
+#[test]
+fn batches_give_the_same_answers_as_singles() {
+    let (model, digits) = (asset("mnist.onnx"), asset("digits-idx3-ubyte.gz"));
+    let run = |batch: &str| json(&["infer", path(&model), "--input", path(&digits), "--batch", batch, "--json"]);
+    let (single, batched) = (run("1"), run("8"));
+    assert_eq!((&single["runs"], &batched["runs"]), (&20.into(), &3.into()));
+    let classes = |r: &Value| -> Vec<Value> { (0..20).map(|i| r["top"][i][0]["class"].clone()).collect() };
+    assert_eq!(classes(&single), classes(&batched));
+    assert_eq!(classes(&single), [7, 2, 1, 0, 4, 1, 4, 9, 5, 9, 0, 6, 9, 0, 1, 5, 9, 7, 3, 4].map(Value::from));
+    let values = |r: &Value| -> Vec<f64> {
+        r["outputs"][0]["values"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
+    };
+    assert!(values(&single).iter().zip(values(&batched)).all(|(a, b)| (a - b).abs() < 1e-3));
+}
+
+#[test]
+fn faithful_rounding_gives_the_same_bits_every_time() {
+    let (model, digit) = (asset("mnist.onnx"), asset("digit-7.png"));
+    let run = || json(&["infer", path(&model), "--input", path(&digit), "--faithful", "--json"])["outputs"].clone();
+    assert_eq!(run(), run());
+}
+
+#[test]
+fn wrong_inputs_get_one_sentence() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let at = dir.path().join(name);
+        std::fs::write(&at, bytes).unwrap();
+        at
+    };
+    let (model, digit) = (asset("mnist.onnx"), asset("digit-7.png"));
+    let (model, digit) = (path(&model), path(&digit));
+    refused(&["infer", "nowhere.onnx", "--input", digit], 2, &["nowhere.onnx", "no such file"]);
+    refused(&["infer", model, "--input", "nowhere.png"], 2, &["nowhere.png", "no such file"]);
+    let empty = file("empty.onnx", b"");
+    refused(&["inspect", path(&empty)], 2, &["empty.onnx", "graph"]);
+    let whole = std::fs::read(model).unwrap();
+    let short = file("short.onnx", &whole[..whole.len() / 2]);
+    refused(&["infer", path(&short), "--input", digit], 2, &["short.onnx"]);
+    let text = file("text.png", b"not a picture");
+    refused(&["infer", model, "--input", path(&text)], 2, &["text.png", "picture"]);
+    refused(&["infer", model, "--input", digit, "--size", "32"], 2, &["size of 32", "28 by 28"]);
+    refused(&["infer", model, "--input", digit, "--channels", "rgb"], 2, &["channels"]);
+    refused(&["infer", model, "--input", digit, "--std", "0"], 2, &["--std"]);
+    refused(&["infer", model, "--input", digit, "--margin", "0.1"], 2, &["--margin"]);
+    refused(&["infer", model, "--input", digit, "--link", "fast"], 2, &["fast", "lan"]);
+    refused(&["infer", model, "--input", digit, "--timeout", "0"], 2, &["--timeout"]);
+    refused(&["infer", model, "--input", digit, "--calibration", digit], 2, &["digit-7.png"]);
+    let npy = |name: &str, shape: &str, values: &[f32]| {
+        let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n");
+        let mut raw = b"\x93NUMPY\x01\x00".to_vec();
+        raw.extend((header.len() as u16).to_le_bytes());
+        raw.extend(header.bytes());
+        raw.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+        file(name, &raw)
+    };
+    let small = npy("small.npy", "(1, 1, 5, 5)", &[0.0; 25]);
+    refused(&["infer", model, "--input", path(&small)], 2, &["small.npy", "[1, 1, 5, 5]", "[1, 1, 28, 28]"]);
+    let nan = npy("nan.npy", "(28, 28)", &[f32::NAN; 784]);
+    refused(&["infer", model, "--input", path(&nan)], 2, &["NaN"]);
+    let wild = npy("wild.npy", "(28, 28)", &[1e9; 784]);
+    refused(&["infer", model, "--input", path(&wild)], 2, &["calibrated range"]);
+    refused(&["zoo", "export", "nothing", "-o", "x.onnx"], 2, &["nothing", "resnet50"]);
+    refused(&["zoo", "export", "lenet", "-o", "/no/such/folder/x.onnx"], 2, &["/no/such/folder"]);
+    refused(&["infer"], 2, &["required"]);
+}
+
+#[test]
+fn zoo_networks_can_be_exported_and_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().join("lenet.onnx");
+    assert!(sordino(&["zoo", "export", "lenet", "--pool", "max", "--seed", "4", "-o", path(&at)]).status.success());
+    let out = sordino(&["inspect", path(&at), "--layers"]);
+    let text = String::from_utf8_lossy(&out.stdout).to_string();
+    assert!(text.contains("MaxPool") && text.contains("every operator is supported"), "{text}");
+    assert!(String::from_utf8_lossy(&sordino(&["zoo", "list"]).stdout).contains("densenet121"));
+}
+
+/// A long run over slow links, and its three children.
+fn started() -> (Child, Vec<u32>) {
+    let (model, digits) = (asset("mnist.onnx"), asset("digits-idx3-ubyte.gz"));
+    let args = [
+        "infer",
+        path(&model),
+        "--input",
+        path(&digits),
+        "--parties",
+        "processes",
+        "--link",
+        "30ms,50Mbps",
+        "--timeout",
+        "2",
+    ];
+    let child = command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        let found = children(child.id());
+        if found.len() == 3 || Instant::now() > end {
+            assert_eq!(found.len(), 3, "the children did not start");
+            // Long enough to be in the middle of the protocol, whose run takes about half a minute.
+            std::thread::sleep(Duration::from_secs(2));
+            return (child, found);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn children(parent: u32) -> Vec<u32> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = processes.filter_map(|e| e.file_name().to_str()?.parse().ok());
+    pids.filter(|pid: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let rest = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect::<Vec<_>>();
+        rest.get(1).and_then(|p| p.parse().ok()) == Some(parent) && rest.first() != Some(&"Z")
+    })
+    .collect()
+}
+
+fn signal(name: &str, pid: u32) {
+    assert!(Command::new("kill").args([name, &pid.to_string()]).status().unwrap().success());
+}
+
+/// Waits for the end of a disturbed run: its exit code, one sentence, and no child alive.
+fn ended(child: Child, children: &[u32], code: i32, words: &[&str]) {
+    let started = Instant::now();
+    let out = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&out.stderr).to_string();
+    assert!(started.elapsed() < Duration::from_secs(10), "it took {:?}", started.elapsed());
+    assert_eq!(out.status.code(), Some(code), "{text}");
+    assert_eq!(text.trim_end().lines().count(), 1, "{text}");
+    assert!(words.iter().all(|w| text.contains(w)), "{text}");
+    assert!(out.stdout.is_empty());
+    let alive = |pid: &&u32| std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| !s.contains(") Z"));
+    let end = Instant::now() + Duration::from_secs(5);
+    while children.iter().any(|c| alive(&c)) && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(children.iter().find(alive), None, "a child survived");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_killed_party_ends_the_run() {
+    let (child, parties) = started();
+    signal("-KILL", parties[1]);
+    ended(child, &parties, 1, &["server"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_paused_party_ends_the_run() {
+    let (child, parties) = started();
+    signal("-STOP", parties[0]);
+    ended(child, &parties, 1, &["sent nothing for 2 seconds"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_interrupt_ends_the_run() {
+    let (child, parties) = started();
+    signal("-INT", child.id());
+    ended(child, &parties, 130, &["interrupted"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_killed_parent_leaves_no_party() {
+    let (mut child, parties) = started();
+    signal("-KILL", child.id());
+    child.wait().unwrap();
+    let end = Instant::now() + Duration::from_secs(10);
+    let alive =
+        || parties.iter().any(|p| std::fs::read_to_string(format!("/proc/{p}/stat")).is_ok_and(|s| !s.contains(") Z")));
+    while alive() && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(!alive(), "a party survived its parent");
+}

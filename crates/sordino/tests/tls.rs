@@ -1,0 +1,120 @@
+//! Who may connect to whom: every wrong certificate, role and session is refused with its typed error.
+
+use sordino::tls::{Accepted, Authority, ConnectError, Direction, Ends, Hello, Identity};
+use sordino_net::Endpoint;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+const SESSION: [u8; 16] = [3; 16];
+const DEADLINE: Duration = Duration::from_secs(5);
+
+fn ends(me: u8, identity: &Identity, session: [u8; 16]) -> Ends {
+    Ends::new(Endpoint(me), identity, session, DEADLINE).unwrap()
+}
+
+/// Server 1 accepts one connection for which it expects server 0; the dialler believes it dials `to`.
+fn meet(dialler: &Ends, accepter: &Ends, to: u8) -> (Result<(), ConnectError>, Result<Accepted, ConnectError>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::scope(|scope| {
+        let accepting = scope.spawn(|| accepter.accept(&listener, &[(Endpoint(0), Direction::Send)]));
+        let wire = Arc::new(AtomicU64::new(0));
+        let dialled = dialler.dial(Endpoint(to), address, Direction::Send, Arc::clone(&wire)).map(|mut stream| {
+            let before = wire.load(Ordering::Relaxed);
+            stream.write_all(b"hello").unwrap();
+            stream.flush().unwrap();
+            // A record costs its header, type and tag.
+            assert_eq!(wire.load(Ordering::Relaxed) - before, 5 + 22);
+        });
+        (dialled, accepting.join().unwrap())
+    })
+}
+
+#[test]
+fn the_right_peer_connects() {
+    let authority = Authority::new().unwrap();
+    let id = |i: u8| authority.identity(Endpoint(i)).unwrap();
+    let (dialled, accepted) = meet(&ends(0, &id(0), SESSION), &ends(1, &id(1), SESSION), 1);
+    dialled.unwrap();
+    let mut accepted = accepted.unwrap();
+    let mut got = [0; 5];
+    accepted.stream.read_exact(&mut got).unwrap();
+    assert_eq!((accepted.peer, &got), (Endpoint(0), b"hello"));
+}
+
+#[test]
+fn another_authority() {
+    let (ours, theirs) = (Authority::new().unwrap(), Authority::new().unwrap());
+    let honest = ends(1, &ours.identity(Endpoint(1)).unwrap(), SESSION);
+    let stranger = ends(0, &theirs.identity(Endpoint(0)).unwrap(), SESSION);
+    let (dialled, accepted) = meet(&stranger, &honest, 1);
+    assert!(matches!(dialled, Err(ConnectError::UnknownAuthority { .. })), "{dialled:?}");
+    assert!(accepted.is_err());
+}
+
+#[test]
+fn a_certificate_for_another_role() {
+    let authority = Authority::new().unwrap();
+    let id = |i: u8| authority.identity(Endpoint(i)).unwrap();
+    // Server 2 claims to be server 0.
+    let (dialled, accepted) = meet(&ends(0, &id(2), SESSION), &ends(1, &id(1), SESSION), 1);
+    assert!(matches!(dialled, Err(ConnectError::WrongRole { .. })), "{dialled:?}");
+    assert!(matches!(accepted.err(), Some(ConnectError::WrongRole { .. })));
+    // Server 2 answers where server 1 is expected.
+    let (dialled, _) = meet(&ends(0, &id(0), SESSION), &ends(2, &id(2), SESSION), 1);
+    assert!(matches!(dialled, Err(ConnectError::WrongRole { .. })), "{dialled:?}");
+}
+
+#[test]
+fn an_expired_certificate() {
+    let authority = Authority::new().unwrap();
+    let ago = |days: u64| SystemTime::now() - Duration::from_secs(86400 * days);
+    let old = authority.identity_between(Endpoint(1), ago(9), ago(8)).unwrap();
+    let fresh = authority.identity(Endpoint(0)).unwrap();
+    let (dialled, _) = meet(&ends(0, &fresh, SESSION), &ends(1, &old, SESSION), 1);
+    assert!(matches!(dialled, Err(ConnectError::Expired { .. })), "{dialled:?}");
+}
+
+#[test]
+fn itself_another_session_and_the_unexpected() {
+    let authority = Authority::new().unwrap();
+    let id = |i: u8| authority.identity(Endpoint(i)).unwrap();
+    let one = ends(1, &id(1), SESSION);
+    let (dialled, accepted) = meet(&ends(1, &id(1), SESSION), &one, 1);
+    assert_eq!((dialled, accepted.err()), (Err(ConnectError::SelfDial), Some(ConnectError::SelfDial)));
+    let (dialled, _) = meet(&ends(0, &id(0), [4; 16]), &one, 1);
+    assert!(matches!(dialled, Err(ConnectError::WrongSession { .. })), "{dialled:?}");
+    let (dialled, _) = meet(&ends(2, &id(2), SESSION), &one, 1);
+    assert!(matches!(dialled, Err(ConnectError::Unexpected { .. })), "{dialled:?}");
+}
+
+#[test]
+fn a_peer_that_speaks_something_else() {
+    let authority = Authority::new().unwrap();
+    let one = ends(1, &authority.identity(Endpoint(1)).unwrap(), SESSION);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| std::net::TcpStream::connect(address).unwrap().write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap());
+        let accepted = one.accept(&listener, &[(Endpoint(0), Direction::Send)]);
+        assert!(matches!(accepted.err(), Some(ConnectError::Handshake { .. })));
+    });
+}
+
+#[test]
+fn nobody_there() {
+    let authority = Authority::new().unwrap();
+    let zero = ends(0, &authority.identity(Endpoint(0)).unwrap(), SESSION);
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let dialled = zero.dial(Endpoint(1), closed, Direction::Send, Arc::default()).err();
+    assert!(matches!(dialled, Some(ConnectError::Unreachable { .. })), "{dialled:?}");
+}
+
+#[test]
+fn greetings_round_trip() {
+    let hello = Hello { peer: Endpoint(2), direction: Direction::Receive, session: SESSION };
+    assert_eq!(Hello::decode(&hello.encode()), Some(hello));
+}
