@@ -1,6 +1,8 @@
 //! Every operation, over every size class: the three servers compute what the oracle computes, and send exactly what
 //! they declare.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use sordino_mpc::{Clear, Local, Plan, Protocol, Result, Role, Step, Width};
 use sordino_ring::{Conv2d, Cpu, IndexMap, PAD, Shape, WindowSum};
 use sordino_testkit::{Job, World, integers};
@@ -32,7 +34,7 @@ struct One {
 impl One {
     fn new(op: Op, n: usize) -> Self {
         let conv = match op {
-            Op::Linear { .. } if n % 2 == 0 => Conv2d {
+            Op::Linear { .. } if n.is_multiple_of(2) => Conv2d {
                 n: 1,
                 h: 5,
                 w: 4,

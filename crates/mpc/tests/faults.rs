@@ -1,5 +1,7 @@
 //! A session that is disturbed ends at every end with a typed error, within its deadline.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use sordino_mpc::{Error, Local, Protocol, Result, Role, Step, Width};
 use sordino_net::{Endpoint, Frame, NetError, Part};
 use sordino_ring::Shape;

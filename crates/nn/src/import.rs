@@ -373,11 +373,11 @@ impl Importer<'_> {
     }
 
     fn fold(&self, node: &Node) -> Result<Option<Constant>> {
-        if node.op == "Shape" {
-            if let Some(Known::Value(x)) = self.known(node, 0)? {
-                let dims = self.dims(x);
-                return Ok(Some(Constant::Int(vec![dims.len()], dims.iter().map(|&d| d as i64).collect())));
-            }
+        if node.op == "Shape"
+            && let Some(Known::Value(x)) = self.known(node, 0)?
+        {
+            let dims = self.dims(x);
+            return Ok(Some(Constant::Int(vec![dims.len()], dims.iter().map(|&d| d as i64).collect())));
         }
         let mut inputs = vec![];
         for i in 0..node.inputs.len() {

@@ -132,9 +132,9 @@ impl Build {
         name
     }
 
-    fn like(&mut self, op: &str, inputs: &[&String]) -> String {
+    fn like(&mut self, op: &str, inputs: &[&str]) -> String {
         let c = self.channels.get(inputs[0]).copied().unwrap_or(0);
-        self.node(op, inputs.iter().map(|s| (*s).clone()).collect(), &[], c)
+        self.node(op, inputs.iter().map(|s| (*s).to_string()).collect(), &[], c)
     }
 
     fn window(k: usize, stride: usize, pad: usize) -> Vec<(&'static str, Attribute)> {
@@ -142,18 +142,18 @@ impl Build {
         vec![("kernel_shape", pair(k)), ("strides", pair(stride)), ("pads", Attribute::Ints(vec![pad as i64; 4]))]
     }
 
-    fn conv(&mut self, x: &String, out: usize, k: usize, stride: usize, pad: usize, bias: bool) -> String {
+    fn conv(&mut self, x: &str, out: usize, k: usize, stride: usize, pad: usize, bias: bool) -> String {
         let c = self.channels.get(x).copied().unwrap_or(0);
         let at = self.graph.nodes.len();
         let w = self.weight(&format!("conv{at}.weight"), &[out, c, k, k], 0.0, (2.0 / (c * k * k) as f32).sqrt());
-        let mut inputs = vec![x.clone(), w];
+        let mut inputs = vec![x.to_string(), w];
         if bias {
             inputs.push(self.weight(&format!("conv{at}.bias"), &[out], 0.0, 0.05));
         }
         self.node("Conv", inputs, &Self::window(k, stride, pad), out)
     }
 
-    fn norm(&mut self, x: &String, gamma: f32) -> String {
+    fn norm(&mut self, x: &str, gamma: f32) -> String {
         let c = self.channels.get(x).copied().unwrap_or(0);
         let at = self.graph.nodes.len();
         let scale = self.weight(&format!("norm{at}.scale"), &[c], gamma, gamma * 0.1);
@@ -162,41 +162,41 @@ impl Build {
         let var = format!("norm{at}.variance");
         let data = self.normal(&var, c).into_iter().map(|v| (1.0 + 0.1 * v).max(0.5)).collect();
         self.graph.constants.insert(var.clone(), Constant::Float(Tensor::new(&[c], data)));
-        self.node("BatchNormalization", vec![x.clone(), scale, shift, mean, var], &[], c)
+        self.node("BatchNormalization", vec![x.to_string(), scale, shift, mean, var], &[], c)
     }
 
-    fn relu(&mut self, x: &String) -> String {
+    fn relu(&mut self, x: &str) -> String {
         self.like("Relu", &[x])
     }
 
-    fn pool(&mut self, x: &String, k: usize, stride: usize, pad: usize) -> String {
+    fn pool(&mut self, x: &str, k: usize, stride: usize, pad: usize) -> String {
         let pool = self.pool;
         self.pool_by(x, pool, k, stride, pad)
     }
 
-    fn pool_by(&mut self, x: &String, pool: Pool, k: usize, stride: usize, pad: usize) -> String {
+    fn pool_by(&mut self, x: &str, pool: Pool, k: usize, stride: usize, pad: usize) -> String {
         let c = self.channels.get(x).copied().unwrap_or(0);
         let mut attributes = Self::window(k, stride, pad);
         if pool == Pool::Max {
-            return self.node("MaxPool", vec![x.clone()], &attributes, c);
+            return self.node("MaxPool", vec![x.to_string()], &attributes, c);
         }
         attributes.push(("count_include_pad", Attribute::Int(1)));
-        self.node("AveragePool", vec![x.clone()], &attributes, c)
+        self.node("AveragePool", vec![x.to_string()], &attributes, c)
     }
 
-    fn flatten(&mut self, x: &String, features: usize) -> String {
-        self.node("Flatten", vec![x.clone()], &[("axis", Attribute::Int(1))], features)
+    fn flatten(&mut self, x: &str, features: usize) -> String {
+        self.node("Flatten", vec![x.to_string()], &[("axis", Attribute::Int(1))], features)
     }
 
-    fn full(&mut self, x: &String, out: usize) -> String {
+    fn full(&mut self, x: &str, out: usize) -> String {
         let c = self.channels.get(x).copied().unwrap_or(0);
         let at = self.graph.nodes.len();
         let w = self.weight(&format!("full{at}.weight"), &[out, c], 0.0, (2.0 / c as f32).sqrt());
         let b = self.weight(&format!("full{at}.bias"), &[out], 0.0, 0.05);
-        self.node("Gemm", vec![x.clone(), w, b], &[("transB", Attribute::Int(1))], out)
+        self.node("Gemm", vec![x.to_string(), w, b], &[("transB", Attribute::Int(1))], out)
     }
 
-    fn head(&mut self, x: &String, sizes: [usize; 3]) -> String {
+    fn head(&mut self, x: &str, sizes: [usize; 3]) -> String {
         let mut x = self.full(x, sizes[0]);
         x = self.relu(&x);
         x = self.full(&x, sizes[1]);
@@ -219,7 +219,7 @@ fn lenet(b: &mut Build) -> String {
 }
 
 fn alexnet_small(b: &mut Build, tiny: bool) -> String {
-    let mut x = b.conv(&"input".into(), 96, 11, 4, 9, true);
+    let mut x = b.conv("input", 96, 11, 4, 9, true);
     x = b.relu(&x);
     x = b.pool(&x, 3, 2, 0);
     x = b.conv(&x, 256, 5, 1, 1, true);
@@ -280,7 +280,7 @@ fn vgg16(b: &mut Build, head: [usize; 3], imagenet: bool) -> String {
 }
 
 fn resnet(b: &mut Build, blocks: [usize; 4], bottleneck: bool) -> String {
-    let mut x = b.conv(&"input".into(), 64, 7, 2, 3, false);
+    let mut x = b.conv("input", 64, 7, 2, 3, false);
     x = b.norm(&x, 1.0);
     x = b.relu(&x);
     x = b.pool(&x, 3, 2, 1);
@@ -318,7 +318,7 @@ fn resnet(b: &mut Build, blocks: [usize; 4], bottleneck: bool) -> String {
 }
 
 fn squeezenet(b: &mut Build) -> String {
-    let mut x = b.conv(&"input".into(), 64, 3, 2, 0, true);
+    let mut x = b.conv("input", 64, 3, 2, 0, true);
     x = b.relu(&x);
     x = b.pool(&x, 3, 2, 0);
     let fires = [(16, 64), (16, 64), (32, 128), (32, 128), (48, 192), (48, 192), (64, 256), (64, 256)];
@@ -339,7 +339,7 @@ fn squeezenet(b: &mut Build) -> String {
 }
 
 fn densenet121(b: &mut Build) -> String {
-    let mut x = b.conv(&"input".into(), 64, 7, 2, 3, false);
+    let mut x = b.conv("input", 64, 7, 2, 3, false);
     x = b.norm(&x, 1.0);
     x = b.relu(&x);
     x = b.pool(&x, 3, 2, 1);

@@ -1,6 +1,8 @@
 //! Every kind of layer, from ONNX node to shares: the three servers' answer is close to the float reference, the oracle
 //! sees no overflow, and the plan says exactly what is sent.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use sordino_mpc::{Clear, Plan, Protocol, Step};
 use sordino_nn::exec::{Loaded, decode_outputs, encode_inputs};
 use sordino_nn::graph::{Attribute, Dim, Graph, Node};
@@ -108,7 +110,8 @@ fn float_constant(dims: &[usize], seed: u8) -> Constant {
 fn convolutions() {
     use Attribute::{Int, Ints, Text};
     let pads = Ints(vec![1, 0, 2, 1]);
-    let cases: Vec<(Vec<usize>, Vec<(&str, Attribute)>)> = vec![
+    type Case = (Vec<usize>, Vec<(&'static str, Attribute)>);
+    let cases: Vec<Case> = vec![
         (vec![5, 4, 3, 3], vec![("pads", pads)]),
         (vec![6, 2, 3, 2], vec![("group", Int(2)), ("strides", Ints(vec![2, 1]))]),
         (

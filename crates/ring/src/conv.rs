@@ -66,7 +66,7 @@ impl Conv2d {
         if ones.iter().chain(&self.kernel).chain(&self.stride).chain(&self.dilation).any(|&v| v == 0) {
             return Err(ConvError::Zero);
         }
-        if self.cin % self.groups != 0 || self.cout % self.groups != 0 {
+        if !self.cin.is_multiple_of(self.groups) || !self.cout.is_multiple_of(self.groups) {
             return Err(ConvError::Groups);
         }
         let limit =

@@ -88,6 +88,7 @@ pub trait Device: Send + Sync + 'static {
     fn mask_products(&self, masks: &Self::Buf<u64>, cmp: &Comparison, level: usize) -> Self::Buf<u64>;
     /// The wires that a level opens, in order.
     fn tree_inputs(&self, wires: &Self::Buf<u64>, cmp: &Comparison, level: usize) -> Self::Buf<u64>;
+    #[allow(clippy::too_many_arguments, reason = "the operands of one fused kernel")]
     /// One level of the tree, from the wires, the opened (masked) inputs and shares of masks and their products.
     fn tree_level(
         &self,

@@ -1,6 +1,8 @@
 //! Fuzzing of every parser of foreign bytes: a few seconds each from a committed corpus, by mutation. Nothing may panic
 //! or hang, and what is accepted must make sense. `FUZZ_SECONDS` sets the time, `FUZZ_SEED` repeats a run.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use sordino::inputs::{Preprocess, read};
 use sordino::tls::Hello;
 use sordino_net::{Endpoint, HEADER_BYTES, Header, Segment, StreamReceiver};

@@ -1,7 +1,10 @@
 //! Real models on real data. The files are not part of the project (their licences do not allow it); the environment
 //! variable `SORDINO_ASSETS` says where they are. Without it these tests say that they were skipped, and why.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use serde_json::Value;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -11,7 +14,9 @@ fn assets(needed: &str) -> Option<PathBuf> {
     match folder.filter(|f| f.join(needed).exists()) {
         Some(folder) => Some(folder),
         None => {
-            println!("skipped: {needed} is not there; set SORDINO_ASSETS to a folder that holds it");
+            // Straight to standard error: what a passing test prints is not shown.
+            let line = format!("skipped: {needed} is not there; set SORDINO_ASSETS to a folder that holds it\n");
+            let _ = std::io::stderr().write_all(line.as_bytes());
             None
         }
     }

@@ -1,5 +1,7 @@
 //! The program as a user meets it: answers, exit codes, one clear sentence for what is wrong, and no process left behind.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -147,6 +149,7 @@ fn zoo_networks_can_be_exported_and_read() {
 }
 
 /// A long run over slow links, and its three children.
+#[expect(clippy::zombie_processes, reason = "the caller waits for it; a failed assertion ends the test process")]
 fn started() -> (Child, Vec<u32>) {
     let (model, digits) = (asset("mnist.onnx"), asset("digits-idx3-ubyte.gz"));
     let args = [

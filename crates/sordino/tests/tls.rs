@@ -1,5 +1,7 @@
 //! Who may connect to whom: every wrong certificate, role and session is refused with its typed error.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use sordino::tls::{Accepted, Authority, ConnectError, Direction, Ends, Hello, Identity};
 use sordino_net::Endpoint;
 use std::io::{Read, Write};

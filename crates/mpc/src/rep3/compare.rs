@@ -42,16 +42,13 @@ impl<D: Device> Rep3<D> {
         let w = words[self.me];
         let own = self.streams(Side::Prev, at, cmp, self.me, w);
         let mine = self.masks(Side::Next, at, cmp, self.me, w);
-        let mut planes = dev.zip(ZipOp::Xor, &dev.thermometer(a, cmp), &own.thermometers);
-        let mut parts = vec![];
-        for level in 0..levels {
-            let masks = dev.zip(ZipOp::Xor, &own.masks[level], &mine[level]);
+        let mut planes = vec![dev.zip(ZipOp::Xor, &dev.thermometer(a, cmp), &own.thermometers)];
+        for (level, mine) in mine.iter().enumerate() {
+            let masks = dev.zip(ZipOp::Xor, &own.masks[level], mine);
             let products = dev.mask_products(&masks, cmp, level);
-            parts.push(dev.zip(ZipOp::Xor, &products, &own.products[level]));
+            planes.push(dev.zip(ZipOp::Xor, &products, &own.products[level]));
         }
-        parts.insert(0, planes);
-        planes = dev.join(parts);
-        let mut message = vec![planes_part(dev.download(planes))];
+        let mut message = vec![planes_part(dev.download(dev.join(planes)))];
         message.extend(extra);
         self.send(self.next(), at, "deal", message)?;
 

@@ -136,6 +136,7 @@ pub(super) fn apply(b: &mut Builder, x: Slot, function: &Function, range: f64) -
     let reach = largest(&fit.centre).max(b.range(x));
     let centre = b.like(x, 1.0, combine(&fit.centre), &dims, largest(&fit.centre));
     let local = b.like(x, 1.0, Pending::Done(Op::Sub { x, y: centre }), &dims, 2.0 * reach);
+    let local = refine(b, local, &fit, reach);
     let inverse = b.source(combine(&fit.inverse), &dims, largest(&fit.inverse), 26);
     let v = b.mul(local, inverse, None, &dims, 1.1, 26);
     b.values[v].exact = true;
@@ -151,6 +152,24 @@ pub(super) fn apply(b: &mut Builder, x: Slot, function: &Function, range: f64) -
         y = b.mul(v, y, Some(bias), &dims, bound, cap);
     }
     Ok(y)
+}
+
+/// Where the argument's range is so large that its scale is below one, the local coordinate gets the missing bits by
+/// a public power of two. It may wrap outside its piece; there the inverse half-width is zero.
+fn refine(b: &mut Builder, local: Slot, fit: &Fit, reach: f64) -> Slot {
+    let bits = 30.0 - (reach * b.options.margin).log2().ceil();
+    let half = fit.inverse.iter().filter(|v| **v > 0.0).fold(0f64, |m, v| m.max(1.0 / v));
+    let power = (-bits).min(44.0 - bits - half.log2().ceil()).clamp(0.0, 62.0) as u32;
+    if power == 0 {
+        return local;
+    }
+    let (factor, dims) = (1i64 << power, b.dims(local));
+    let step = Pending::Done(Op::Scale { x: local, factor });
+    b.values[local].exact = true;
+    b.values[local].range = half;
+    let refined = b.like(local, factor as f64, step, &dims, half);
+    b.values[refined].exact = true;
+    refined
 }
 
 #[cfg(test)]

@@ -77,7 +77,7 @@ dispatch! {
                 t[1] = [u64::MAX; LANES];
                 let mut len = 1;
                 for _ in 0..width {
-                    let a = block.load(&planes, plane);
+                    let a = block.load(planes, plane);
                     plane += 1;
                     for j in (0..len).rev() {
                         // a < j + len when the top bit is 0, or the rest is below j.
@@ -112,14 +112,14 @@ dispatch! {
                 let mut less = [ZERO; 16];
                 let mut leq = [ZERO; 16];
                 for j in 1..len {
-                    less[j] = block.load(&shares, leaf);
+                    less[j] = block.load(shares, leaf);
                     leq[j - 1] = less[j];
                     leaf += 1;
                 }
                 leq[len - 1] = top;
                 let mut n = len / 2;
                 for _ in 0..width {
-                    let b = block.load(&planes, plane);
+                    let b = block.load(planes, plane);
                     plane += 1;
                     for j in 0..n {
                         less[j] = mux(b, less[2 * j], less[2 * j + 1]);
@@ -210,7 +210,7 @@ dispatch! {
                 if group.size == 1 {
                     continue;
                 }
-                let m = load_inputs(&block, &masks, at, group.size, group.lowest());
+                let m = load_inputs(&block, masks, at, group.size, group.lowest());
                 at += group.opened();
                 let mut put = |v: V| {
                     block.store(&mut out, to, v);
@@ -264,20 +264,20 @@ dispatch! {
             let (mut at, mut from) = (0, 0);
             for (index, group) in cmp.groups(level).enumerate() {
                 let top = group.first + group.size - 1;
-                let (to, top_less) = (less_wire(index), block.load(&wires, less_wire(top)));
+                let (to, top_less) = (less_wire(index), block.load(wires, less_wire(top)));
                 if group.size == 1 {
                     block.store(&mut out, to, top_less);
                     if index > 0 {
-                        block.store(&mut out, to + 1, block.load(&wires, less_wire(top) + 1));
+                        block.store(&mut out, to + 1, block.load(wires, less_wire(top) + 1));
                     }
                     continue;
                 }
-                let x = load_inputs(&block, &opened, at, group.size, group.lowest());
-                let m = load_inputs(&block, &masks, at, group.size, group.lowest());
+                let x = load_inputs(&block, opened, at, group.size, group.lowest());
+                let m = load_inputs(&block, masks, at, group.size, group.lowest());
                 at += group.opened();
                 let mut next = || {
                     from += 1;
-                    block.load(&products, from - 1)
+                    block.load(products, from - 1)
                 };
                 let uc = next();
                 if group.size == 2 {

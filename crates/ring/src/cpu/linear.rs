@@ -88,7 +88,7 @@ fn pack(x0: &[u64], x1: &[u64], op: &Conv2d, group: usize) -> Packed {
     let ci = op.cin / op.groups;
     let depth = 2 * ci;
     // A stride that is a multiple of 1 KiB would put a tile's pixels into the same cache sets.
-    let stride = if depth % 128 == 0 { depth + 8 } else { depth };
+    let stride = if depth.is_multiple_of(128) { depth + 8 } else { depth };
     let (hp, width) = (op.h + op.pad[0] + op.pad[2], op.w + op.pad[1] + op.pad[3]);
     let mut pixels = vec![0u64; hp * width * stride];
     for y in 0..op.h {

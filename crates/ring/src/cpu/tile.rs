@@ -57,7 +57,7 @@ pub(crate) fn row(isa: Isa, taps: &Taps, row: &mut Row<'_>) {
     }
     // These bounds are what the unchecked accesses below rely on.
     assert!(row.x.len() >= (n - 1) * row.sx + taps.reach());
-    assert!(row.w.len() >= taps.weights() && taps.depth % 2 == 0);
+    assert!(row.w.len() >= taps.weights() && taps.depth.is_multiple_of(2));
     assert!((1..=CHANNELS).contains(&row.lanes) && row.out.len() >= (n - 1) * row.ldo + row.lanes);
     let mut at = 0;
     macro_rules! tiles {
@@ -98,8 +98,9 @@ fn portable(taps: &Taps, row: &mut Row<'_>, at: usize) {
             }
         }
     }
-    for j in 0..row.lanes {
-        row.out[at * row.ldo + j] = acc[j].wrapping_sub(row.rows[at]).wrapping_sub(row.corr[j]);
+    let out = &mut row.out[at * row.ldo..][..row.lanes];
+    for ((out, acc), corr) in out.iter_mut().zip(acc).zip(row.corr) {
+        *out = acc.wrapping_sub(row.rows[at]).wrapping_sub(*corr);
     }
 }
 
@@ -210,9 +211,10 @@ unsafe fn avx2<const MR: usize>(taps: &Taps, row: &mut Row<'_>, at: usize) {
                 // SAFETY: four elements at 4 v of eight.
                 unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().add(4 * v).cast(), sum) };
             }
-            for j in 0..8.min(row.lanes - half * 8) {
-                let c = half * 8 + j;
-                row.out[(at + r) * row.ldo + c] = lanes[j].wrapping_sub(row.rows[at + r]).wrapping_sub(row.corr[c]);
+            let channels = half * 8..row.lanes.min(half * 8 + 8);
+            let out = &mut row.out[(at + r) * row.ldo..][channels.clone()];
+            for ((out, lane), corr) in out.iter_mut().zip(lanes).zip(&row.corr[channels]) {
+                *out = lane.wrapping_sub(row.rows[at + r]).wrapping_sub(*corr);
             }
         }
     }
