@@ -257,6 +257,10 @@ impl Importer<'_> {
         match node.op.as_str() {
             "Identity" | "Dropout" | "Cast" => {
                 let x = self.value(node, 0)?;
+                // Floats of any width stay what they are; casts to integers would round.
+                if node.op == "Cast" && !matches!(attrs.int("to", 1), 1 | 10 | 11 | 16) {
+                    return fault(node, "a computed value can be cast to floats only");
+                }
                 self.alias(node, x);
                 Ok(())
             }
@@ -751,7 +755,21 @@ impl Importer<'_> {
             Some(t) if t.data.len() == 1 => t.data[0],
             _ => attrs.float("value", 0.0),
         };
-        if pads.len() != 2 * dims.len() || !fill.is_finite() || pads.iter().any(|p| p.abs() > 1 << 20) {
+        // From opset 18 on the pads may be given for some axes only.
+        let axes = match self.ints(node, 3)? {
+            Some(a) => a.into_iter().map(|a| axis(node, a, dims.len())).collect::<Result<Vec<_>>>()?,
+            None => (0..dims.len()).collect(),
+        };
+        if pads.len() != 2 * axes.len() {
+            return fault(node, format!("pads {pads:?} do not fit axes {axes:?} of {dims:?}"));
+        }
+        let mut all = vec![0; 2 * dims.len()];
+        for (i, &a) in axes.iter().enumerate() {
+            all[a] = pads[i];
+            all[a + dims.len()] = pads[i + axes.len()];
+        }
+        let pads = all;
+        if !fill.is_finite() || pads.iter().any(|p| p.abs() > 1 << 20) {
             return fault(node, format!("pads {pads:?} do not fit {dims:?}"));
         }
         let mut out = vec![];

@@ -315,6 +315,30 @@ mod tests {
     }
 
     #[test]
+    fn refuses_cycles_and_dangling_names() {
+        let node = |input: &str, output: &str| Node {
+            name: output.into(),
+            op: "Relu".into(),
+            inputs: vec![input.into()],
+            outputs: vec![output.into()],
+            attributes: BTreeMap::new(),
+        };
+        let graph = |nodes| Graph {
+            opset: 13,
+            inputs: vec![("x".into(), vec![Dim::Fixed(1)])],
+            outputs: vec!["b".into()],
+            nodes,
+            ..Graph::default()
+        };
+        let cycle = read(&write(&graph(vec![node("b", "a"), node("a", "b")])));
+        assert!(matches!(cycle, Err(Error::Model(w)) if w.contains("cycle")));
+        let dangling = read(&write(&graph(vec![node("nothing", "b")])));
+        assert!(matches!(dangling, Err(Error::Model(w)) if w.contains("nothing provides")));
+        // Order in the file does not matter.
+        assert!(read(&write(&graph(vec![node("a", "b"), node("x", "a")]))).is_ok());
+    }
+
+    #[test]
     fn refuses_broken_files() {
         for bytes in [&b""[..], &[0xff; 40], b"\x08\x08"] {
             assert!(matches!(read(bytes), Err(Error::Model(_))));

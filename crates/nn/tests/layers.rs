@@ -250,6 +250,7 @@ fn layout() {
             node("Pad", &["x", "p", "v"], "t", &[]),
             vec![("p", ints(&[0, 1, 2, 0, 0, 0, -1, 1])), ("v", Constant::Float(Tensor::new(&[], vec![0.5])))],
         ),
+        (node("Pad", &["x", "p", "", "a"], "t", &[]), vec![("p", ints(&[1, 0, 2, 1])), ("a", ints(&[2, -1]))]),
         (
             node("Slice", &["x", "s", "e", "a", "d"], "t", &[]),
             vec![("s", ints(&[5, 0])), ("e", ints(&[0, 6])), ("a", ints(&[2, 3])), ("d", ints(&[-2, 2]))],

@@ -11,7 +11,7 @@ use std::io::{BufRead, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Both directions to one peer.
 struct TlsLink {
@@ -80,10 +80,17 @@ pub fn connect(
             let accepted = std::thread::scope(|scope| {
                 let accepting = scope.spawn(|| {
                     let mut accepted = vec![];
+                    let end = Instant::now() + deadline;
                     while !expected.is_empty() {
-                        let connection = ends.accept(listener, &expected)?;
-                        expected.retain(|e| *e != (connection.peer, connection.direction));
-                        accepted.push(connection);
+                        match ends.accept(listener, &expected) {
+                            Ok(connection) => {
+                                expected.retain(|e| *e != (connection.peer, connection.direction));
+                                accepted.push(connection);
+                            }
+                            // A stranger on the port must not end the session.
+                            Err(error) if Instant::now() < end => tracing::warn!("refused a connection: {error}"),
+                            Err(error) => return Err(error),
+                        }
                     }
                     Ok(accepted)
                 });

@@ -76,6 +76,8 @@ pub struct Report {
     pub bytes: Bytes,
     /// Longest chain of messages, all runs.
     pub rounds: u32,
+    /// True when scales come from the inputs themselves, for want of a calibration.
+    pub calibrated_on_inputs: bool,
     /// Most resident memory of a party (of the one process when parties are threads), MB.
     pub peak_rss_mb: f64,
     /// Comparison with the float reference.

@@ -74,10 +74,10 @@ impl Infer {
         let graph = model::read(&self.model)?;
         let single = model::typed(&graph, 1)?;
         let samples = self.inputs.read(&self.model, &input_dims(&single.reference)?)?;
-        let ranges = match self.compile.calibration_file(&self.model) {
-            Some(path) => Calibration::read(&path)?.ranges,
+        let calibration = self.compile.calibration_file(&self.model);
+        let ranges = match &calibration {
+            Some(path) => Calibration::read(path)?.ranges,
             None => {
-                tracing::info!("no calibration: ranges are taken from the inputs, and become public with the program");
                 let all: Vec<Vec<Tensor>> = samples.iter().map(|s| vec![s.clone()]).collect();
                 Ranges::calibrate(&single.passed, &all)?
             }
@@ -94,7 +94,8 @@ impl Infer {
             .collect::<Result<Vec<_>>>()?;
         let (driven, servers) = self.session(&program, &secrets, &encoded)?;
         let check = self.check.then(|| self.checked(&typed, &program, &secrets, &batches, &driven, samples.len()));
-        let report = self.report(&program, &driven, &servers, samples.len(), check.transpose()?);
+        let mut report = self.report(&program, &driven, &servers, samples.len(), check.transpose()?);
+        report.calibrated_on_inputs = calibration.is_none();
         if self.json {
             let text = serde_json::to_string(&report).map_err(|e| Error::Session(e.to_string()))?;
             print(&format!("{text}\n"));
@@ -217,6 +218,7 @@ impl Infer {
             seconds_by_run: driven.seconds.clone(),
             bytes: Bytes { payload: ends().map(|e| e.payload).sum(), wire: ends().map(|e| e.wire).sum(), by_party },
             rounds: ends().map(|e| e.rounds).max().unwrap_or(0),
+            calibrated_on_inputs: false,
             peak_rss_mb: match self.parties {
                 Parties::InProcess => peak_rss_mb(),
                 Parties::Processes => servers.iter().map(|e| e.peak_rss_mb).fold(0.0, f64::max),
@@ -246,6 +248,9 @@ impl Infer {
             r.rounds,
             r.peak_rss_mb
         );
+        if r.calibrated_on_inputs {
+            text += "scales come from these very inputs and are public; `sordino calibrate` takes them from others\n";
+        }
         if let Some(c) = &r.check {
             text += &format!(
                 "check against floats: largest error {:.2e}, mean relative error {:.4} %, top-1 agrees on {:.1} %, top-5 on {:.1} %\n",
