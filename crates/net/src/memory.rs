@@ -38,7 +38,7 @@ impl Link for Memory {
         let bytes = HEADER_BYTES as u64 + frame.header.payload;
         self.wire.fetch_add(bytes, Ordering::Relaxed);
         let at = match self.shaper.lock() {
-            Ok(mut shaper) => shaper.deliver_at(Instant::now(), bytes),
+            Ok(mut shaper) => shaper.deliver(Instant::now(), bytes).1,
             Err(_) => Instant::now(),
         };
         self.out.send((at, frame)).map_err(|_| self.lost())

@@ -21,6 +21,8 @@ pub trait Link: Send + Sync {
     fn recv(&self, expect: &[Segment]) -> Result<Frame>;
     /// Bytes handed to the network so far.
     fn wire(&self) -> u64;
+    /// Gives up at once: nothing queued is sent any more, and whoever waits on the link stops waiting.
+    fn abort(&self) {}
 }
 
 struct Peer {
@@ -68,9 +70,21 @@ impl Net {
     /// # Errors
     /// When the peer is gone.
     pub fn send(&self, to: Endpoint, tag: Tag, message: Message) -> Result<()> {
+        self.guard(self.try_send(to, tag, message))
+    }
+
+    /// A failure ends the session: links are let go, so that none of them waits for a peer that reads nothing.
+    fn guard<T>(&self, result: Result<T>) -> Result<T> {
+        if result.is_err() {
+            self.peers.values().for_each(|p| p.link.abort());
+        }
+        result
+    }
+
+    fn try_send(&self, to: Endpoint, tag: Tag, message: Message) -> Result<()> {
         let peer = self.peer(to)?;
         let payload = message.iter().map(|p| p.segment().bytes()).sum();
-        let depth = self.depth.load(Ordering::Relaxed) + 1;
+        let depth = self.depth.load(Ordering::Relaxed).saturating_add(1);
         let header = Header { tag, number: peer.next_out.fetch_add(1, Ordering::Relaxed), depth, payload };
         peer.link.send(Frame { header, message })?;
         if let Ok(mut meter) = self.sent.lock() {
@@ -86,6 +100,10 @@ impl Net {
     /// # Errors
     /// Any other frame, a lost or a silent peer.
     pub fn recv(&self, from: Endpoint, tag: Tag, expect: &[Segment]) -> Result<Message> {
+        self.guard(self.try_recv(from, tag, expect))
+    }
+
+    fn try_recv(&self, from: Endpoint, tag: Tag, expect: &[Segment]) -> Result<Message> {
         let peer = self.peer(from)?;
         let started = Instant::now();
         let frame = peer.link.recv(expect)?;

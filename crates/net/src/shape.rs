@@ -30,12 +30,13 @@ impl Shaper {
         Self { model, free: None }
     }
 
-    /// When a message of `bytes` handed over at `now` is delivered: after those before it, at the link's rate.
-    pub fn deliver_at(&mut self, now: Instant, bytes: u64) -> Instant {
+    /// When the first and the last byte of a message of `bytes` handed over at `now` are delivered: after the messages
+    /// before it, at the link's rate.
+    pub fn deliver(&mut self, now: Instant, bytes: u64) -> (Instant, Instant) {
         let start = self.free.map_or(now, |f| f.max(now));
         let busy = self.model.bandwidth.map_or(Duration::ZERO, |b| Duration::from_secs_f64(bytes as f64 / b));
         self.free = Some(start + busy);
-        start + busy + self.model.latency
+        (start + self.model.latency, start + busy + self.model.latency)
     }
 
     /// True when nothing is ever delayed.
@@ -54,9 +55,9 @@ mod tests {
         let model = LinkModel { latency: Duration::from_millis(40), bandwidth: Some(1000.0) };
         let mut shaper = Shaper::new(model);
         let now = Instant::now();
-        assert_eq!(shaper.deliver_at(now, 100), now + Duration::from_millis(140));
-        assert_eq!(shaper.deliver_at(now, 100), now + Duration::from_millis(240));
+        assert_eq!(shaper.deliver(now, 100).1, now + Duration::from_millis(140));
+        assert_eq!(shaper.deliver(now, 100), (now + Duration::from_millis(140), now + Duration::from_millis(240)));
         let later = now + Duration::from_secs(1);
-        assert_eq!(shaper.deliver_at(later, 0), later + Duration::from_millis(40));
+        assert_eq!(shaper.deliver(later, 0).1, later + Duration::from_millis(40));
     }
 }

@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 /// Messages up to this many bytes are written by the caller when nothing is queued.
 const INLINE_BYTES: u64 = 32 << 10;
 
+/// Bytes written at once on a link with limited bandwidth.
+const PACED_BYTES: usize = 128 << 10;
+
 /// Counts the bytes that pass to the writer below.
 pub struct CountedWriter<W> {
     inner: W,
@@ -53,10 +56,23 @@ struct Shared<W> {
     abandoned: AtomicBool,
 }
 
-fn write_frame<W: Write>(writer: &mut W, frame: &Frame) -> io::Result<()> {
+/// Writes a frame. On a shaped link its bytes leave evenly between the two moments, so that a receiver sees a slow link
+/// and not silence.
+fn write_frame<W: Write>(writer: &mut W, frame: &Frame, (begin, end): (Instant, Instant)) -> io::Result<()> {
+    let pause = |until: Instant| std::thread::sleep(until.saturating_duration_since(Instant::now()));
+    pause(begin);
     writer.write_all(&frame.header.encode())?;
+    let total = frame.header.payload.max(1) as f64;
+    let mut sent = 0;
     for part in &frame.message {
-        writer.write_all(part.bytes())?;
+        for chunk in part.bytes().chunks(if end > begin { PACED_BYTES } else { usize::MAX }) {
+            writer.write_all(chunk)?;
+            sent += chunk.len();
+            if end > begin {
+                writer.flush()?;
+                pause(begin + (end - begin).mul_f64(sent as f64 / total));
+            }
+        }
     }
     writer.flush()
 }
@@ -64,7 +80,7 @@ fn write_frame<W: Write>(writer: &mut W, frame: &Frame) -> io::Result<()> {
 /// The sending direction.
 pub struct StreamSender<W: Write + Send + 'static> {
     shared: Arc<Shared<W>>,
-    queue: Option<Sender<(Instant, Frame)>>,
+    queue: Option<Sender<((Instant, Instant), Frame)>>,
     thread: Option<JoinHandle<()>>,
     shaper: Mutex<Shaper>,
 }
@@ -72,7 +88,7 @@ pub struct StreamSender<W: Write + Send + 'static> {
 impl<W: Write + Send + 'static> StreamSender<W> {
     /// Sends to `peer` over `writer`, shaped like `model`.
     pub fn new(peer: Endpoint, writer: W, model: LinkModel) -> Self {
-        let (queue, jobs) = unbounded::<(Instant, Frame)>();
+        let (queue, jobs) = unbounded::<((Instant, Instant), Frame)>();
         let shared = Arc::new(Shared {
             peer,
             writer: Mutex::new(writer),
@@ -86,12 +102,16 @@ impl<W: Write + Send + 'static> StreamSender<W> {
                 if worker.abandoned.load(Ordering::Relaxed) {
                     return;
                 }
-                std::thread::sleep(at.saturating_duration_since(Instant::now()));
-                worker.write(&frame);
+                worker.write(&frame, at);
                 worker.queued.fetch_sub(1, Ordering::Release);
             }
         });
         Self { shared, queue: Some(queue), thread: Some(thread), shaper: Mutex::new(Shaper::new(model)) }
+    }
+
+    /// Sends nothing more; what is queued is dropped. The owner of the stream ends a write in progress by closing it.
+    pub fn abandon(&self) {
+        self.shared.abandoned.store(true, Ordering::Relaxed);
     }
 
     /// Sends a frame: at once if it is short and nothing is queued, else through the writer thread.
@@ -100,16 +120,17 @@ impl<W: Write + Send + 'static> StreamSender<W> {
     /// When an earlier or this write failed.
     pub fn send(&self, frame: Frame) -> Result<()> {
         let lost = |why: String| NetError::PeerLost { peer: self.shared.peer, why };
-        let mut at = Instant::now();
+        let now = Instant::now();
+        let mut at = (now, now);
         let mut inline = frame.header.payload <= INLINE_BYTES && self.shared.queued.load(Ordering::Acquire) == 0;
         if let Ok(mut shaper) = self.shaper.lock()
             && !shaper.is_transparent()
         {
-            at = shaper.deliver_at(at, HEADER_BYTES as u64 + frame.header.payload);
+            at = shaper.deliver(now, HEADER_BYTES as u64 + frame.header.payload);
             inline = false;
         }
         if inline {
-            self.shared.write(&frame);
+            self.shared.write(&frame, at);
         } else if let Some(queue) = &self.queue {
             self.shared.queued.fetch_add(1, Ordering::Release);
             queue.send((at, frame)).map_err(|_| lost("its writer has stopped".into()))?;
@@ -122,22 +143,20 @@ impl<W: Write + Send + 'static> StreamSender<W> {
 }
 
 impl<W: Write> Shared<W> {
-    fn write(&self, frame: &Frame) {
+    fn write(&self, frame: &Frame, at: (Instant, Instant)) {
         let Ok(mut writer) = self.writer.lock() else { return };
-        if let Err(error) = write_frame(&mut *writer, frame)
-            && let Ok(mut failed) = self.failed.lock()
-        {
-            failed.get_or_insert_with(|| explain(&error));
+        if let Err(error) = write_frame(&mut *writer, frame, at) {
+            // What follows on a broken stream has nowhere to go.
+            self.abandoned.store(true, Ordering::Relaxed);
+            if let Ok(mut failed) = self.failed.lock() {
+                failed.get_or_insert_with(|| explain(&error));
+            }
         }
     }
 }
 
 impl<W: Write + Send + 'static> Drop for StreamSender<W> {
     fn drop(&mut self) {
-        // An unwinding or failed session must not wait for a peer that reads nothing.
-        if self.shared.failed.lock().map_or(true, |f| f.is_some()) {
-            self.shared.abandoned.store(true, Ordering::Relaxed);
-        }
         self.queue.take();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();

@@ -2,15 +2,15 @@
 
 use crate::report::EndReport;
 use crate::session::{Shared, serve};
-use crate::tls::{ConnectError, Direction, Ends, Identity, Stream};
+use crate::tls::{ConnectError, Connection, Direction, Ends, Identity, Stream};
 use serde::{Deserialize, Serialize};
 use sordino_net::{Endpoint, Frame, Link, LinkModel, Net, Segment, StreamReceiver, StreamSender};
 use sordino_nn::program::Program;
 use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Both directions to one peer.
@@ -18,6 +18,7 @@ struct TlsLink {
     out: StreamSender<Stream>,
     incoming: StreamReceiver<Stream>,
     wire: Arc<AtomicU64>,
+    sockets: [TcpStream; 2],
 }
 
 impl Link for TlsLink {
@@ -30,13 +31,13 @@ impl Link for TlsLink {
     fn wire(&self) -> u64 {
         self.wire.load(Ordering::Relaxed)
     }
-}
-
-/// The two streams to a peer while they are being made.
-#[derive(Default)]
-struct Half {
-    out: Option<(Stream, Arc<AtomicU64>)>,
-    incoming: Option<Stream>,
+    fn abort(&self) {
+        self.out.abandon();
+        for socket in &self.sockets {
+            // It may be closed already.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
 }
 
 /// Connects an end to all others: servers dial each other to send, the client dials servers for both directions.
@@ -51,75 +52,81 @@ pub fn connect(
     link: LinkModel,
     deadline: Duration,
 ) -> Result<Net, ConnectError> {
-    let mut halves: BTreeMap<Endpoint, Half> = BTreeMap::new();
     let servers = || Endpoint::SERVERS.into_iter().filter(|&s| s != me);
-    let mut dial = |peer: Endpoint, direction: Direction| -> Result<(), ConnectError> {
-        let Some(&address) = addresses.get(&peer.0) else {
-            return Err(ConnectError::Unexpected { peer: peer.to_string() });
-        };
-        let wire = Arc::new(AtomicU64::new(0));
-        let stream = ends.dial(peer, address, direction, Arc::clone(&wire))?;
-        let half = halves.entry(peer).or_default();
-        match direction {
-            Direction::Send => half.out = Some((stream, wire)),
-            Direction::Receive => half.incoming = Some(stream),
-        }
-        Ok(())
+    let dial = |peer: Endpoint, direction: Direction| match addresses.get(&peer.0) {
+        Some(&address) => ends.dial(peer, address, direction),
+        None => Err(ConnectError::Unexpected { peer: peer.to_string() }),
     };
-    match listener {
-        None => {
-            for peer in servers() {
-                dial(peer, Direction::Send)?;
-                dial(peer, Direction::Receive)?;
-            }
-        }
+    let connections: Vec<Connection> = match listener {
+        None => servers()
+            .flat_map(|peer| [dial(peer, Direction::Send), dial(peer, Direction::Receive)])
+            .collect::<Result<_, _>>()?,
         Some(listener) => {
             let mut expected = vec![(Endpoint::CLIENT, Direction::Send), (Endpoint::CLIENT, Direction::Receive)];
             expected.extend(servers().map(|s| (s, Direction::Send)));
+            let stop = AtomicBool::new(false);
             // Accepting goes on while dialling: the others do the same.
-            let accepted = std::thread::scope(|scope| {
-                let accepting = scope.spawn(|| {
-                    let mut accepted = vec![];
-                    let end = Instant::now() + deadline;
-                    while !expected.is_empty() {
-                        match ends.accept(listener, &expected) {
-                            Ok(connection) => {
-                                expected.retain(|e| *e != (connection.peer, connection.direction));
-                                accepted.push(connection);
-                            }
-                            // A stranger on the port must not end the session.
-                            Err(error) if Instant::now() < end => tracing::warn!("refused a connection: {error}"),
-                            Err(error) => return Err(error),
-                        }
-                    }
-                    Ok(accepted)
-                });
-                let dialled: Result<(), ConnectError> = servers().try_for_each(|peer| dial(peer, Direction::Send));
+            std::thread::scope(|scope| {
+                let accepting = scope.spawn(|| accept_all(ends, listener, expected, deadline, &stop));
+                let dialled: Result<Vec<_>, _> = servers().map(|peer| dial(peer, Direction::Send)).collect();
+                stop.store(dialled.is_err(), Ordering::Relaxed);
                 let accepted = accepting.join();
-                dialled?;
-                accepted.unwrap_or_else(|_| {
+                let mut all = dialled?;
+                all.extend(accepted.unwrap_or_else(|_| {
                     Err(ConnectError::Handshake { peer: "a peer".into(), why: "the listener stopped".into() })
-                })
-            })?;
-            for connection in accepted {
-                let half = halves.entry(connection.peer).or_default();
-                match connection.direction {
-                    Direction::Send => half.incoming = Some(connection.stream),
-                    Direction::Receive => half.out = Some((connection.stream, connection.wire)),
-                }
-            }
+                })?);
+                Ok(all)
+            })?
         }
+    };
+    let mut halves: BTreeMap<Endpoint, (Option<Connection>, Option<Connection>)> = BTreeMap::new();
+    for connection in connections {
+        let half = halves.entry(connection.peer).or_default();
+        // What a dialler sends, the accepter receives.
+        let outgoing = (connection.direction == Direction::Send) != connection.accepted;
+        if outgoing { half.0 = Some(connection) } else { half.1 = Some(connection) }
     }
     let mut links: Vec<(Endpoint, Box<dyn Link>)> = vec![];
     for (peer, half) in halves {
-        let (Some((out, wire)), Some(incoming)) = (half.out, half.incoming) else {
+        let (Some(out), Some(incoming)) = half else {
             return Err(ConnectError::Unexpected { peer: peer.to_string() });
         };
-        let out = StreamSender::new(peer, out, link);
-        let incoming = StreamReceiver::new(peer, incoming, deadline);
-        links.push((peer, Box::new(TlsLink { out, incoming, wire })));
+        links.push((
+            peer,
+            Box::new(TlsLink {
+                wire: out.wire,
+                sockets: [out.socket, incoming.socket],
+                out: StreamSender::new(peer, out.stream, link),
+                incoming: StreamReceiver::new(peer, incoming.stream, deadline),
+            }),
+        ));
     }
     Ok(Net::new(me, links))
+}
+
+fn accept_all(
+    ends: &Ends,
+    listener: &TcpListener,
+    mut expected: Vec<(Endpoint, Direction)>,
+    deadline: Duration,
+    stop: &AtomicBool,
+) -> Result<Vec<Connection>, ConnectError> {
+    let mut accepted = vec![];
+    let end = Instant::now() + deadline;
+    while !expected.is_empty() {
+        match ends.accept(listener, &expected, stop) {
+            Ok(connection) => {
+                expected.retain(|e| *e != (connection.peer, connection.direction));
+                accepted.push(connection);
+            }
+            // A stranger on the port must not end the session.
+            Err(error) if Instant::now() < end && !stop.load(Ordering::Relaxed) => {
+                tracing::warn!("refused a connection: {error}");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(accepted)
 }
 
 /// What a child process is told, as one line of JSON on its standard input.
@@ -185,11 +192,21 @@ pub fn run() -> u8 {
     }
 }
 
+/// Ends the progress thread however the server's work ends.
+struct Finish<'a>(&'a AtomicBool);
+
+impl Drop for Finish<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn body() -> Result<EndReport, (String, bool)> {
     let plain = |e: &dyn std::fmt::Display| (e.to_string(), false);
     let mut lines = std::io::stdin().lock().lines();
+    // The first line holds a private key.
     let mut line = || match lines.next() {
-        Some(Ok(line)) => Ok(line),
+        Some(Ok(line)) => Ok(zeroize::Zeroizing::new(line)),
         _ => Err(("the parent process is gone".to_string(), false)),
     };
     let task: Assignment = serde_json::from_str(&line()?).map_err(|e| plain(&e))?;
@@ -210,8 +227,9 @@ fn body() -> Result<EndReport, (String, bool)> {
     let net = connect(me, &ends, Some(&listener), &addresses, link, deadline).map_err(|e| plain(&e))?;
     let progress = AtomicU64::new(0);
     let shared = Shared { session: task.session, program: &task.program, runs: task.runs };
-    let finished = std::sync::atomic::AtomicBool::new(false);
+    let finished = AtomicBool::new(false);
     let result = std::thread::scope(|scope| {
+        let _finish = Finish(&finished);
         if me == Endpoint(0) {
             scope.spawn(|| {
                 let mut last = 0;
@@ -225,9 +243,7 @@ fn body() -> Result<EndReport, (String, bool)> {
                 }
             });
         }
-        let result = serve(shared, net, task.threads, &progress);
-        finished.store(true, Ordering::Relaxed);
-        result
+        serve(shared, net, task.threads, &progress)
     });
     result.map_err(|e| {
         let silence =

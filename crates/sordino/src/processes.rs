@@ -118,9 +118,9 @@ pub fn run(
     let children = Children::default();
     let _reaper = Reaper(children.clone());
     let (said, hears) = mpsc::channel();
-    let mut pipes = vec![];
+    let mut tasks = vec![];
     for server in 0..3 {
-        let mut stdin = spawn(&children, server, &said)?;
+        let stdin = spawn(&children, server, &said)?;
         let task = Assignment {
             server,
             identity: authority.identity(Endpoint(server)).map_err(certificate)?,
@@ -131,27 +131,22 @@ pub fn run(
             threads: setup.threads,
             program: shared.program.clone(),
         };
-        write_line(&mut stdin, &task, server)?;
-        pipes.push(stdin);
+        tasks.push((stdin, task));
     }
     drop(said);
-    let mut addresses = BTreeMap::new();
-    while addresses.len() < 3 {
-        if setup.interrupted.load(Ordering::Relaxed) {
-            return Err(Error::Interrupted);
-        }
-        match hears.recv_timeout(Duration::from_millis(100)) {
-            Ok((server, Some(Said::Listening(address)))) => {
-                addresses.insert(server, address);
-            }
-            Ok((server, Some(Said::Failed { why, .. }))) => {
-                return Err(Error::Session(format!("server {server}: {why}")));
-            }
-            Ok((server, None)) => return Err(Error::Session(format!("server {server} did not start"))),
-            Ok(_) | Err(mpsc::RecvTimeoutError::Timeout) => {}
-            Err(mpsc::RecvTimeoutError::Disconnected) => return Err(Error::Session("no server started".into())),
-        }
-    }
+    // A child that reads nothing would block the writer; it is ended by the listener's deadline.
+    let (addresses, mut pipes) = std::thread::scope(|scope| {
+        let writer = scope.spawn(move || {
+            let write = |(mut stdin, task): (ChildStdin, Assignment)| {
+                write_line(&mut stdin, &task, task.server)?;
+                Ok(stdin)
+            };
+            tasks.into_iter().map(write).collect::<Result<Vec<_>>>()
+        });
+        let addresses = listening(&hears, setup).inspect_err(|_| children.kill());
+        let pipes = writer.join().unwrap_or_else(|_| Err(Error::Session("cannot start the servers".into())));
+        Ok::<_, Error>((addresses?, pipes?))
+    })?;
     for (server, stdin) in pipes.iter_mut().enumerate() {
         write_line(stdin, &addresses, server as u8)?;
     }
@@ -182,6 +177,35 @@ pub fn run(
         Ok(_) => Err(Error::Session(heard.cause().unwrap_or_else(|| "a server gave no report".into()))),
         Err(why) => Err(Error::Session(heard.cause().unwrap_or(why))),
     }
+}
+
+/// Waits until all children listen.
+fn listening(
+    hears: &mpsc::Receiver<(u8, Option<Said>)>,
+    setup: &Processes,
+) -> Result<BTreeMap<u8, std::net::SocketAddr>> {
+    let end = Instant::now() + setup.deadline + Duration::from_secs(10);
+    let mut addresses = BTreeMap::new();
+    while addresses.len() < 3 {
+        if setup.interrupted.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted);
+        }
+        match hears.recv_timeout(Duration::from_millis(100)) {
+            Ok((server, Some(Said::Listening(address)))) => {
+                addresses.insert(server, address);
+            }
+            Ok((server, Some(Said::Failed { why, .. }))) => {
+                return Err(Error::Session(format!("server {server}: {why}")));
+            }
+            Ok((server, None)) => return Err(Error::Session(format!("server {server} did not start"))),
+            Ok(_) | Err(mpsc::RecvTimeoutError::Timeout) if Instant::now() > end => {
+                return Err(Error::Session("a server did not start in time".into()));
+            }
+            Ok(_) | Err(mpsc::RecvTimeoutError::Timeout) => {}
+            Err(mpsc::RecvTimeoutError::Disconnected) => return Err(Error::Session("no server started".into())),
+        }
+    }
+    Ok(addresses)
 }
 
 fn write_line(stdin: &mut ChildStdin, value: &impl serde::Serialize, server: u8) -> Result<()> {

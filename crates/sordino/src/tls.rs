@@ -13,7 +13,7 @@ use sordino_net::{CountedWriter, Endpoint};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
@@ -154,17 +154,24 @@ pub enum Direction {
     Receive,
 }
 
-/// A connection somebody else dialled.
-pub struct Accepted {
-    /// Who.
+/// A connection after its handshake.
+pub struct Connection {
+    /// The other end.
     pub peer: Endpoint,
     /// Which way frames go, from the dialler's view.
     pub direction: Direction,
+    /// True when the other end dialled.
+    pub accepted: bool,
     /// The stream.
     pub stream: Stream,
     /// Bytes written to the network so far.
     pub wire: Arc<AtomicU64>,
+    /// The socket below, for closing it from outside.
+    pub socket: TcpStream,
 }
+
+/// Longest a single connection's handshake may take, so that a stranger who says nothing does not block the others.
+const HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// An end of a session that can dial and accept.
 pub struct Ends {
@@ -275,21 +282,28 @@ impl Ends {
 
     fn prepare(&self, tcp: &TcpStream) -> std::io::Result<()> {
         tcp.set_nodelay(true)?;
-        tcp.set_read_timeout(Some(self.deadline))?;
+        tcp.set_read_timeout(Some(self.deadline.min(HANDSHAKE)))?;
         tcp.set_write_timeout(Some(self.deadline))
     }
 
-    /// Connects to a peer for one direction. Bytes written are added to `wire`.
+    /// Time limits after the handshake. The end that sends reads nothing, so a failed write must not be followed by a
+    /// long read. Whoever waits for the client waits for a person's input, or for a large model to arrive.
+    fn settle(&self, socket: &TcpStream, peer: Endpoint, sends: bool) -> std::io::Result<()> {
+        let limit = if sends {
+            Some(Duration::from_millis(10))
+        } else if peer == Endpoint::CLIENT {
+            None
+        } else {
+            Some(self.deadline)
+        };
+        socket.set_read_timeout(limit)
+    }
+
+    /// Connects to a peer for one direction.
     ///
     /// # Errors
     /// [`ConnectError`].
-    pub fn dial(
-        &self,
-        peer: Endpoint,
-        address: SocketAddr,
-        direction: Direction,
-        wire: Arc<AtomicU64>,
-    ) -> Result<Stream, ConnectError> {
+    pub fn dial(&self, peer: Endpoint, address: SocketAddr, direction: Direction) -> Result<Connection, ConnectError> {
         let name = peer.to_string();
         let unreachable =
             |e: std::io::Error| ConnectError::Unreachable { peer: name.clone(), address, why: e.to_string() };
@@ -298,7 +312,9 @@ impl Ends {
         let handshake = |why: String| ConnectError::Handshake { peer: name.clone(), why };
         let server_name = ServerName::try_from(role_name(peer)).map_err(|e| handshake(e.to_string()))?;
         let tls = ClientConnection::new(Arc::clone(&self.client), server_name).map_err(|e| handshake(e.to_string()))?;
-        let mut stream = StreamOwned::new(tls, CountedWriter::new(tcp, wire));
+        let socket = tcp.try_clone().map_err(unreachable)?;
+        let wire = Arc::new(AtomicU64::new(0));
+        let mut stream = StreamOwned::new(tls, CountedWriter::new(tcp, Arc::clone(&wire)));
         let hello = Hello { peer: self.me, direction, session: self.session }.encode();
         let mut greet = || {
             stream.write_all(&hello)?;
@@ -308,7 +324,10 @@ impl Ends {
             Ok(answer[0])
         };
         match greet().map_err(|e| classify(&name, &e))? {
-            0 => Ok(Box::new(stream)),
+            0 => {
+                self.settle(&socket, peer, direction == Direction::Send).map_err(unreachable)?;
+                Ok(Connection { peer, direction, accepted: false, stream: Box::new(stream), wire, socket })
+            }
             1 => Err(ConnectError::SelfDial),
             2 => Err(ConnectError::WrongSession { peer: name }),
             3 => Err(ConnectError::WrongRole { peer: self.me.to_string() }),
@@ -316,16 +335,23 @@ impl Ends {
         }
     }
 
-    /// Accepts one connection from one of `expected`, each a peer and the direction it dials for.
+    /// Accepts one connection from one of `expected`, each a peer and the direction it dials for; gives up early when
+    /// told to stop.
     ///
     /// # Errors
     /// [`ConnectError`]; the listener can go on accepting after one.
-    pub fn accept(&self, listener: &TcpListener, expected: &[(Endpoint, Direction)]) -> Result<Accepted, ConnectError> {
+    pub fn accept(
+        &self,
+        listener: &TcpListener,
+        expected: &[(Endpoint, Direction)],
+        stop: &AtomicBool,
+    ) -> Result<Connection, ConnectError> {
         let somebody = || "a peer".to_string();
         let handshake = |why: String| ConnectError::Handshake { peer: somebody(), why };
-        let tcp = self.wait(listener).map_err(|e| handshake(e.to_string()))?;
+        let tcp = self.wait(listener, stop).map_err(|e| handshake(e.to_string()))?;
         self.prepare(&tcp).map_err(|e| handshake(e.to_string()))?;
         let tls = ServerConnection::new(Arc::clone(&self.server)).map_err(|e| handshake(e.to_string()))?;
+        let socket = tcp.try_clone().map_err(|e| handshake(e.to_string()))?;
         let wire = Arc::new(AtomicU64::new(0));
         let mut stream = StreamOwned::new(tls, CountedWriter::new(tcp, Arc::clone(&wire)));
         let mut hello = [0; 26];
@@ -348,11 +374,12 @@ impl Ends {
         let code = verdict.as_ref().err().map_or(0, |(code, _)| *code);
         stream.write_all(&[code]).and_then(|()| stream.flush()).map_err(|e| classify(&somebody(), &e))?;
         verdict.map_err(|(_, error)| error)?;
-        Ok(Accepted { peer, direction, stream: Box::new(stream), wire })
+        self.settle(&socket, peer, direction == Direction::Receive).map_err(|e| handshake(e.to_string()))?;
+        Ok(Connection { peer, direction, accepted: true, stream: Box::new(stream), wire, socket })
     }
 
     /// Accepts within the deadline.
-    fn wait(&self, listener: &TcpListener) -> std::io::Result<TcpStream> {
+    fn wait(&self, listener: &TcpListener, stop: &AtomicBool) -> std::io::Result<TcpStream> {
         listener.set_nonblocking(true)?;
         let end = Instant::now() + self.deadline;
         loop {
@@ -361,6 +388,7 @@ impl Ends {
                     tcp.set_nonblocking(false)?;
                     return Ok(tcp);
                 }
+                Err(_) if stop.load(Ordering::Relaxed) => return Err(std::io::ErrorKind::Interrupted.into()),
                 Err(e) if e.kind() == std::io::ErrorKind::WouldBlock && Instant::now() < end => {
                     std::thread::sleep(Duration::from_millis(2));
                 }

@@ -2,12 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use sordino::tls::{Accepted, Authority, ConnectError, Direction, Ends, Hello, Identity};
+use sordino::tls::{Authority, ConnectError, Connection, Direction, Ends, Hello, Identity};
 use sordino_net::Endpoint;
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 const SESSION: [u8; 16] = [3; 16];
@@ -18,18 +17,18 @@ fn ends(me: u8, identity: &Identity, session: [u8; 16]) -> Ends {
 }
 
 /// Server 1 accepts one connection for which it expects server 0; the dialler believes it dials `to`.
-fn meet(dialler: &Ends, accepter: &Ends, to: u8) -> (Result<(), ConnectError>, Result<Accepted, ConnectError>) {
+fn meet(dialler: &Ends, accepter: &Ends, to: u8) -> (Result<(), ConnectError>, Result<Connection, ConnectError>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::scope(|scope| {
-        let accepting = scope.spawn(|| accepter.accept(&listener, &[(Endpoint(0), Direction::Send)]));
-        let wire = Arc::new(AtomicU64::new(0));
-        let dialled = dialler.dial(Endpoint(to), address, Direction::Send, Arc::clone(&wire)).map(|mut stream| {
-            let before = wire.load(Ordering::Relaxed);
-            stream.write_all(b"hello").unwrap();
-            stream.flush().unwrap();
+        let accepting =
+            scope.spawn(|| accepter.accept(&listener, &[(Endpoint(0), Direction::Send)], &AtomicBool::new(false)));
+        let dialled = dialler.dial(Endpoint(to), address, Direction::Send).map(|mut dialled| {
+            let before = dialled.wire.load(Ordering::Relaxed);
+            dialled.stream.write_all(b"hello").unwrap();
+            dialled.stream.flush().unwrap();
             // A record costs its header, type and tag.
-            assert_eq!(wire.load(Ordering::Relaxed) - before, 5 + 22);
+            assert_eq!(dialled.wire.load(Ordering::Relaxed) - before, 5 + 22);
         });
         (dialled, accepting.join().unwrap())
     })
@@ -101,7 +100,7 @@ fn a_peer_that_speaks_something_else() {
     let address = listener.local_addr().unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| std::net::TcpStream::connect(address).unwrap().write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap());
-        let accepted = one.accept(&listener, &[(Endpoint(0), Direction::Send)]);
+        let accepted = one.accept(&listener, &[(Endpoint(0), Direction::Send)], &AtomicBool::new(false));
         assert!(matches!(accepted.err(), Some(ConnectError::Handshake { .. })));
     });
 }
@@ -111,7 +110,7 @@ fn nobody_there() {
     let authority = Authority::new().unwrap();
     let zero = ends(0, &authority.identity(Endpoint(0)).unwrap(), SESSION);
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let dialled = zero.dial(Endpoint(1), closed, Direction::Send, Arc::default()).err();
+    let dialled = zero.dial(Endpoint(1), closed, Direction::Send).err();
     assert!(matches!(dialled, Some(ConnectError::Unreachable { .. })), "{dialled:?}");
 }
 

@@ -151,6 +151,9 @@ impl<D: Device> Rep3<D> {
         shape: Shape,
         shift: u32,
     ) -> Result<Shared<D>> {
+        if shift > 32 {
+            return Err(Error::Usage(format!("a truncation by {shift} bits; at most 32 keep 32 bits of the result")));
+        }
         if let Some(bias) = bias {
             z = self.dev.zip(ZipOp::Add, &z, &bias.as_wide()?.0);
         }

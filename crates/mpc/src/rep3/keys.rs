@@ -62,13 +62,13 @@ impl Prss {
             Side::Next => &self.next,
         };
         let bytes = mac(&key.0, &[at.name(), purpose.as_bytes(), &[part as u8]]);
-        let mut half = [0; 16];
+        let mut half = Zeroizing::new([0; 16]);
         // The second half names the stream in the set of used ones; the first is its key.
         half.copy_from_slice(&bytes[16..]);
-        let fresh = self.used.lock().is_ok_and(|mut used| used.insert(half));
+        let fresh = self.used.lock().is_ok_and(|mut used| used.insert(*half));
         assert!(fresh, "a random stream was asked for twice");
         half.copy_from_slice(&bytes[..16]);
-        PrgKey::new(half)
+        PrgKey::new(*half)
     }
 }
 
