@@ -1,6 +1,6 @@
 //! The oracle: the same fixed-point program in the clear, with exact rounding, watching for values that do not fit.
 
-use crate::{Checked, Error, Local, Protocol, Result, Role, Step, Width};
+use crate::{Checked, Error, Local, Protocol, Result, Role, Settings, Step, Width};
 use sordino_ring::{Conv2d, Device, PAD, Shape};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -34,6 +34,7 @@ pub struct Overflow {
 /// operand or result leaves the range a protocol needs.
 pub struct Clear<D: Device> {
     dev: D,
+    narrow_bits: u32,
     overflow: RefCell<Option<Overflow>>,
 }
 
@@ -41,7 +42,12 @@ impl<D: Device> Clear<D> {
     /// Computes on `dev`.
     #[must_use]
     pub fn new(dev: D) -> Self {
-        Self { dev, overflow: RefCell::new(None) }
+        Self { dev, narrow_bits: Settings::default().narrow_bits, overflow: RefCell::new(None) }
+    }
+    /// Watches for what these settings cannot compare.
+    #[must_use]
+    pub fn with(self, settings: Settings) -> Self {
+        Self { narrow_bits: settings.narrow_bits, ..self }
     }
     /// The first overflow since the last call.
     pub fn take_overflow(&self) -> Option<Overflow> {
@@ -50,13 +56,13 @@ impl<D: Device> Clear<D> {
 
     fn tensor(&self, shape: Shape, width: Width, values: Vec<i64>) -> ClearTensor {
         if width == Width::Narrow {
-            self.watch(&values);
+            self.watch(&values, 32);
         }
         ClearTensor { shape, width, values: Rc::new(values) }
     }
 
-    fn watch(&self, values: &[i64]) {
-        let outside = |v: &&i64| v.unsigned_abs() >= 1 << 31;
+    fn watch(&self, values: &[i64], bits: u32) {
+        let outside = |v: &&i64| v.unsigned_abs() >= 1 << (bits - 1);
         if let Some(&value) = values.iter().find(outside) {
             let count = values.iter().filter(outside).count();
             self.overflow.borrow_mut().get_or_insert(Overflow { value, count });
@@ -175,7 +181,7 @@ impl<D: Device> Protocol for Clear<D> {
         Ok(self.rounded(x.shape.clone(), x.values.iter().copied(), None, shift))
     }
     fn msb(&self, _at: Step, x: &ClearTensor) -> Result<ClearTensor> {
-        self.watch(&x.values);
+        self.watch(&x.values, self.narrow_bits);
         let bits = x.values.iter().map(|&v| i64::from(v < 0)).collect();
         Ok(self.tensor(x.shape.clone(), Width::Narrow, bits))
     }
@@ -183,13 +189,11 @@ impl<D: Device> Protocol for Clear<D> {
         Ok(self.tensor(bit.shape.clone(), Width::Wide, bit.values.to_vec()))
     }
     fn relu(&self, _at: Step, x: &ClearTensor, out: Width) -> Result<ClearTensor> {
-        self.watch(&x.values);
+        self.watch(&x.values, self.narrow_bits);
         Ok(self.tensor(x.shape.clone(), out, x.values.iter().map(|&v| v.max(0)).collect()))
     }
     fn extend(&self, _at: Step, x: &ClearTensor) -> Result<ClearTensor> {
-        // Extensions need one bit more of room than signs do.
-        let doubled: Vec<i64> = x.values.iter().map(|v| v.saturating_mul(2)).collect();
-        self.watch(&doubled);
+        self.watch(&x.values, 31);
         Ok(self.tensor(x.shape.clone(), Width::Wide, x.values.to_vec()))
     }
     fn verify(&self, _at: Step, x: ClearTensor) -> Result<Checked<ClearTensor>> {

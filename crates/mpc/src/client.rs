@@ -1,6 +1,6 @@
 //! The client's side of a three-server computation: sharing inputs, receiving outputs, following along otherwise.
 
-use crate::{Checked, Error, Local, Plan, Protocol, Result, Role, Step, Symbol, Width};
+use crate::{Checked, Error, Local, Plan, Protocol, Result, Role, Settings, Step, Symbol, Width};
 use sordino_net::{Endpoint, Net, Part, Segment};
 use sordino_ring::{Conv2d, PrgKey, Shape};
 use zeroize::Zeroizing;
@@ -15,7 +15,7 @@ impl Client {
     /// A client with its links to the servers.
     #[must_use]
     pub fn new(net: Net) -> Self {
-        Self { net, shapes: Plan::new(false) }
+        Self { net, shapes: Plan::new(Settings::default()) }
     }
     /// The transport, for its meter.
     #[must_use]

@@ -52,5 +52,5 @@ pub use clear::{Clear, ClearTensor, Overflow};
 pub use client::Client;
 pub use error::{Error, Result};
 pub use plan::{Cost, Plan, Symbol};
-pub use protocol::{Checked, Local, Protocol, Role, Width};
+pub use protocol::{Checked, Local, Protocol, Role, Settings, Width};
 pub use step::Step;

@@ -1,7 +1,7 @@
 //! Running a program on shapes alone: declared cost, nothing computed.
 
 use crate::rep3::cost;
-use crate::{Checked, Error, Local, Protocol, Result, Role, Step, Width};
+use crate::{Checked, Error, Local, Protocol, Result, Role, Settings, Step, Width};
 use sordino_ring::{Conv2d, Shape};
 use std::cell::RefCell;
 use std::iter::Sum;
@@ -79,7 +79,7 @@ pub struct Symbol {
 
 /// The three-server protocol's declared cost. Runs anything the executor runs.
 pub struct Plan {
-    faithful: bool,
+    settings: Settings,
     state: Rc<RefCell<State>>,
 }
 
@@ -90,10 +90,10 @@ fn panel_bytes(op: &Conv2d) -> u64 {
 }
 
 impl Plan {
-    /// Counts the cost with or without faithful truncation.
+    /// Counts the cost of a program with these settings.
     #[must_use]
-    pub fn new(faithful: bool) -> Self {
-        Self { faithful, state: Rc::default() }
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, state: Rc::default() }
     }
     /// Starts counting cost anew; memory goes on.
     pub fn restart(&self) {
@@ -143,7 +143,7 @@ impl Plan {
     fn truncated(&self, shape: &Shape, shift: u32) -> Symbol {
         // The untruncated product and its masks live until the result does.
         let _working = self.lease(16 * shape.len() as u64);
-        self.spend(cost::truncate(shape.len(), shift, self.faithful));
+        self.spend(cost::truncate(shape.len(), shift, self.settings));
         self.symbol(shape.clone(), Width::Narrow)
     }
 }
@@ -239,7 +239,7 @@ impl Protocol for Plan {
         Ok(self.truncated(&x.shape, shift))
     }
     fn msb(&self, _at: Step, x: &Symbol) -> Result<Shape> {
-        self.spend(cost::msb(x.shape.len()));
+        self.spend(cost::msb(x.shape.len(), self.settings));
         drop(self.lease(comparison_bytes(x.shape.len())));
         Ok(x.shape.clone())
     }
@@ -248,7 +248,7 @@ impl Protocol for Plan {
         Ok(self.symbol(bit.clone(), Width::Wide))
     }
     fn relu(&self, _at: Step, x: &Symbol, out: Width) -> Result<Symbol> {
-        self.spend(cost::relu(x.shape.len(), out));
+        self.spend(cost::relu(x.shape.len(), out, self.settings));
         drop(self.lease(comparison_bytes(x.shape.len())));
         Ok(self.symbol(x.shape.clone(), out))
     }

@@ -23,6 +23,21 @@ impl Width {
     }
 }
 
+/// What a compiled program fixes for the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Settings {
+    /// Exact rounding in every truncation, for the price of a comparison of the discarded bits.
+    pub faithful: bool,
+    /// Bits that operands of comparisons fit, sign included: 4 to 32. Fewer bits make signs and maxima cheaper.
+    pub narrow_bits: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { faithful: false, narrow_bits: 32 }
+    }
+}
+
 /// Who provides an input or receives an output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Role {
@@ -78,8 +93,8 @@ pub struct Checked<T>(pub(crate) T);
 /// A way to compute on values that nobody sees.
 ///
 /// Values are fixed-point integers in a ring of stated [`Width`]; scales are the caller's business. A narrow value v
-/// must satisfy |v| < 2^30 wherever an operation below asks for a narrow operand: signs and extensions are exact
-/// there, differences of two such values stay within 31 bits, and meaningless beyond.
+/// must satisfy |v| < 2^30 where it is extended, and |v| < 2^(narrow_bits - 2) where it or its difference with another
+/// is compared ([`Settings`]): signs and extensions are exact there, and meaningless beyond.
 pub trait Protocol {
     /// A shared tensor.
     type Arith: Clone;

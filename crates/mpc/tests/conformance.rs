@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use sordino_mpc::{Clear, Local, Plan, Protocol, Result, Role, Step, Width};
+use sordino_mpc::{Clear, Local, Plan, Protocol, Result, Role, Settings, Step, Width};
 use sordino_ring::{Conv2d, Cpu, IndexMap, PAD, Shape, WindowSum};
 use sordino_testkit::{Job, World, integers};
 
@@ -135,16 +135,19 @@ impl Job for One {
     }
 }
 
-fn check(op: Op, n: usize, faithful: bool) {
-    let job = One::new(op, n);
+fn check(op: Op, n: usize, settings: Settings) {
+    let mut job = One::new(op, n);
+    for values in [&mut job.x, &mut job.y] {
+        values.iter_mut().for_each(|v| *v >>= 32 - settings.narrow_bits);
+    }
     let want = job.run(&Clear::new(Cpu::new(1)), Step::root([1; 16])).unwrap().unwrap();
-    let plan = Plan::new(faithful);
+    let plan = Plan::new(settings);
     job.run(&plan, Step::root([1; 16])).unwrap();
-    let (got, sent, rounds) = World { faithful, ..World::default() }.run(&job).unwrap();
+    let (got, sent, rounds) = World { settings, ..World::default() }.run(&job).unwrap();
     let got = got.unwrap();
     assert_eq!(got.len(), want.len(), "{op:?}");
     let rounding = matches!(op, Op::Linear { .. } | Op::TwoTerms | Op::Mul { .. } | Op::Truncate { .. });
-    let tolerance = i64::from(rounding && !faithful);
+    let tolerance = i64::from(rounding && !settings.faithful);
     for (g, w) in got.iter().zip(&want) {
         // Narrow results are compared mod 2^32.
         assert!(((g - w) as i32).abs() <= tolerance as i32, "{op:?} n {n}: {g} for {w}");
@@ -175,19 +178,32 @@ fn every_operation_equals_the_oracle_at_its_declared_cost() {
     ops.extend((0..6).map(Op::Local));
     for op in ops {
         for n in [1, 2, 3, 10, 192, 193, 1000] {
-            check(op, n, false);
+            check(op, n, Settings::default());
         }
     }
 }
 
 #[test]
 fn faithful_truncation_is_exact() {
+    let settings = Settings { faithful: true, ..Settings::default() };
     for n in [1, 5, 192, 1000] {
         for shift in [0, 1, 7, 20, 32] {
-            check(Op::Mul { shift }, n, true);
-            check(Op::Truncate { shift }, n, true);
+            check(Op::Mul { shift }, n, settings);
+            check(Op::Truncate { shift }, n, settings);
         }
-        check(Op::Linear { shift: 20 }, n, true);
+        check(Op::Linear { shift: 20 }, n, settings);
+    }
+}
+
+#[test]
+fn fewer_bits_to_compare() {
+    for narrow_bits in [4, 20, 28, 31] {
+        let settings = Settings { narrow_bits, ..Settings::default() };
+        for op in [Op::Msb, Op::Relu(Width::Narrow), Op::Relu(Width::Wide), Op::Max] {
+            for n in [3, 500] {
+                check(op, n, settings);
+            }
+        }
     }
 }
 

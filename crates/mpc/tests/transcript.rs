@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use sordino_mpc::{Local, Protocol, Result, Role, Step, Width};
+use sordino_mpc::{Local, Protocol, Result, Role, Settings, Step, Width};
 use sordino_net::{Endpoint, Frame, Net, Part, Tag};
 use sordino_ring::{Conv2d, PrgKey, Shape};
 use sordino_testkit::{Job, Tap, World};
@@ -68,7 +68,9 @@ fn sums(a: &[Part], b: &[Part]) -> Vec<u8> {
 /// The three-server protocol suite on one value.
 fn suite(faithful: bool) -> impl Fn(i64, Tap) {
     move |value, tap| {
-        let _ = World { tap: Some(tap), faithful, ..World::default() }.run(&All { value }).unwrap();
+        let _ = World { tap: Some(tap), settings: Settings { faithful, ..Settings::default() }, ..World::default() }
+            .run(&All { value })
+            .unwrap();
     }
 }
 

@@ -45,7 +45,7 @@ pub fn encode_inputs(program: &Program, inputs: &[Tensor]) -> Result<Vec<Vec<i64
             }
             let laid = if x.dims.len() == 4 { x.permute(&[0, 2, 3, 1]) } else { x.clone() };
             let scale = Scale::new(port.scale).ok_or_else(|| fault(port, "its scale is not positive".into()))?;
-            encode(&laid.data, scale, 31).map_err(|e| {
+            encode(&laid.data, scale, program.settings.narrow_bits - 1).map_err(|e| {
                 fault(
                     port,
                     format!("the value {} is outside the calibrated range; calibrate with such inputs", e.value),

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use sordino_mpc::Settings;
 use sordino_ring::{Conv2d, IndexMap, Shape, WindowSum};
 
 /// Index of a value of a program.
@@ -236,8 +237,8 @@ pub struct Program {
     pub inputs: Vec<Port>,
     /// Outputs, row-major in their own dimensions.
     pub outputs: Vec<Port>,
-    /// Exact rounding in every truncation.
-    pub faithful: bool,
+    /// What the protocol is to do.
+    pub settings: Settings,
 }
 
 /// The model owner's ring elements, one list for each of [`Program::secrets`]. No `Debug`.

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use sordino_mpc::{Clear, Plan, Protocol, Step};
+use sordino_mpc::{Clear, Plan, Protocol, Settings, Step};
 use sordino_nn::exec::{Loaded, decode_outputs, encode_inputs};
 use sordino_nn::graph::{Attribute, Dim, Graph, Node};
 use sordino_nn::program::{Program, Secrets};
@@ -49,15 +49,15 @@ fn check_graph(graph: &Graph, batch: usize, scale: f32, tolerance: f32, options:
     let want = float::evaluate(&net, std::slice::from_ref(&x), |_, _| ()).unwrap();
     let job = Run { program: &program, secrets: &secrets, inputs: encode_inputs(&program, &[x]).unwrap() };
 
-    let clear = Clear::new(Cpu::new(1));
+    let clear = Clear::new(Cpu::new(1)).with(options.settings);
     let oracle = job.run(&clear, Step::root([1; 16])).unwrap();
     assert_eq!(clear.take_overflow(), None, "{name}");
-    let plan = Plan::new(options.faithful);
+    let plan = Plan::new(options.settings);
     job.run(&plan, Step::root([1; 16])).unwrap();
-    let (shared, sent, rounds) = World { faithful: options.faithful, ..World::default() }.run(&job).unwrap();
+    let (shared, sent, rounds) = World { settings: options.settings, ..World::default() }.run(&job).unwrap();
     assert_eq!(sent, plan.cost().sent, "bytes of {name}");
     assert_eq!(rounds, plan.cost().rounds, "rounds of {name}");
-    if options.faithful {
+    if options.settings.faithful {
         assert!(shared == oracle, "{name}: faithful shares differ from the oracle");
     }
     for values in [oracle, shared] {
@@ -304,7 +304,10 @@ fn whole_networks_and_options() {
         }
     }
     let graph = zoo::build("lenet", 5, zoo::Pool::Max).unwrap();
-    check_graph(&graph, 1, 1.0, 2e-4, &Options { faithful: true, ..Options::default() });
+    let exact = Settings { faithful: true, ..Settings::default() };
+    check_graph(&graph, 1, 1.0, 2e-4, &Options { settings: exact, ..Options::default() });
+    let cheap = Settings { narrow_bits: 24, ..Settings::default() };
+    check_graph(&graph, 1, 1.0, 2e-3, &Options { settings: cheap, ..Options::default() });
     check_graph(&graph, 1, 1.0, 0.05, &Options { frac_bits: 10, weight_bits: Some(10), ..Options::default() });
 }
 

@@ -48,7 +48,7 @@ pub fn serve(shared: Shared<'_>, net: Net, threads: usize, progress: &AtomicU64)
     let info = SessionInfo { session: shared.session, program: shared.program.hash() };
     let prss = establish(&net, &info).map_err(sordino_nn::Error::Protocol)?;
     let server =
-        Rep3::new(Cpu::new(threads), net, prss, shared.program.faithful).map_err(sordino_nn::Error::Protocol)?;
+        Rep3::new(Cpu::new(threads), net, prss, shared.program.settings).map_err(sordino_nn::Error::Protocol)?;
     let mut at = Step::root(shared.session);
     let loaded = Loaded::load(&server, at.child("load"), shared.program, None)?;
     server.net().send(Endpoint::CLIENT, READY, vec![]).map_err(net_error)?;

@@ -1,7 +1,7 @@
 //! In-process worlds of parties for tests: real protocols over memory links, with a place to listen or tamper.
 
 use sordino_mpc::rep3::{Rep3, SessionInfo, establish};
-use sordino_mpc::{Client, Protocol, Result, Step};
+use sordino_mpc::{Client, Protocol, Result, Settings, Step};
 use sordino_net::{Endpoint, Frame, Link, LinkModel, Meter, Net, Segment, memory_links};
 use sordino_ring::{Cpu, PrgKey};
 use std::collections::BTreeMap;
@@ -27,8 +27,8 @@ pub type Tap = Arc<dyn Fn(Endpoint, Endpoint, Frame) -> Vec<Frame> + Send + Sync
 pub struct World {
     /// How long a receiver waits.
     pub deadline: Duration,
-    /// Exact truncation.
-    pub faithful: bool,
+    /// What the program would fix.
+    pub settings: Settings,
     /// Sees every frame of the session.
     pub tap: Option<Tap>,
     /// Each server's session, to make them disagree.
@@ -38,7 +38,7 @@ pub struct World {
 impl Default for World {
     fn default() -> Self {
         let info = SessionInfo { session: [1; 16], program: [2; 32] };
-        Self { deadline: Duration::from_secs(20), faithful: false, tap: None, sessions: [info; 3] }
+        Self { deadline: Duration::from_secs(20), settings: Settings::default(), tap: None, sessions: [info; 3] }
     }
 }
 
@@ -129,7 +129,7 @@ impl World {
                             return Ok((out, client.net().meter()));
                         }
                         let prss = establish(&net, &self.sessions[i])?;
-                        let server = Rep3::new(Cpu::new(1), net, prss, self.faithful)?;
+                        let server = Rep3::new(Cpu::new(1), net, prss, self.settings)?;
                         let out = job.run(&server, Step::root(self.sessions[i].session))?;
                         Ok((out, server.net().meter()))
                     })

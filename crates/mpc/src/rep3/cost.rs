@@ -4,7 +4,7 @@
 //! in docs/protocols.md. Rounds are the longest chain of dependent messages.
 
 use super::layout::{plane_words, thirds};
-use crate::{Cost, Width};
+use crate::{Cost, Settings, Width};
 use sordino_ring::Comparison;
 
 const SERVERS: [usize; 3] = [0, 1, 2];
@@ -56,8 +56,8 @@ pub fn input(n: usize) -> Cost {
 
 /// Truncate-reduce of `n` additively shared elements.
 #[must_use]
-pub fn truncate(n: usize, shift: u32, faithful: bool) -> Cost {
-    if faithful && shift > 0 {
+pub fn truncate(n: usize, shift: u32, settings: Settings) -> Cost {
+    if settings.faithful && shift > 0 {
         reshare(n, Width::Wide) + comparison(n, shift, 8) + remask(n, Width::Narrow)
     } else {
         reshare(n, Width::Narrow)
@@ -66,8 +66,8 @@ pub fn truncate(n: usize, shift: u32, faithful: bool) -> Cost {
 
 /// Signs of `n` elements.
 #[must_use]
-pub fn msb(n: usize) -> Cost {
-    comparison(n, 31, 0)
+pub fn msb(n: usize, settings: Settings) -> Cost {
+    comparison(n, settings.narrow_bits - 1, 0)
 }
 
 /// Shared bits to wide ring elements.
@@ -78,10 +78,11 @@ pub fn inject(n: usize) -> Cost {
 
 /// max(x, 0).
 #[must_use]
-pub fn relu(n: usize, out: Width) -> Cost {
+pub fn relu(n: usize, out: Width, settings: Settings) -> Cost {
+    let bits = settings.narrow_bits - 1;
     match out {
-        Width::Narrow => comparison(n, 31, 8) + remask(n, out),
-        Width::Wide => comparison(n, 31, 12) + exchange(n, 1) + remask(n, out),
+        Width::Narrow => comparison(n, bits, 8) + remask(n, out),
+        Width::Wide => comparison(n, bits, 12) + exchange(n, 1) + remask(n, out),
     }
 }
 
@@ -105,21 +106,23 @@ mod tests {
 
     #[test]
     fn bits_per_element() {
-        let n = 192 * 100;
+        let (n, set) = (192 * 100, Settings::default());
         let bits = |c: Cost| (c.total() * 8) as f64 / n as f64;
         let table = [
-            (bits(truncate(n, 20, false)), 96.0),
-            (bits(msb(n)), 159.0),
-            (bits(relu(n, Width::Narrow)), 287.0),
-            (bits(relu(n, Width::Wide)), 385.0),
+            (bits(truncate(n, 20, set)), 96.0),
+            (bits(msb(n, set)), 159.0),
+            (bits(relu(n, Width::Narrow, set)), 287.0),
+            (bits(relu(n, Width::Wide, set)), 385.0),
             (bits(extend(n)), 162.0),
             (bits(inject(n)), 192.0),
         ];
+        // Fewer bits to compare cost less.
+        assert_eq!(bits(relu(n, Width::Wide, Settings { narrow_bits: 28, ..set })), 353.0);
         for (got, want) in table {
             assert!((got - want).abs() < 1e-9, "{got} {want}");
         }
         // A million ReLUs: 37.6 MB in the narrow ring.
-        assert_eq!(relu(1 << 20, Width::Narrow).total(), 37_620_208);
-        assert_eq!((relu(n, Width::Wide).rounds, relu(n, Width::Narrow).rounds, extend(n).rounds), (6, 5, 2));
+        assert_eq!(relu(1 << 20, Width::Narrow, set).total(), 37_620_208);
+        assert_eq!((relu(n, Width::Wide, set).rounds, relu(n, Width::Narrow, set).rounds, extend(n).rounds), (6, 5, 2));
     }
 }

@@ -5,7 +5,7 @@ use super::keys::{Prss, Side};
 use super::layout::{plane_words, thirds};
 use super::relu::Bits;
 use super::share::{Pair, Shared, local};
-use crate::{Checked, Error, Local, Protocol, Result, Role, Step, Width};
+use crate::{Checked, Error, Local, Protocol, Result, Role, Settings, Step, Width};
 use sordino_net::{Endpoint, Message, Net, Part, Segment};
 use sordino_ring::{Conv2d, Device, PrgKey, Shape, Word, Words, ZipOp};
 
@@ -15,7 +15,7 @@ pub struct Rep3<D: Device> {
     net: Net,
     prss: Prss,
     pub(crate) me: usize,
-    pub(crate) faithful: bool,
+    pub(crate) settings: Settings,
 }
 
 pub(crate) fn planes_part(words: Vec<u64>) -> Part {
@@ -31,17 +31,19 @@ pub(crate) fn word_part<W: Word>(words: Vec<W>) -> Part {
 }
 
 impl<D: Device> Rep3<D> {
-    /// A server with its device, its links and its keys. `faithful` rounds exactly, for the price of a comparison
-    /// of the discarded bits in every truncation.
+    /// A server with its device, its links and its keys.
     ///
     /// # Errors
     /// When the transport is not a server's.
-    pub fn new(dev: D, net: Net, prss: Prss, faithful: bool) -> Result<Self> {
+    pub fn new(dev: D, net: Net, prss: Prss, settings: Settings) -> Result<Self> {
         let me = net.me();
         if !me.is_server() {
             return Err(Error::Usage(format!("{me} is not one of the three servers")));
         }
-        Ok(Self { dev, net, prss, me: usize::from(me.0), faithful })
+        if !(4..=32).contains(&settings.narrow_bits) {
+            return Err(Error::Usage(format!("comparisons of {} bits; 4 to 32 are possible", settings.narrow_bits)));
+        }
+        Ok(Self { dev, net, prss, me: usize::from(me.0), settings })
     }
 
     /// The transport, for its meter.

@@ -48,7 +48,7 @@ impl<D: Device> Rep3<D> {
         Views { a, first: [sum, b], second: [cut(&x.1, next), self.dev.affine(&cut(&x.0, next), 1, offset)] }
     }
 
-    /// Compares the 31 low bits and opens the result masked: e = carry ^ rho', for the two evaluated parts.
+    /// Compares the bits below the sign and opens the result masked: e = carry ^ rho', for the two evaluated parts.
     fn masked_carry(
         &self,
         at: &Step,
@@ -57,12 +57,17 @@ impl<D: Device> Rep3<D> {
         extra: Message,
         expect: &[Segment],
     ) -> Result<([D::Buf<u64>; 2], Message)> {
-        let cmp = Comparison::new(31);
-        // A = 2^31 - 1 - a_low: the complement's low bits.
-        let a = self.dev.planes(&self.dev.affine(&v.a, u32::MAX, u32::MAX), 0, 31);
-        let b = [self.dev.planes(&v.first[1], 0, 31), self.dev.planes(&v.second[1], 0, 31)];
+        let cmp = Comparison::new(self.sign());
+        // With k bits compared, A = 2^k - 1 - a_low: the complement's low bits.
+        let a = self.dev.planes(&self.dev.affine(&v.a, u32::MAX, u32::MAX), 0, self.sign());
+        let b = [&v.first[1], &v.second[1]].map(|b| self.dev.planes(b, 0, self.sign()));
         let (carry, dealt) = self.compare(at, &cmp, n, &a, [&b[0], &b[1]], extra, expect)?;
         Ok((self.open_masked(at, n, carry)?, dealt))
+    }
+
+    /// Position of the sign bit: the highest of the bits that compared values fit.
+    fn sign(&self) -> u32 {
+        self.settings.narrow_bits - 1
     }
 
     fn not(&self, plane: &D::Buf<u64>) -> D::Buf<u64> {
@@ -80,11 +85,13 @@ impl<D: Device> Rep3<D> {
 
     fn sign_rho(&self, at: &Step, v: &Views<D>, n: usize) -> D::Buf<u64> {
         let rho = self.dealer_rho(at, self.me, thirds(n)[self.me].1);
-        self.dev.zip(ZipOp::Xor, &rho, &self.dev.planes(&v.a, 31, 32))
+        self.dev.zip(ZipOp::Xor, &rho, &self.dev.planes(&v.a, self.sign(), self.sign() + 1))
     }
 
     fn with_sign_of_b(&self, v: &Views<D>, e: [D::Buf<u64>; 2]) -> [D::Buf<u64>; 2] {
-        let flip = |e: &D::Buf<u64>, b: &D::Buf<u32>| self.dev.zip(ZipOp::Xor, e, &self.dev.planes(b, 31, 32));
+        let flip = |e: &D::Buf<u64>, b: &D::Buf<u32>| {
+            self.dev.zip(ZipOp::Xor, e, &self.dev.planes(b, self.sign(), self.sign() + 1))
+        };
         [flip(&e[0], &v.first[1]), flip(&e[1], &v.second[1])]
     }
 

@@ -13,7 +13,7 @@ impl<D: Device> Rep3<D> {
     /// falls above them and disappears, so there is no large-error case. Three floors lose between 0 and 3 units less
     /// the carries; adding 1.5 units first centres the error: the result is within 1 unit of the rounded quotient.
     pub(crate) fn truncate_additive(&self, at: Step, z: D::Buf<u64>, n: usize, shift: u32) -> Result<Pair<D, u32>> {
-        if self.faithful && shift > 0 {
+        if self.settings.faithful && shift > 0 {
             return self.truncate_faithfully(at, z, n, shift);
         }
         let add = if self.me == 0 && shift > 0 { 3 << (shift - 1) } else { 0 };

@@ -7,8 +7,6 @@ use crate::{Error, Result};
 use sordino_ring::{Scale, Shape, encode};
 use std::collections::BTreeMap;
 
-/// A narrow value must stay below 2^30 in magnitude.
-const NARROW_BITS: f64 = 30.0;
 /// A value that is only ever wide has room for sums of many narrow ones.
 const WIDE_BITS: f64 = 44.0;
 
@@ -107,7 +105,7 @@ pub(super) fn finish(b: Builder) -> Result<(Program, Secrets)> {
         slots: f.slots,
         secrets: f.forms,
         layers: f.b.layers,
-        faithful: f.b.options.faithful,
+        settings: f.b.options.settings,
     };
     Ok((program, Secrets(f.secrets)))
 }
@@ -146,6 +144,11 @@ impl Finisher {
         value.ratio * ratio * 2f64.powi(self.exponents.get(&root).copied().unwrap_or(0))
     }
 
+    /// A narrow value must stay below two to this: two bits less than what comparisons take.
+    fn narrow_bits(&self) -> f64 {
+        f64::from(self.b.options.settings.narrow_bits) - 2.0
+    }
+
     fn choose_exponents(&mut self) -> Result<()> {
         let mut narrow = vec![false; self.b.values.len()];
         for (_, step, out) in &self.b.steps {
@@ -160,7 +163,7 @@ impl Finisher {
             let (root, _) = self.b.root(value.group);
             let ratio = self.b.total_ratio(slot);
             let range = value.range.max(1e-9) * if value.exact { 1.0 } else { self.b.options.margin };
-            let bits = if narrow { NARROW_BITS } else { WIDE_BITS };
+            let bits = if narrow { self.narrow_bits() } else { WIDE_BITS };
             let mut e = (bits - (range * ratio).log2()).floor();
             if let Some(cap) = value.cap {
                 e = e.min((f64::from(cap) - ratio.log2()).floor());
@@ -174,7 +177,7 @@ impl Finisher {
             if self.scale(*slot) < 2f64.powi(-100) {
                 return Err(Error::Range {
                     layer: self.b.layers[*layer].name.clone(),
-                    why: format!("values up to {:.3e} do not fit the 32-bit ring", self.b.values[*slot].range),
+                    why: format!("values up to {:.3e} do not fit the narrow ring", self.b.values[*slot].range),
                 });
             }
         }
@@ -294,7 +297,7 @@ impl Finisher {
 
     /// Thresholds must stay where comparisons with any narrow value are exact.
     fn thresholds(&self, layer: usize, thresholds: &[f64], scale: f64) -> Result<Vec<i64>> {
-        let limit = 1 << 30;
+        let limit = 1 << (self.b.options.settings.narrow_bits - 2);
         Ok(self.integers(layer, thresholds, scale)?.into_iter().map(|t| t.clamp(-limit, limit)).collect())
     }
 

@@ -9,6 +9,7 @@ use crate::network::Network;
 use crate::program::{Program, Secrets};
 use crate::tensor::Tensor;
 use crate::{Error, Result, float, passes};
+use sordino_mpc::Settings;
 use std::collections::BTreeMap;
 
 /// How to compile.
@@ -20,13 +21,13 @@ pub struct Options {
     pub weight_bits: Option<u32>,
     /// Room above the calibrated range, as a factor.
     pub margin: f64,
-    /// Exact rounding in every truncation.
-    pub faithful: bool,
+    /// What the protocol is to do with it.
+    pub settings: Settings,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { frac_bits: 20, weight_bits: None, margin: 2.0, faithful: false }
+        Self { frac_bits: 20, weight_bits: None, margin: 2.0, settings: Settings::default() }
     }
 }
 

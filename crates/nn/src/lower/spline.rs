@@ -157,7 +157,7 @@ pub(super) fn apply(b: &mut Builder, x: Slot, function: &Function, range: f64) -
 /// Where the argument's range is so large that its scale is below one, the local coordinate gets the missing bits by
 /// a public power of two. It may wrap outside its piece; there the inverse half-width is zero.
 fn refine(b: &mut Builder, local: Slot, fit: &Fit, reach: f64) -> Slot {
-    let bits = 30.0 - (reach * b.options.margin).log2().ceil();
+    let bits = f64::from(b.options.settings.narrow_bits) - 2.0 - (reach * b.options.margin).log2().ceil();
     let half = fit.inverse.iter().filter(|v| **v > 0.0).fold(0f64, |m, v| m.max(1.0 / v));
     let power = (-bits).min(44.0 - bits - half.log2().ceil()).clamp(0.0, 62.0) as u32;
     if power == 0 {

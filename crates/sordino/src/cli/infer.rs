@@ -297,7 +297,7 @@ fn rows(x: &Tensor) -> Vec<Vec<f32>> {
 
 /// Runs the fixed-point oracle and names the layers whose values leave their ring.
 fn overflows(program: &Program, secrets: &Secrets, batches: &[Tensor]) -> Result<Vec<String>> {
-    let clear = Clear::new(Cpu::new(1));
+    let clear = Clear::new(Cpu::new(1)).with(program.settings);
     let mut at = Step::root([0; 16]);
     let loaded = Loaded::load(&clear, at.child("load"), program, Some(secrets))?;
     clear.take_overflow();
@@ -308,7 +308,7 @@ fn overflows(program: &Program, secrets: &Secrets, batches: &[Tensor]) -> Result
         let mut note = |layer: usize| {
             if let Some(o) = clear.take_overflow() {
                 let name = &program.layers[layer].name;
-                let line = format!("layer {name}: {} values, such as {}, do not fit 32 bits", o.count, o.value);
+                let line = format!("layer {name}: {} values, such as {}, do not fit", o.count, o.value);
                 if !found.iter().any(|f| f.starts_with(&format!("layer {name}:"))) {
                     found.push(line);
                 }

@@ -9,6 +9,7 @@ mod zoo;
 use clap::{Args, Parser, Subcommand};
 use sordino::inputs::Preprocess;
 use sordino::{Error, Result};
+use sordino_mpc::Settings;
 use sordino_net::LinkModel;
 use sordino_nn::Options;
 use std::path::PathBuf;
@@ -85,6 +86,9 @@ pub(crate) struct Compile {
     /// Fractional bits of weights [default: as many as fit, up to 32 more than needed; they cost nothing].
     #[arg(long, value_parser = clap::value_parser!(u32).range(4..=32))]
     weight_bits: Option<u32>,
+    /// Bits of values that are compared, sign included; fewer send less and round more coarsely.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(16..=32))]
+    narrow_bits: u32,
     /// Room above the calibrated ranges, as a factor.
     #[arg(long, default_value_t = 2.0)]
     margin: f64,
@@ -105,7 +109,7 @@ impl Compile {
             frac_bits: self.frac_bits,
             weight_bits: self.weight_bits,
             margin: self.margin,
-            faithful: self.faithful,
+            settings: Settings { faithful: self.faithful, narrow_bits: self.narrow_bits },
         })
     }
 

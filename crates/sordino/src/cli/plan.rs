@@ -70,7 +70,7 @@ impl PlanArgs {
         let typed = if self.batch == 1 { single } else { model::typed(&graph, self.batch as usize)? };
         let options = self.compile.options()?;
         let (program, _) = model::compiled(&typed, &ranges, &options)?;
-        let plan = Plan::new(options.faithful);
+        let plan = Plan::new(options.settings);
         let mut at = Step::root([0; 16]);
         let loaded = Loaded::load(&plan, at.child("load"), &program, None)?;
         plan.restart();
