@@ -267,5 +267,5 @@ impl Protocol for Plan {
 
 /// Working space of a comparison: the planes of three parts, dealt, expanded and joined, and words of the selection.
 fn comparison_bytes(n: usize) -> u64 {
-    64 * n as u64
+    120 * n as u64
 }

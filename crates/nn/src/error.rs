@@ -31,7 +31,7 @@ pub enum Error {
         supported: &'static [&'static str],
     },
     /// An input does not fit the model.
-    #[error("input {name}: {why}")]
+    #[error("input \"{name}\": {why}")]
     Input {
         /// The model's name for it.
         name: String,

@@ -43,14 +43,16 @@ pub fn encode_inputs(program: &Program, inputs: &[Tensor]) -> Result<Vec<Vec<i64
             if x.dims != port.dims {
                 return Err(fault(port, format!("its shape is {:?} where the program takes {:?}", x.dims, port.dims)));
             }
+            if let Some(at) = x.data.iter().position(|v| f64::from(v.abs()) > port.limit || v.is_nan()) {
+                let why = format!(
+                    "element {at} is {:.4e}, beyond the calibrated range of {:.4e}; calibrate with such inputs",
+                    x.data[at], port.limit
+                );
+                return Err(fault(port, why));
+            }
             let laid = if x.dims.len() == 4 { x.permute(&[0, 2, 3, 1]) } else { x.clone() };
             let scale = Scale::new(port.scale).ok_or_else(|| fault(port, "its scale is not positive".into()))?;
-            encode(&laid.data, scale, program.settings.narrow_bits - 1).map_err(|e| {
-                fault(
-                    port,
-                    format!("the value {} is outside the calibrated range; calibrate with such inputs", e.value),
-                )
-            })
+            encode(&laid.data, scale, program.settings.narrow_bits).map_err(|e| fault(port, e.to_string()))
         })
         .collect()
 }

@@ -207,6 +207,8 @@ pub struct LayerInfo {
     pub name: String,
     /// Operator in the model.
     pub op: String,
+    /// Its result: the value's name in the network and its slot, if it has just one.
+    pub result: Option<(String, Slot)>,
 }
 
 /// An input or output.
@@ -220,6 +222,8 @@ pub struct Port {
     pub dims: Vec<usize>,
     /// Integer steps per unit.
     pub scale: f64,
+    /// Largest magnitude that is taken: the calibrated range with its margin, up to a power of two.
+    pub limit: f64,
 }
 
 /// A compiled program.
@@ -245,6 +249,15 @@ pub struct Program {
 pub struct Secrets(pub Vec<Vec<i64>>);
 
 impl Program {
+    /// Largest magnitude a layer's result may have, in reals; `None` where it never enters the narrow ring.
+    #[must_use]
+    pub fn capacity(&self, layer: usize) -> Option<f64> {
+        let (_, slot) = self.layers.get(layer)?.result.as_ref()?;
+        let mut steps = self.instructions.iter().filter(|i| i.out == *slot);
+        let narrow = !self.slots[*slot].wide || steps.next_back().is_some_and(|i| matches!(i.op, Op::Extend { .. }));
+        narrow.then(|| 2f64.powi(self.settings.narrow_bits as i32 - 1) / self.slots[*slot].scale)
+    }
+
     /// Hash that parties compare before they start.
     #[must_use]
     pub fn hash(&self) -> [u8; 32] {

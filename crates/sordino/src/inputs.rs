@@ -46,7 +46,7 @@ pub struct Preprocess {
     #[arg(long, value_enum)]
     pub channels: Option<Channels>,
     /// Subtracted from each channel, after scaling.
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', allow_hyphen_values = true)]
     pub mean: Option<Vec<f32>>,
     /// Each channel is divided by it, after subtracting the mean.
     #[arg(long, value_delimiter = ',')]
@@ -106,6 +106,13 @@ pub fn read(paths: &[PathBuf], dims: &[usize], preprocess: &Preprocess) -> Resul
     Ok(samples)
 }
 
+/// True for a file that is read as a picture.
+#[must_use]
+pub fn is_picture(path: &Path) -> bool {
+    let name = path.to_string_lossy().to_lowercase();
+    name.ends_with(".png") || name.ends_with(".jpg") || name.ends_with(".jpeg")
+}
+
 /// An array with or without a batch axis as samples of batch one.
 fn split(x: Tensor, dims: &[usize]) -> std::result::Result<Vec<Tensor>, String> {
     let sample: usize = dims[1..].iter().product();
@@ -139,7 +146,11 @@ fn picture(path: &Path, dims: &[usize], p: &Preprocess) -> Result<Tensor> {
     }
     let channels = p.channels.unwrap_or(if c == 1 { Channels::Gray } else { Channels::Rgb });
     if c != if channels == Channels::Gray { 1 } else { 3 } {
-        return Err(fault(format!("the model takes {c} channels; say which with --channels")));
+        let why = match c {
+            1 | 3 => format!("--channels does not give the {c} the model takes; gray is one, rgb and bgr are three"),
+            _ => format!("as {layout:?} the model's input {dims:?} has {c} channels; is --layout right?"),
+        };
+        return Err(fault(why));
     }
     let bytes = std::fs::read(path).map_err(Error::at(path))?;
     let mut reader =
@@ -147,7 +158,9 @@ fn picture(path: &Path, dims: &[usize], p: &Preprocess) -> Result<Tensor> {
     let mut limits = image::Limits::default();
     limits.max_alloc = Some(1 << 30);
     reader.limits(limits);
-    let picture = reader.decode().map_err(|e| fault(format!("not a readable PNG or JPEG picture: {e}")))?;
+    let picture = reader.decode().map_err(|e| {
+        fault(format!("not a readable picture ({e}); inputs are PNG, JPEG, .npy, .npz or MNIST IDX files"))
+    })?;
     let picture = if (picture.height() as usize, picture.width() as usize) == (h, w) {
         picture
     } else {

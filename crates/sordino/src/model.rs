@@ -90,15 +90,22 @@ impl Calibration {
 /// # Errors
 /// [`Error::File`].
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    let fault = |why: &str| Error::File { path: path.into(), why: why.into() };
+    if path.exists() && !path.is_file() {
+        return Err(fault("not a regular file; it would be replaced"));
+    }
     let folder = match path.parent() {
         Some(p) if !p.as_os_str().is_empty() => p,
         _ => Path::new("."),
     };
+    if !folder.is_dir() {
+        return Err(fault("its folder does not exist"));
+    }
     let mut builder = tempfile::Builder::new();
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
     let mut file = builder.tempfile_in(folder).map_err(Error::at(path))?;
-    std::io::Write::write_all(&mut file, bytes).map_err(Error::at(path))?;
+    std::io::Write::write_all(&mut file, bytes).and_then(|()| file.as_file().sync_all()).map_err(Error::at(path))?;
     file.persist(path).map_err(|e| Error::at(path)(e.error))?;
     Ok(())
 }

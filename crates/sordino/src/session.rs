@@ -86,14 +86,16 @@ pub fn drive(shared: Shared<'_>, net: Net, secrets: &Secrets, inputs: &[Vec<Vec<
         client.net().recv(server, READY, &[]).map_err(net_error)?;
     }
     client.net().reset_meter();
-    let (mut outputs, mut seconds) = (vec![], vec![]);
+    let (mut outputs, mut seconds, mut marks) = (vec![], vec![], Marks::default());
     for input in inputs {
         let started = Instant::now();
-        let opened = loaded.run(&client, at.child("run"), Some(input), |_| ())?;
+        let opened =
+            loaded.run(&client, at.child("run"), Some(input), |layer| marks.layer(layer, client.net().meter()))?;
+        marks.end(client.net().meter());
         seconds.push(started.elapsed().as_secs_f64());
         outputs.push(opened.into_iter().map(Option::unwrap_or_default).collect());
     }
-    Ok(Driven { outputs, seconds, report: EndReport::new(&client.net().meter(), BTreeMap::new()) })
+    Ok(Driven { outputs, seconds, report: EndReport::new(&client.net().meter(), marks.layers) })
 }
 
 /// Attributes time, bytes and rounds to layers.

@@ -239,6 +239,12 @@ fn classify(peer: &str, error: &std::io::Error) -> ConnectError {
         Some(Tls::InvalidCertificate(Cert::NotValidForName | Cert::NotValidForNameContext { .. })) => {
             ConnectError::WrongRole { peer }
         }
+        _ if matches!(error.kind(), std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::UnexpectedEof) => {
+            ConnectError::Handshake { peer, why: "it hung up; its time limit may have passed".into() }
+        }
+        _ if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
+            ConnectError::Handshake { peer, why: "it did not answer in time".into() }
+        }
         _ => ConnectError::Handshake { peer, why: text },
     }
 }

@@ -62,9 +62,13 @@ fn a_digit_is_recognised_in_both_ways_at_the_planned_cost() {
         let sum = |report: &Value, field: &str| -> u64 {
             report["layers"].as_array().unwrap().iter().map(|l| l[field].as_u64().unwrap()).sum()
         };
-        // The client's bytes belong to no server's layer.
-        let client = got["bytes"]["by_party"][3].as_u64().unwrap();
-        assert_eq!(sum(&got, "bytes") + client, got["bytes"]["payload"].as_u64().unwrap());
+        assert_eq!(sum(&got, "bytes"), got["bytes"]["payload"].as_u64().unwrap());
+        let by_layer = |report: &Value, field: &str| -> Vec<Value> {
+            report["layers"].as_array().unwrap().iter().map(|l| l[field].clone()).collect()
+        };
+        for field in ["name", "bytes", "rounds"] {
+            assert_eq!(by_layer(&got, field), by_layer(&plan, field), "{field}");
+        }
         assert_eq!(sum(&plan, "bytes"), plan["bytes"].as_u64().unwrap());
         assert!(got["bytes"]["wire"].as_u64() > got["bytes"]["payload"].as_u64());
     }
@@ -113,6 +117,11 @@ fn wrong_inputs_get_one_sentence() {
     refused(&["infer", model, "--input", path(&text)], 2, &["text.png", "picture"]);
     refused(&["infer", model, "--input", digit, "--size", "32"], 2, &["size of 32", "28 by 28"]);
     refused(&["infer", model, "--input", digit, "--channels", "rgb"], 2, &["channels"]);
+    refused(&["infer", model, "--input", digit, "--scale", "1"], 2, &["calibrated range"]);
+    refused(&["infer", model, "--input", digit, "--top", "0"], 2, &["--top"]);
+    refused(&["infer", model, "--input", digit, "--skip", "1"], 2, &["--skip"]);
+    refused(&["infer", model, "--input", digit, "--log", "bogus"], 2, &["--log"]);
+    refused(&["infer", model, "--input", path(dir.path())], 2, &["folder"]);
     refused(&["infer", model, "--input", digit, "--std", "0"], 2, &["--std"]);
     refused(&["infer", model, "--input", digit, "--margin", "0.1"], 2, &["--margin"]);
     refused(&["infer", model, "--input", digit, "--link", "fast"], 2, &["fast", "lan"]);
@@ -135,6 +144,36 @@ fn wrong_inputs_get_one_sentence() {
     refused(&["zoo", "export", "nothing", "-o", "x.onnx"], 2, &["nothing", "resnet50"]);
     refused(&["zoo", "export", "lenet", "-o", "/no/such/folder/x.onnx"], 2, &["/no/such/folder"]);
     refused(&["infer"], 2, &["required"]);
+}
+
+#[test]
+fn overflows_are_found_by_layer() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().join("narrow.json");
+    let (model, digit) = (asset("mnist.onnx"), asset("digit-7.png"));
+    // A calibration that promises far too little of the first layer.
+    let text = std::fs::read_to_string(asset("mnist.calibration.json")).unwrap();
+    let mut calibration: Value = serde_json::from_str(&text).unwrap();
+    let ranges = calibration["ranges"].as_object_mut().unwrap();
+    ranges.iter_mut().filter(|(name, _)| *name != "input").for_each(|(_, r)| *r = serde_json::json!(1e-4));
+    std::fs::write(&at, calibration.to_string()).unwrap();
+    let args = ["infer", path(&model), "--input", path(&digit), "--check", "--json", "--calibration", path(&at)];
+    let more = ["--frac-bits", "26", "--narrow-bits", "20"];
+    let got = json(&[&args[..], &more].concat());
+    let overflows = got["check"]["overflows"].as_array().unwrap();
+    assert!(overflows.iter().any(|o| o.as_str().unwrap().contains("does not fit")), "{got}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_an_error_and_a_closed_pipe_is_not() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let out = command(&["zoo", "list"]).stdout(full).output().unwrap();
+    assert_eq!(out.status.code(), Some(1));
+    refused(&["zoo", "export", "lenet", "-o", "/dev/full"], 2, &["regular file"]);
+    let mut child = command(&["zoo", "list"]).stdout(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[test]

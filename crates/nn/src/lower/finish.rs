@@ -97,6 +97,7 @@ pub(super) fn finish(b: Builder) -> Result<(Program, Secrets)> {
         slot: *slot,
         dims: dims.clone(),
         scale: f.scale(*slot),
+        limit: 2f64.powf((f.b.values[*slot].range * f.b.options.margin).log2().ceil()),
     };
     let program = Program {
         inputs: f.b.inputs.iter().map(|p| port(&f, p)).collect(),

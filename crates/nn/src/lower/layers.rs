@@ -27,7 +27,7 @@ fn reorder<T: Copy>(list: &[T]) -> Vec<T> {
 
 pub(super) fn lower(net: &Network, ranges: &Ranges, b: &mut Builder) -> Result<()> {
     let mut slots: Vec<Option<Slot>> = vec![None; net.shapes.len()];
-    b.layers.push(LayerInfo { name: "input".into(), op: "Input".into() });
+    b.layers.push(LayerInfo { name: "input".into(), op: "Input".into(), result: None });
     for (i, &id) in net.inputs.iter().enumerate() {
         let range = ranges.0.get(&net.names[id]).copied().unwrap_or(1.0);
         let slot = b.source(Pending::Done(Op::Input(i)), &physical(&net.shapes[id]), range, b.cap());
@@ -39,7 +39,7 @@ pub(super) fn lower(net: &Network, ranges: &Ranges, b: &mut Builder) -> Result<(
         if fused.iter().any(|f| f.parts.contains(&index)) {
             continue;
         }
-        b.layers.push(LayerInfo { name: node.name.clone(), op: node.op.clone() });
+        b.layers.push(LayerInfo { name: node.name.clone(), op: node.op.clone(), result: None });
         let missing = || Error::Range { layer: node.name.clone(), why: "the calibration has no range for it".into() };
         let range = *ranges.0.get(&net.names[node.output]).ok_or_else(missing)?;
         let slot = match fused.iter().find(|f| f.sum == index) {
@@ -50,8 +50,11 @@ pub(super) fn lower(net: &Network, ranges: &Ranges, b: &mut Builder) -> Result<(
             None => layer(net, node, &slots, range, b)?,
         };
         slots[node.output] = Some(slot);
+        if let Some(info) = b.layers.last_mut() {
+            info.result = Some((net.names[node.output].clone(), slot));
+        }
     }
-    b.layers.push(LayerInfo { name: "output".into(), op: "Output".into() });
+    b.layers.push(LayerInfo { name: "output".into(), op: "Output".into(), result: None });
     for (name, id) in &net.outputs {
         let slot = row_major(b, operand(&slots, *id)?, &net.shapes[*id]);
         b.outputs.push((name.clone(), slot, net.shapes[*id].clone()));

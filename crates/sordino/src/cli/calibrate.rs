@@ -33,7 +33,6 @@ impl CalibrateArgs {
         let output = self.output.unwrap_or_else(|| beside(&self.model));
         let values = ranges.0.len();
         Calibration { samples: samples.len(), ranges }.write(&output)?;
-        print(&format!("{}: ranges of {values} values from {} samples\n", output.display(), samples.len()));
-        Ok(())
+        print(&format!("{}: ranges of {values} values from {} samples\n", output.display(), samples.len()))
     }
 }

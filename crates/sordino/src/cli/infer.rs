@@ -1,6 +1,6 @@
 //! `sordino infer`.
 
-use super::{Compile, Inputs, LinkArg, human_bytes, input_dims, parse_link, print};
+use super::{Compile, Inputs, LinkArg, human_bytes, input_dims, parse_link, positive, print};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use sordino::model::{self, Calibration, Typed};
@@ -11,8 +11,9 @@ use sordino::{Error, Result};
 use sordino_mpc::{Clear, Step};
 use sordino_nn::exec::{Loaded, decode_outputs, encode_inputs};
 use sordino_nn::program::{Program, Secrets};
-use sordino_nn::{Ranges, Tensor, float};
+use sordino_nn::{Ranges, Tensor, exec, float};
 use sordino_ring::Cpu;
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -44,7 +45,7 @@ pub(crate) struct Infer {
     #[arg(long)]
     profile: bool,
     /// Show this many best classes.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = positive)]
     top: usize,
     /// Print one JSON object.
     #[arg(long)]
@@ -62,7 +63,7 @@ pub(crate) struct Infer {
     #[arg(long, default_value_t = 30.0)]
     timeout: f64,
     /// Worker threads per party [default: a third of the processors].
-    #[arg(long)]
+    #[arg(long, value_parser = positive)]
     threads: Option<usize>,
 }
 
@@ -92,17 +93,23 @@ impl Infer {
             .iter()
             .map(|b| Ok(encode_inputs(&program, std::slice::from_ref(b))?))
             .collect::<Result<Vec<_>>>()?;
+        tracing::info!(
+            instructions = program.instructions.len(),
+            products = exec::macs(&program),
+            runs = encoded.len(),
+            "compiled; the session starts"
+        );
         let (driven, servers) = self.session(&program, &secrets, &encoded)?;
+        tracing::info!(seconds = driven.seconds.iter().sum::<f64>(), "the session is over");
         let check = self.check.then(|| self.checked(&typed, &program, &secrets, &batches, &driven, samples.len()));
         let mut report = self.report(&program, &driven, &servers, samples.len(), check.transpose()?);
         report.calibrated_on_inputs = calibration.is_none();
         if self.json {
             let text = serde_json::to_string(&report).map_err(|e| Error::Session(e.to_string()))?;
-            print(&format!("{text}\n"));
+            print(&format!("{text}\n"))
         } else {
-            self.show(&report);
+            self.show(&report)
         }
-        Ok(())
     }
 
     fn session(
@@ -123,6 +130,10 @@ impl Infer {
             }
             let result = match self.parties {
                 Parties::InProcess => {
+                    let _ = ctrlc::set_handler(|| {
+                        eprintln!("sordino: interrupted");
+                        std::process::exit(130);
+                    });
                     let setup = InProcess { link: self.link.0, deadline, threads };
                     in_process(shared, &setup, secrets, inputs, &progress)
                 }
@@ -158,7 +169,7 @@ impl Infer {
         got.truncate(samples);
         want.truncate(samples);
         let mut check = check(&got, &want);
-        check.overflows = overflows(program, secrets, batches)?;
+        check.overflows = overflows(typed, program, secrets, batches)?;
         Ok(check)
     }
 
@@ -193,8 +204,9 @@ impl Infer {
             *slot = end.payload;
         }
         let ends = || servers.iter().chain([&driven.report]);
+        let rounds = ends().map(|e| e.rounds).max().unwrap_or(0);
         let layers = |program: &Program| {
-            (0..program.layers.len())
+            let mut lines: Vec<LayerLine> = (0..program.layers.len())
                 .map(|i| {
                     let of = |e: &EndReport| e.layers.get(&i).copied().unwrap_or_default();
                     let first = servers.first().map(of).unwrap_or_default();
@@ -203,11 +215,17 @@ impl Infer {
                         op: program.layers[i].op.clone(),
                         seconds: first.seconds,
                         waited: first.waited,
-                        bytes: servers.iter().map(|e| of(e).bytes).sum(),
+                        bytes: ends().map(|e| of(e).bytes).sum(),
                         rounds: first.rounds,
                     }
                 })
-                .collect()
+                .collect();
+            // The last round is the opening's, which ends at the client.
+            let seen: u32 = lines.iter().map(|l| l.rounds).sum();
+            if let Some(last) = lines.last_mut() {
+                last.rounds += rounds.saturating_sub(seen);
+            }
+            lines
         };
         Report {
             top: best,
@@ -217,7 +235,7 @@ impl Infer {
             seconds: driven.seconds.iter().sum(),
             seconds_by_run: driven.seconds.clone(),
             bytes: Bytes { payload: ends().map(|e| e.payload).sum(), wire: ends().map(|e| e.wire).sum(), by_party },
-            rounds: ends().map(|e| e.rounds).max().unwrap_or(0),
+            rounds,
             calibrated_on_inputs: false,
             peak_rss_mb: match self.parties {
                 Parties::InProcess => peak_rss_mb(),
@@ -228,7 +246,7 @@ impl Infer {
         }
     }
 
-    fn show(&self, r: &Report) {
+    fn show(&self, r: &Report) -> Result<()> {
         let mut text = String::new();
         let shown = 10.min(r.top.len());
         for (i, classes) in r.top.iter().take(shown).enumerate() {
@@ -248,6 +266,15 @@ impl Infer {
             r.rounds,
             r.peak_rss_mb
         );
+        if r.runs * self.batch as usize > r.inputs && r.runs > 1 {
+            text += &format!(
+                "{} inputs in runs of {}: the last run is filled up and costs as much\n",
+                r.inputs, self.batch
+            );
+        }
+        if self.inputs.plain_pictures(&self.model) {
+            text += "pixels went in as 0 to 255; --scale, --mean, --std, --channels or a MODEL.toml say otherwise\n";
+        }
         if r.calibrated_on_inputs {
             text += "scales come from these very inputs and are public; `sordino calibrate` takes them from others\n";
         }
@@ -277,7 +304,7 @@ impl Infer {
                 );
             }
         }
-        print(&text);
+        print(&text)
     }
 }
 
@@ -295,23 +322,38 @@ fn rows(x: &Tensor) -> Vec<Vec<f32>> {
     x.data.chunks(n.max(1)).map(<[f32]>::to_vec).collect()
 }
 
-/// Runs the fixed-point oracle and names the layers whose values leave their ring.
-fn overflows(program: &Program, secrets: &Secrets, batches: &[Tensor]) -> Result<Vec<String>> {
+/// Names the layers whose values leave their ring: results by the float reference, whose values cannot wrap, and what
+/// lies within a layer by the fixed-point oracle.
+fn overflows(typed: &Typed, program: &Program, secrets: &Secrets, batches: &[Tensor]) -> Result<Vec<String>> {
     let clear = Clear::new(Cpu::new(1)).with(program.settings);
     let mut at = Step::root([0; 16]);
     let loaded = Loaded::load(&clear, at.child("load"), program, Some(secrets))?;
     clear.take_overflow();
-    let mut found: Vec<String> = vec![];
+    let mut found: BTreeMap<usize, String> = BTreeMap::new();
+    let places: BTreeMap<&str, usize> =
+        program.layers.iter().enumerate().filter_map(|(i, l)| Some((l.result.as_ref()?.0.as_str(), i))).collect();
     for batch in batches {
+        let mut wild = vec![];
+        float::evaluate(&typed.passed, std::slice::from_ref(batch), |node, value| {
+            let place = places.get(typed.passed.names[node.output].as_str());
+            if let Some((&layer, capacity)) = place.and_then(|l| Some((l, program.capacity(*l)?)))
+                && f64::from(value.max_abs()) >= capacity
+            {
+                wild.push((layer, value.max_abs(), capacity));
+            }
+        })?;
+        for (layer, value, capacity) in wild {
+            let name = &program.layers[layer].name;
+            let line = format!("layer {name}: a value of {value:.4e} does not fit its {capacity:.4e}");
+            found.entry(layer).or_insert(line);
+        }
         let encoded = encode_inputs(program, std::slice::from_ref(batch))?;
         let mut layer = 0;
         let mut note = |layer: usize| {
             if let Some(o) = clear.take_overflow() {
                 let name = &program.layers[layer].name;
-                let line = format!("layer {name}: {} values, such as {}, do not fit", o.count, o.value);
-                if !found.iter().any(|f| f.starts_with(&format!("layer {name}:"))) {
-                    found.push(line);
-                }
+                let line = format!("layer {name}: {} integers within it, such as {}, do not fit", o.count, o.value);
+                found.entry(layer).or_insert(line);
             }
         };
         loaded.run(&clear, at.child("run"), Some(&encoded), |next| {
@@ -320,7 +362,7 @@ fn overflows(program: &Program, secrets: &Secrets, batches: &[Tensor]) -> Result
         })?;
         note(layer);
     }
-    Ok(found)
+    Ok(found.into_values().collect())
 }
 
 fn show_progress(progress: &AtomicU64, finished: &AtomicBool, total: u64) {

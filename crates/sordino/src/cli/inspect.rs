@@ -40,7 +40,6 @@ impl Inspect {
                     &format!("  {:<20} {:<24} {}\n", node.op, format!("{:?}", passed.shapes[node.output]), node.name);
             }
         }
-        print(&text);
-        Ok(())
+        print(&text)
     }
 }

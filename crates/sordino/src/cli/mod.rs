@@ -14,6 +14,7 @@ use sordino_net::LinkModel;
 use sordino_nn::Options;
 use std::path::PathBuf;
 use std::time::Duration;
+use tracing_subscriber::filter::LevelFilter;
 
 /// Private inference: three servers classify a picture that none of them sees with a model that none of them sees.
 ///
@@ -26,9 +27,9 @@ use std::time::Duration;
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// Log what happens to standard error: error, warn, info, debug or trace.
+    /// Log what happens to standard error: off, error, warn, info, debug or trace.
     #[arg(long, global = true, default_value = "warn")]
-    log: String,
+    log: LevelFilter,
 }
 
 #[derive(Subcommand)]
@@ -128,7 +129,7 @@ pub(crate) struct Inputs {
     #[arg(long, num_args = 1.., required = true)]
     input: Vec<PathBuf>,
     /// Use at most this many samples.
-    #[arg(long)]
+    #[arg(long, value_parser = positive)]
     limit: Option<usize>,
     /// Skip this many samples first.
     #[arg(long, default_value_t = 0)]
@@ -142,12 +143,23 @@ impl Inputs {
     fn read(&self, model: &std::path::Path, dims: &[usize]) -> Result<Vec<sordino_nn::Tensor>> {
         let preprocess = self.preprocess.clone().or_beside(model)?;
         let mut samples = sordino::inputs::read(&self.input, dims, &preprocess)?;
-        samples.drain(..self.skip.min(samples.len()));
-        samples.truncate(self.limit.unwrap_or(usize::MAX));
-        if samples.is_empty() {
-            return Err(Error::Usage("the input files hold no samples".into()));
+        if self.skip >= samples.len() {
+            let n = samples.len();
+            return Err(Error::Usage(format!(
+                "--skip {} leaves nothing of the {n} samples in the input files",
+                self.skip
+            )));
         }
+        samples.drain(..self.skip);
+        samples.truncate(self.limit.unwrap_or(usize::MAX));
         Ok(samples)
+    }
+
+    /// True when pictures are read and nothing says how.
+    fn plain_pictures(&self, model: &std::path::Path) -> bool {
+        let Ok(p) = self.preprocess.clone().or_beside(model) else { return false };
+        let said = p.scale.is_some() || p.mean.is_some() || p.std.is_some() || p.channels.is_some();
+        !said && self.input.iter().any(|path| sordino::inputs::is_picture(path))
     }
 }
 
@@ -162,8 +174,7 @@ fn input_dims(net: &sordino_nn::Network) -> Result<Vec<usize>> {
 /// Runs the command line; the result is the exit code.
 pub(crate) fn main() -> u8 {
     let cli = Cli::parse();
-    let filter = tracing_subscriber::EnvFilter::try_new(&cli.log).unwrap_or_else(|_| "warn".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_max_level(cli.log).with_writer(std::io::stderr).init();
     let result = match cli.command {
         Command::Infer(args) => args.run(),
         Command::Plan(args) => args.run(),
@@ -182,9 +193,23 @@ pub(crate) fn main() -> u8 {
 }
 
 /// Writes to standard output; a reader that has gone away is no error.
-fn print(text: &str) {
+fn print(text: &str) -> Result<()> {
     use std::io::Write;
-    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::Session(format!("cannot write to standard output: {e}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A count of at least one.
+fn positive(text: &str) -> std::result::Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("expected a number of at least 1".into()),
+        Ok(n) => Ok(n),
+    }
 }
 
 /// Bytes for people.

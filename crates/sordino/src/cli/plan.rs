@@ -115,8 +115,7 @@ impl PlanArgs {
         };
         if self.json {
             let text = serde_json::to_string(&planned).map_err(|e| Error::Session(e.to_string()))?;
-            print(&format!("{text}\n"));
-            return Ok(());
+            return print(&format!("{text}\n"));
         }
         let mut text = format!("{:>11} {:>6} {:>12} {:>9}  layer\n", "bytes", "rounds", "products", "seconds");
         for l in &planned.layers {
@@ -131,13 +130,12 @@ impl PlanArgs {
             );
         }
         text += &format!(
-            "{} sent by all parties, {} rounds, about {:.0} MB of memory per party, about {:.2} s on this machine and link\n",
+            "{} sent by all parties, {} rounds, about {:.0} MB of shares and working space per party besides the program's own 20 MB, about {:.2} s on this machine and link\n",
             human_bytes(planned.bytes),
             planned.rounds,
             planned.peak_memory_mb,
             planned.seconds
         );
-        print(&text);
-        Ok(())
+        print(&text)
     }
 }

@@ -48,7 +48,7 @@ impl Zoo {
             Command::List => {
                 let lines: Vec<String> =
                     zoo::NETWORKS.iter().map(|n| format!("{:<22} {:?}  {}\n", n.name, n.input, n.about)).collect();
-                print(&lines.concat());
+                print(&lines.concat())
             }
             Command::Export { name, seed, pool, output } => {
                 let pool = match pool {
@@ -61,9 +61,8 @@ impl Zoo {
                 };
                 let parameters = graph.parameters();
                 write_whole(&output, &onnx::write(&graph))?;
-                print(&format!("{}: {name}, {parameters} weights\n", output.display()));
+                print(&format!("{}: {name}, {parameters} weights\n", output.display()))
             }
         }
-        Ok(())
     }
 }
