@@ -1,6 +1,6 @@
 //! The dealer-assisted comparison [A < B]: A known to a dealer, B to both evaluators, the result XOR-shared by them.
 
-use super::engine::{Rep3, planes_part};
+use super::engine::Rep3;
 use super::keys::Side;
 use super::layout::{plane_words, thirds};
 use crate::{Error, Result, Step};
@@ -48,7 +48,7 @@ impl<D: Device> Rep3<D> {
             let products = dev.mask_products(&masks, cmp, level);
             planes.push(dev.zip(ZipOp::Xor, &products, &own.products[level]));
         }
-        let mut message = vec![planes_part(dev.download(dev.join(planes)))];
+        let mut message = vec![Part::Wide(dev.download(dev.join(planes)))];
         message.extend(extra);
         self.send(self.next(), at, "deal", message)?;
 

@@ -18,10 +18,6 @@ pub struct Rep3<D: Device> {
     pub(crate) settings: Settings,
 }
 
-pub(crate) fn planes_part(words: Vec<u64>) -> Part {
-    Part::Wide(words)
-}
-
 /// A buffer as it travels.
 pub(crate) fn word_part<W: Word>(words: Vec<W>) -> Part {
     match W::into_words(words) {
@@ -98,7 +94,7 @@ impl<D: Device> Rep3<D> {
     /// Sends planes to the other evaluator of each of the two parts this server evaluates.
     pub(crate) fn send_planes(&self, at: &Step, label: &str, own: [&D::Buf<u64>; 2]) -> Result<()> {
         for (to, planes) in [self.next(), self.prev()].into_iter().zip(own) {
-            self.send(to, at, label, vec![planes_part(self.dev.download(self.dev.copy(planes)))])?;
+            self.send(to, at, label, vec![Part::Wide(self.dev.download(self.dev.copy(planes)))])?;
         }
         Ok(())
     }
