@@ -2,7 +2,7 @@
 
 use super::compare::wrong_form;
 use super::keys::{Prss, Side};
-use super::layout::{plane_words, thirds};
+use super::layout::thirds;
 use super::relu::Bits;
 use super::share::{Pair, Shared, local};
 use crate::{Checked, Error, Local, Protocol, Result, Role, Settings, Step, Width};
@@ -99,20 +99,16 @@ impl<D: Device> Rep3<D> {
         Ok(())
     }
 
-    /// Receives the other evaluators' planes, `count` of them.
-    pub(crate) fn recv_planes(&self, at: &Step, label: &str, n: usize, count: usize) -> Result<[D::Buf<u64>; 2]> {
-        let words = thirds(n).map(|(_, len)| count * plane_words(len));
-        Ok([
-            self.recv_words(self.next(), at, label, words[self.prev()])?,
-            self.recv_words(self.prev(), at, label, words[self.next()])?,
-        ])
+    /// Receives the other evaluators' planes, as many as the own ones.
+    pub(crate) fn recv_planes(&self, at: &Step, label: &str, own: [&D::Buf<u64>; 2]) -> Result<[D::Buf<u64>; 2]> {
+        let [first, second] = own.map(|b| self.dev.len(b));
+        Ok([self.recv_words(self.next(), at, label, first)?, self.recv_words(self.prev(), at, label, second)?])
     }
 
     /// Evaluators swap planes of equal size; returns what the others sent.
     pub(crate) fn exchange(&self, at: &Step, label: &str, own: [&D::Buf<u64>; 2]) -> Result<[D::Buf<u64>; 2]> {
-        let lens = own.map(|b| self.dev.len(b));
         self.send_planes(at, label, own)?;
-        Ok([self.recv_words(self.next(), at, label, lens[0])?, self.recv_words(self.prev(), at, label, lens[1])?])
+        self.recv_planes(at, label, own)
     }
 
     /// From two additive shares per part to a replicated sharing: the dealer's components are fresh masks, the third

@@ -4,8 +4,8 @@ use super::compare::wrong_form;
 use super::engine::{Rep3, word_part};
 use super::keys::Side;
 use super::layout::{plane_words, thirds};
-use super::share::{Pair, Shared};
-use crate::{Result, Step, Width};
+use super::share::{Pair, Shared, local};
+use crate::{Local, Result, Step, Width};
 use sordino_net::{Message, Part, Segment};
 use sordino_ring::{Comparison, Device, Shape, ZipOp};
 
@@ -29,12 +29,6 @@ struct Views<D: Device> {
     first: [D::Buf<u32>; 2],
     /// Second evaluator's own component; b.
     second: [D::Buf<u32>; 2],
-}
-
-/// The dealer's contributions that make a zero-extension possible.
-struct Widening<D: Device> {
-    /// The first evaluator's product share, dealt.
-    product: D::Buf<u32>,
 }
 
 impl<D: Device> Rep3<D> {
@@ -160,8 +154,10 @@ impl<D: Device> Rep3<D> {
         match out {
             Width::Narrow => Ok(Shared::narrow(x.shape.clone(), self.remask(at, n, y1, y2)?)),
             Width::Wide => {
-                let widening = Widening { product: next_narrow()? };
-                let [y1, y2] = self.widen(at, n, [y1, y2], &widening)?;
+                let product = next_narrow()?;
+                let masked = self.mask_tops(at, n, [&y1, &y2]);
+                let opened = self.exchange(at, "tops", [&masked[0], &masked[1]])?;
+                let [y1, y2] = self.widened(at, n, [&y1, &y2], &masked, &opened, &product);
                 Ok(Shared::wide(x.shape.clone(), self.remask(at, n, y1, y2)?))
             }
         }
@@ -173,19 +169,15 @@ impl<D: Device> Rep3<D> {
         let v = self.views(x.as_narrow()?, n, OFFSET);
         let deal = self.deal_widening(at, n);
         self.send(self.next(), at, "deal", vec![deal])?;
-        let y = [self.dev.copy(&v.first[0]), self.dev.copy(&v.second[0])];
-        let masked = self.mask_tops(at, n, [&y[0], &y[1]]);
+        let y = [&v.first[0], &v.second[0]];
+        let masked = self.mask_tops(at, n, y);
         self.send_planes(at, "tops", [&masked[0], &masked[1]])?;
         let mut got = self.recv(self.prev(), at, "deal", &[Segment::Narrow(thirds(n)[self.prev()].1)])?;
         let Some(Part::Narrow(product)) = got.pop() else { return Err(wrong_form()) };
-        let widening = Widening { product: self.dev.upload(product) };
-        let opened = self.recv_planes(at, "tops", n, 1)?;
-        let [y1, y2] = self.widened(at, n, y, &masked, &opened, &widening);
-        let pair = self.remask(at, n, y1, y2)?;
-        let back = |buf: &D::Buf<u64>, yes: bool| {
-            if yes { self.dev.affine(buf, 1, u64::from(OFFSET).wrapping_neg()) } else { self.dev.copy(buf) }
-        };
-        Ok(Shared::wide(x.shape.clone(), Pair(back(&pair.0, self.me == 0), back(&pair.1, self.me == 2))))
+        let opened = self.recv_planes(at, "tops", [&masked[0], &masked[1]])?;
+        let [y1, y2] = self.widened(at, n, y, &masked, &opened, &self.dev.upload(product));
+        let shifted = Shared::wide(x.shape.clone(), self.remask(at, n, y1, y2)?);
+        local(&self.dev, self.me, &Local::Offset(-i64::from(OFFSET)), &[&shifted])
     }
 
     /// The dealer's message for an extension: a share of the product of the two masks of the tops.
@@ -213,26 +205,21 @@ impl<D: Device> Rep3<D> {
         [self.dev.zip(ZipOp::Xor, &u, &masks[0]), self.dev.zip(ZipOp::Xor, &v, &masks[1])]
     }
 
-    fn widen(&self, at: &Step, n: usize, y: [D::Buf<u32>; 2], dealt: &Widening<D>) -> Result<[D::Buf<u64>; 2]> {
-        let masked = self.mask_tops(at, n, [&y[0], &y[1]]);
-        let opened = self.exchange(at, "tops", [&masked[0], &masked[1]])?;
-        Ok(self.widened(at, n, y, &masked, &opened, dealt))
-    }
-
+    /// The evaluators' shares in the wide ring, from the swapped tops and the dealt share of the masks' product.
     fn widened(
         &self,
         at: &Step,
         n: usize,
-        y: [D::Buf<u32>; 2],
+        y: [&D::Buf<u32>; 2],
         masked: &[D::Buf<u64>; 2],
         opened: &[D::Buf<u64>; 2],
-        dealt: &Widening<D>,
+        product: &D::Buf<u32>,
     ) -> [D::Buf<u64>; 2] {
         let second = self.random::<u32>(Side::Next, at, "top product", self.next(), thirds(n)[self.next()].1);
-        let keep = self.tops([&y[0], &y[1]]);
+        let keep = self.tops(y);
         [
-            self.dev.widen(&y[0], true, &keep[0], &masked[0], &opened[0], &dealt.product),
-            self.dev.widen(&y[1], false, &keep[1], &masked[1], &opened[1], &second),
+            self.dev.widen(y[0], true, &keep[0], &masked[0], &opened[0], product),
+            self.dev.widen(y[1], false, &keep[1], &masked[1], &opened[1], &second),
         ]
     }
 }

@@ -64,20 +64,18 @@ impl<D: Device> Rep3<D> {
 
         // Shares of b >> shift (the first evaluator's), of the carry, and of a >> shift.
         let [r1, a1] = self.upload_narrow(dealt)?;
-        let share = |e: &D::Buf<u64>, base: &D::Buf<u32>, r: &D::Buf<u32>, plus: &D::Buf<u32>, len: usize| {
-            let e_word: D::Buf<u32> = self.dev.expand(e, len);
-            let sign = self.dev.affine(&e_word, u32::MAX - 1, 1);
-            let carry = self.dev.zip(ZipOp::Add, base, &self.dev.hadamard(&sign, r));
-            self.dev.zip(ZipOp::Add, &carry, plus)
+        let share = |e: &D::Buf<u32>, r: &D::Buf<u32>, plus: &D::Buf<u32>| {
+            let sign = self.dev.affine(e, 2u32.wrapping_neg(), 1);
+            self.dev.zip(ZipOp::Add, &self.dev.hadamard(&sign, r), plus)
         };
         let none = self.dev.affine(&r1, 0, 0);
         let b_high = self.dev.truncate(&b_first, 0, shift, &a1, &none);
-        let e_word: D::Buf<u32> = self.dev.expand(&e[0], got);
-        let y1 = share(&e[0], &e_word, &r1, &b_high, got);
+        let e_first: D::Buf<u32> = self.dev.expand(&e[0], got);
+        let y1 = self.dev.zip(ZipOp::Add, &e_first, &share(&e_first, &r1, &b_high));
         let len = parts[next_p].1;
         let r2 = self.random::<u32>(Side::Next, &at, "carry", next_p, len);
         let a2 = self.random::<u32>(Side::Next, &at, "high", next_p, len);
-        let y2 = share(&e[1], &self.dev.affine(&r2, 0, 0), &r2, &a2, len);
+        let y2 = share(&self.dev.expand(&e[1], len), &r2, &a2);
         self.remask(&at, n, y1, y2)
     }
 }

@@ -402,6 +402,13 @@ fn tree(b: &mut Builder, level: &mut Vec<Slot>) -> Slot {
     level[0]
 }
 
+/// Sums over `size` neighbours in each line of `[lines, length, 1, 1]`, with zeros before and after it.
+fn line_sums(b: &mut Builder, x: Slot, size: usize, pad: [usize; 2], range: f64) -> Slot {
+    let window = Window { kernel: [size, 1], stride: [1, 1], dilation: [1, 1], pad: [pad[0], 0, pad[1], 0] };
+    let op = conv2d(&window, 1, &b.dims(x), 1);
+    b.like(x, 1.0, Pending::Done(Op::WindowSum { x, windows: WindowSum(op) }), op.output().dims(), range)
+}
+
 /// exp(x - max) / sum, over axes `axis..end` of a value with these dimensions.
 fn softmax(b: &mut Builder, x: Slot, dims: &[usize], axis: usize, end: usize) -> Result<Slot> {
     let (outer, n, inner): (usize, usize, usize) =
@@ -434,20 +441,7 @@ fn softmax(b: &mut Builder, x: Slot, dims: &[usize], axis: usize, end: usize) ->
     let below = b.like(flat, 1.0, Pending::Done(Op::Sub { x: flat, y: max }), &[rows, n], 2.0 * range);
     let exp = spline::apply(b, below, &Function::exp_of_negative(), 1.0)?;
     let shaped = reshape(b, exp, &[rows, n, 1, 1]);
-    let windows = WindowSum(Conv2d {
-        n: rows,
-        h: n,
-        w: 1,
-        cin: 1,
-        cout: 1,
-        kernel: [n, 1],
-        stride: [1, 1],
-        dilation: [1, 1],
-        pad: [0; 4],
-        groups: 1,
-    });
-    let step = Pending::Done(Op::WindowSum { x: shaped, windows });
-    let sum = b.like(shaped, 1.0, step, &[rows, 1, 1, 1], n as f64 * 1.01);
+    let sum = line_sums(b, shaped, n, [0, 0], n as f64 * 1.01);
     b.values[sum].exact = true;
     let sum = reshape(b, sum, &[rows, 1]);
     b.values[sum].exact = true;
@@ -468,20 +462,8 @@ fn lrn(b: &mut Builder, x: Slot, size: usize, alpha: f32, beta: f32, bias: f32, 
     let (rows, c) = (dims[..3].iter().product(), dims[3]);
     // Channels become a spatial axis of one channel.
     let line = reshape(b, square, &[rows, c, 1, 1]);
-    let windows = WindowSum(Conv2d {
-        n: rows,
-        h: c,
-        w: 1,
-        cin: 1,
-        cout: 1,
-        kernel: [size, 1],
-        stride: [1, 1],
-        dilation: [1, 1],
-        pad: [(size - 1) / 2, 0, size / 2, 0],
-        groups: 1,
-    });
-    let step = Pending::Done(Op::WindowSum { x: line, windows });
-    let sum = b.like(line, 1.0, step, &[rows, c, 1, 1], b.range(square) * size as f64);
+    let range_of_sum = b.range(square) * size as f64;
+    let sum = line_sums(b, line, size, [(size - 1) / 2, size / 2], range_of_sum);
     let sum = reshape(b, sum, &dims);
     let (alpha, beta, bias) = (f64::from(alpha), f64::from(beta), f64::from(bias));
     let power = Function::power(bias, alpha / size as f64, -beta, top * top * size as f64);
