@@ -14,6 +14,7 @@ mod mesh;
 mod meter;
 mod shape;
 mod stream;
+mod timeline;
 
 pub use error::{NetError, Result};
 pub use frame::{Frame, FrameError, HEADER_BYTES, Header, MAX_PAYLOAD, Message, Part, Segment, Tag};
@@ -22,6 +23,7 @@ pub use mesh::{Link, Net};
 pub use meter::{Meter, Traffic};
 pub use shape::{LinkModel, Shaper};
 pub use stream::{CountedWriter, StreamReceiver, StreamSender};
+pub use timeline::{Activity, Span, Spent, Timeline};
 
 use std::fmt;
 

@@ -1,10 +1,9 @@
 //! One endpoint's view of the others: order, names and counts.
 
-use crate::{Endpoint, Frame, Header, Message, Meter, NetError, Result, Segment, Tag};
+use crate::{Activity, Endpoint, Frame, Header, Message, Meter, NetError, Result, Segment, Tag, Timeline};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Moves frames between two endpoints, both ways, in order.
 pub trait Link: Send + Sync {
@@ -36,7 +35,7 @@ pub struct Net {
     me: Endpoint,
     peers: BTreeMap<Endpoint, Peer>,
     depth: AtomicU32,
-    waited: AtomicU64,
+    timeline: Timeline,
     sent: Mutex<Meter>,
 }
 
@@ -49,7 +48,7 @@ impl Net {
             me,
             peers: links.into_iter().map(|(e, l)| (e, peer(l))).collect(),
             depth: AtomicU32::new(0),
-            waited: AtomicU64::new(0),
+            timeline: Timeline::default(),
             sent: Mutex::new(Meter::default()),
         }
     }
@@ -58,6 +57,12 @@ impl Net {
     #[must_use]
     pub fn me(&self) -> Endpoint {
         self.me
+    }
+
+    /// Where its time goes.
+    #[must_use]
+    pub fn timeline(&self) -> &Timeline {
+        &self.timeline
     }
 
     fn peer(&self, peer: Endpoint) -> Result<&Peer> {
@@ -86,7 +91,7 @@ impl Net {
         let payload = message.iter().map(|p| p.segment().bytes()).sum();
         let depth = self.depth.load(Ordering::Relaxed).saturating_add(1);
         let header = Header { tag, number: peer.next_out.fetch_add(1, Ordering::Relaxed), depth, payload };
-        peer.link.send(Frame { header, message })?;
+        self.timeline.time(Activity::Send, || peer.link.send(Frame { header, message }))?;
         if let Ok(mut meter) = self.sent.lock() {
             let traffic = meter.sent.entry(to).or_default();
             traffic.payload += payload;
@@ -105,9 +110,7 @@ impl Net {
 
     fn try_recv(&self, from: Endpoint, tag: Tag, expect: &[Segment]) -> Result<Message> {
         let peer = self.peer(from)?;
-        let started = Instant::now();
-        let frame = peer.link.recv(expect)?;
-        self.waited.fetch_add(started.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        let frame = self.timeline.time(Activity::Receive, || peer.link.recv(expect))?;
         let want = peer.next_in.load(Ordering::Relaxed);
         let got = frame.header.number;
         if got < want {
@@ -130,10 +133,9 @@ impl Net {
         Ok(frame.message)
     }
 
-    /// Starts counting anew: chains, bytes and waiting.
+    /// Starts counting chains and bytes anew.
     pub fn reset_meter(&self) {
         self.depth.store(0, Ordering::Relaxed);
-        self.waited.store(0, Ordering::Relaxed);
         if let Ok(mut meter) = self.sent.lock() {
             *meter = Meter { wire: self.wire(), ..Meter::default() };
         }
@@ -149,7 +151,7 @@ impl Net {
         let mut meter = self.sent.lock().map(|m| m.clone()).unwrap_or_default();
         meter.wire = self.wire() - meter.wire;
         meter.rounds = self.depth.load(Ordering::Relaxed);
-        meter.waited = self.waited.load(Ordering::Relaxed);
+        meter.spent = self.timeline.spent();
         meter
     }
 }

@@ -1,6 +1,6 @@
 //! Counting what leaves an endpoint.
 
-use crate::Endpoint;
+use crate::{Endpoint, Spent};
 use std::collections::BTreeMap;
 
 /// Bytes and messages sent to one peer.
@@ -21,8 +21,8 @@ pub struct Meter {
     pub wire: u64,
     /// Longest chain of dependent messages.
     pub rounds: u32,
-    /// Nanoseconds spent waiting for peers.
-    pub waited: u64,
+    /// Where the time since the endpoint began went.
+    pub spent: Spent,
 }
 
 impl Meter {

@@ -9,5 +9,6 @@ pub mod processes;
 pub mod report;
 pub mod session;
 pub mod tls;
+pub mod trace;
 
 pub use error::{Error, Result};

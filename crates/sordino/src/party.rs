@@ -140,6 +140,8 @@ pub struct Assignment {
     pub session: [u8; 16],
     /// How often the program runs.
     pub runs: usize,
+    /// Whether it keeps a record of when it did what.
+    pub trace: bool,
     /// How long it waits for another party, in seconds.
     pub deadline: f64,
     /// Shape of its links: latency in seconds, bytes per second.
@@ -226,7 +228,7 @@ fn body() -> Result<EndReport, (String, bool)> {
     });
     let net = connect(me, &ends, Some(&listener), &addresses, link, deadline).map_err(|e| plain(&e))?;
     let progress = AtomicU64::new(0);
-    let shared = Shared { session: task.session, program: &task.program, runs: task.runs };
+    let shared = Shared { session: task.session, program: &task.program, runs: task.runs, trace: task.trace };
     let finished = AtomicBool::new(false);
     let result = std::thread::scope(|scope| {
         let _finish = Finish(&finished);

@@ -126,6 +126,7 @@ pub fn run(
             identity: authority.identity(Endpoint(server)).map_err(certificate)?,
             session: shared.session,
             runs: shared.runs,
+            trace: shared.trace,
             deadline: setup.deadline.as_secs_f64(),
             link: (setup.link.latency.as_secs_f64(), setup.link.bandwidth),
             threads: setup.threads,

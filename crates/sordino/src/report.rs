@@ -1,7 +1,7 @@
 //! What a run tells: results, time, traffic, memory, checks.
 
 use serde::{Deserialize, Serialize};
-use sordino_net::Meter;
+use sordino_net::{Meter, Span};
 use std::collections::BTreeMap;
 
 /// One end's share of a layer.
@@ -9,8 +9,12 @@ use std::collections::BTreeMap;
 pub struct LayerReport {
     /// Seconds from the layer's start to the next one's.
     pub seconds: f64,
-    /// Of these, waiting for others.
+    /// Of these, waiting for others and reading what they sent.
     pub waited: f64,
+    /// Of these, handing frames to the network.
+    pub sending: f64,
+    /// Of these, expanding keys into masks.
+    pub randomness: f64,
     /// Payload bytes sent.
     pub bytes: u64,
     /// Rounds.
@@ -30,23 +34,70 @@ pub struct EndReport {
     pub rounds: u32,
     /// Most resident memory of the process, MB.
     pub peak_rss_mb: f64,
+    /// Every run.
+    pub runs: Vec<RunReport>,
+    /// When what happened, if that was asked for.
+    pub trace: Option<Trace>,
+}
+
+/// One end's share of a run.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct RunReport {
     /// By layer.
     pub layers: BTreeMap<usize, LayerReport>,
+    /// Processor seconds of this end's process; of all ends when they are threads of one process.
+    pub cpu_seconds: f64,
+    /// Rounds of this run as this end sees them.
+    pub rounds: u32,
+}
+
+/// When an end did what, in nanoseconds since it began.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Trace {
+    /// When it began, in nanoseconds of the system's clock.
+    pub origin: u64,
+    /// Layer, start and length.
+    pub layers: Vec<(usize, u64, u64)>,
+    /// Activities besides computing.
+    pub spans: Vec<Span>,
 }
 
 impl EndReport {
     /// From an end's meter.
     #[must_use]
-    pub fn new(meter: &Meter, layers: BTreeMap<usize, LayerReport>) -> Self {
+    pub fn new(meter: &Meter, runs: Vec<RunReport>, trace: Option<Trace>) -> Self {
         Self {
             payload: meter.payload(),
             wire: meter.wire,
             messages: meter.messages(),
             rounds: meter.rounds,
             peak_rss_mb: peak_rss_mb(),
-            layers,
+            runs,
+            trace,
         }
     }
+
+    /// A layer over all runs.
+    #[must_use]
+    pub fn layer(&self, layer: usize) -> LayerReport {
+        let mut sum = LayerReport::default();
+        for one in self.runs.iter().filter_map(|r| r.layers.get(&layer)) {
+            sum.seconds += one.seconds;
+            sum.waited += one.waited;
+            sum.sending += one.sending;
+            sum.randomness += one.randomness;
+            sum.bytes += one.bytes;
+            sum.rounds += one.rounds;
+        }
+        sum
+    }
+}
+
+/// Processor seconds this process has used, all threads.
+#[must_use]
+pub fn cpu_seconds() -> f64 {
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    t.tv_sec as f64 + t.tv_nsec as f64 * 1e-9
 }
 
 /// Most resident memory of this process so far, MB; 0 where the system does not say.
@@ -135,7 +186,7 @@ pub struct Check {
 }
 
 /// A layer of a profile.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct LayerLine {
     /// Name in the model.
     pub name: String,
@@ -143,8 +194,12 @@ pub struct LayerLine {
     pub op: String,
     /// Seconds at server 0.
     pub seconds: f64,
-    /// Of these, waiting for others.
+    /// Of these, waiting for others and reading what they sent.
     pub waited: f64,
+    /// Of these, handing frames to the network.
+    pub sending: f64,
+    /// Of these, expanding keys into masks.
+    pub randomness: f64,
     /// Payload of all parties.
     pub bytes: u64,
     /// Rounds.

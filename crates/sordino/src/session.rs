@@ -1,6 +1,6 @@
 //! A session: three servers and a client run one program any number of times.
 
-use crate::report::{EndReport, LayerReport};
+use crate::report::{EndReport, RunReport, Trace, cpu_seconds};
 use crate::{Error, Result};
 use sordino_mpc::rep3::{Rep3, SessionInfo, establish};
 use sordino_mpc::{Client, Step};
@@ -10,7 +10,7 @@ use sordino_nn::program::{Program, Secrets};
 use sordino_ring::Cpu;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// What all ends of a session know.
 #[derive(Clone, Copy)]
@@ -21,6 +21,8 @@ pub struct Shared<'a> {
     pub program: &'a Program,
     /// How many times it runs.
     pub runs: usize,
+    /// Whether ends keep a record of when they did what.
+    pub trace: bool,
 }
 
 /// Fresh randomness for a session's id.
@@ -53,15 +55,16 @@ pub fn serve(shared: Shared<'_>, net: Net, threads: usize, progress: &AtomicU64)
     let loaded = Loaded::load(&server, at.child("load"), shared.program, None)?;
     server.net().send(Endpoint::CLIENT, READY, vec![]).map_err(net_error)?;
     server.net().reset_meter();
-    let mut marks = Marks::default();
+    let mut marks = Marks::new(server.net(), shared.trace);
     for _ in 0..shared.runs {
+        marks.run();
         loaded.run(&server, at.child("run"), None, |layer| {
-            marks.layer(layer, server.net().meter());
+            marks.layer(layer);
             progress.fetch_add(1, Ordering::Relaxed);
         })?;
-        marks.end(server.net().meter());
+        marks.end_run();
     }
-    Ok(EndReport::new(&server.net().meter(), marks.layers))
+    Ok(marks.report())
 }
 
 /// What the client ends with.
@@ -86,38 +89,73 @@ pub fn drive(shared: Shared<'_>, net: Net, secrets: &Secrets, inputs: &[Vec<Vec<
         client.net().recv(server, READY, &[]).map_err(net_error)?;
     }
     client.net().reset_meter();
-    let (mut outputs, mut seconds, mut marks) = (vec![], vec![], Marks::default());
+    let (mut outputs, mut seconds, mut marks) = (vec![], vec![], Marks::new(client.net(), false));
     for input in inputs {
         let started = Instant::now();
-        let opened =
-            loaded.run(&client, at.child("run"), Some(input), |layer| marks.layer(layer, client.net().meter()))?;
-        marks.end(client.net().meter());
+        marks.run();
+        let opened = loaded.run(&client, at.child("run"), Some(input), |layer| marks.layer(layer))?;
+        marks.end_run();
         seconds.push(started.elapsed().as_secs_f64());
         outputs.push(opened.into_iter().map(Option::unwrap_or_default).collect());
     }
-    Ok(Driven { outputs, seconds, report: EndReport::new(&client.net().meter(), marks.layers) })
+    Ok(Driven { outputs, seconds, report: marks.report() })
 }
 
-/// Attributes time, bytes and rounds to layers.
-#[derive(Default)]
-struct Marks {
-    layers: BTreeMap<usize, LayerReport>,
-    open: Option<(usize, Instant, Meter)>,
+/// Attributes time, bytes and rounds to runs and layers.
+struct Marks<'n> {
+    net: &'n Net,
+    runs: Vec<RunReport>,
+    trace: Option<Trace>,
+    open: Option<(usize, u64, Meter)>,
+    /// Processor seconds and rounds when the run began.
+    began: (f64, u32),
 }
 
-impl Marks {
-    fn layer(&mut self, layer: usize, meter: Meter) {
-        self.end(meter.clone());
-        self.open = Some((layer, Instant::now(), meter));
+impl<'n> Marks<'n> {
+    fn new(net: &'n Net, trace: bool) -> Self {
+        let timeline = net.timeline();
+        let trace = trace.then(|| {
+            timeline.record();
+            let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            Trace { origin: (since.as_nanos() as u64).saturating_sub(timeline.now()), ..Trace::default() }
+        });
+        Self { net, runs: vec![], trace, open: None, began: (0.0, 0) }
     }
-    fn end(&mut self, meter: Meter) {
-        if let Some((layer, started, before)) = self.open.take() {
-            let entry = self.layers.entry(layer).or_default();
-            entry.seconds += started.elapsed().as_secs_f64();
-            entry.waited += (meter.waited - before.waited) as f64 * 1e-9;
-            entry.bytes += meter.payload() - before.payload();
-            entry.rounds += meter.rounds.saturating_sub(before.rounds);
+    fn run(&mut self) {
+        self.runs.push(RunReport::default());
+        self.began = (cpu_seconds(), self.net.meter().rounds);
+    }
+    fn layer(&mut self, layer: usize) {
+        self.end();
+        self.open = Some((layer, self.net.timeline().now(), self.net.meter()));
+    }
+    fn end(&mut self) {
+        let Some(((layer, start, before), run)) = self.open.take().zip(self.runs.last_mut()) else { return };
+        let (length, meter) = (self.net.timeline().now() - start, self.net.meter());
+        let entry = run.layers.entry(layer).or_default();
+        let seconds = |ns: u64| ns as f64 * 1e-9;
+        entry.seconds += seconds(length);
+        entry.waited += seconds(meter.spent.receive - before.spent.receive);
+        entry.sending += seconds(meter.spent.send - before.spent.send);
+        entry.randomness += seconds(meter.spent.randomness - before.spent.randomness);
+        entry.bytes += meter.payload() - before.payload();
+        entry.rounds += meter.rounds.saturating_sub(before.rounds);
+        if let Some(trace) = &mut self.trace {
+            trace.layers.push((layer, start, length));
         }
+    }
+    fn end_run(&mut self) {
+        self.end();
+        if let Some(run) = self.runs.last_mut() {
+            run.cpu_seconds = cpu_seconds() - self.began.0;
+            run.rounds = self.net.meter().rounds - self.began.1;
+        }
+    }
+    fn report(mut self) -> EndReport {
+        if let Some(trace) = &mut self.trace {
+            trace.spans = self.net.timeline().take();
+        }
+        EndReport::new(&self.net.meter(), self.runs, self.trace)
     }
 }
 

@@ -6,7 +6,7 @@ use super::layout::thirds;
 use super::relu::Bits;
 use super::share::{Pair, Shared, local};
 use crate::{Checked, Error, Local, Protocol, Result, Role, Settings, Step, Width};
-use sordino_net::{Endpoint, Message, Net, Part, Segment};
+use sordino_net::{Activity, Endpoint, Message, Net, Part, Segment};
 use sordino_ring::{Conv2d, Device, PrgKey, Shape, Word, Words, ZipOp};
 
 /// One of the three servers.
@@ -55,7 +55,8 @@ impl<D: Device> Rep3<D> {
         (self.me + 2) % 3
     }
     pub(crate) fn random<W: Word>(&self, side: Side, at: &Step, purpose: &str, part: usize, n: usize) -> D::Buf<W> {
-        self.dev.random(&self.prss.stream(side, at, purpose, part), n)
+        let key = self.prss.stream(side, at, purpose, part);
+        self.net.timeline().time(Activity::Randomness, || self.dev.random(&key, n))
     }
     pub(crate) fn send(&self, to: usize, at: &Step, label: &str, message: Message) -> Result<()> {
         Ok(self.net.send(Endpoint::SERVERS[to], at.tag(label), message)?)

@@ -41,9 +41,12 @@ pub(crate) struct Infer {
     /// Compare with the float reference and report layers whose values do not fit.
     #[arg(long)]
     check: bool,
-    /// Show time, bytes and rounds by layer.
+    /// Show time, bytes and rounds by layer, and where the time goes.
     #[arg(long)]
     profile: bool,
+    /// Write when each server did what, as a Chrome trace (opens in Perfetto or chrome://tracing).
+    #[arg(long, value_name = "FILE.json")]
+    trace: Option<PathBuf>,
     /// Show this many best classes.
     #[arg(long, default_value_t = 5, value_parser = positive)]
     top: usize,
@@ -101,6 +104,9 @@ impl Infer {
         );
         let (driven, servers) = self.session(&program, &secrets, &encoded)?;
         tracing::info!(seconds = driven.seconds.iter().sum::<f64>(), "the session is over");
+        if let Some(path) = &self.trace {
+            model::write_whole(path, &sordino::trace::chrome(&program, &servers))?;
+        }
         let check = self.check.then(|| self.checked(&typed, &program, &secrets, &batches, &driven, samples.len()));
         let mut report = self.report(&program, &driven, &servers, samples.len(), check.transpose()?);
         report.calibrated_on_inputs = calibration.is_none();
@@ -118,7 +124,7 @@ impl Infer {
         secrets: &Secrets,
         inputs: &[Vec<Vec<i64>>],
     ) -> Result<(Driven, Vec<EndReport>)> {
-        let shared = Shared { session: fresh_id()?, program, runs: inputs.len() };
+        let shared = Shared { session: fresh_id()?, program, runs: inputs.len(), trace: self.trace.is_some() };
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let threads = self.threads.unwrap_or(cores / 3).max(1);
         let deadline = Duration::from_secs_f64(self.timeout);
@@ -208,13 +214,15 @@ impl Infer {
         let layers = |program: &Program| {
             let mut lines: Vec<LayerLine> = (0..program.layers.len())
                 .map(|i| {
-                    let of = |e: &EndReport| e.layers.get(&i).copied().unwrap_or_default();
+                    let of = |e: &EndReport| e.layer(i);
                     let first = servers.first().map(of).unwrap_or_default();
                     LayerLine {
                         name: program.layers[i].name.clone(),
                         op: program.layers[i].op.clone(),
                         seconds: first.seconds,
                         waited: first.waited,
+                        sending: first.sending,
+                        randomness: first.randomness,
                         bytes: ends().map(|e| of(e).bytes).sum(),
                         rounds: first.rounds,
                     }
@@ -291,21 +299,40 @@ impl Infer {
             }
         }
         if !r.layers.is_empty() {
-            text += &format!("{:>9} {:>9} {:>11} {:>6}  layer\n", "seconds", "waiting", "bytes", "rounds");
+            text += &format!(
+                "seconds at server 0: in all, computing, expanding keys, sending, waiting\n{:>9} {:>9} {:>9} {:>9} {:>9} {:>11} {:>6}  layer\n",
+                "seconds", "compute", "masks", "send", "wait", "bytes", "rounds"
+            );
+            let mut total = LayerLine { name: "all layers".into(), ..LayerLine::default() };
             for l in &r.layers {
-                text += &format!(
-                    "{:>9.4} {:>9.4} {:>11} {:>6}  {} ({})\n",
-                    l.seconds,
-                    l.waited,
-                    human_bytes(l.bytes),
-                    l.rounds,
-                    l.name,
-                    l.op
-                );
+                text += &profile_line(l);
+                total.seconds += l.seconds;
+                total.waited += l.waited;
+                total.sending += l.sending;
+                total.randomness += l.randomness;
+                total.bytes += l.bytes;
+                total.rounds += l.rounds;
             }
+            text += &profile_line(&total);
         }
         print(&text)
     }
+}
+
+fn profile_line(l: &LayerLine) -> String {
+    let compute = l.seconds - l.waited - l.sending - l.randomness;
+    let op = if l.op.is_empty() { String::new() } else { format!(" ({})", l.op) };
+    format!(
+        "{:>9.4} {:>9.4} {:>9.4} {:>9.4} {:>9.4} {:>11} {:>6}  {}{op}\n",
+        l.seconds,
+        compute,
+        l.randomness,
+        l.sending,
+        l.waited,
+        human_bytes(l.bytes),
+        l.rounds,
+        l.name
+    )
 }
 
 /// Samples of batch one as one batch; the last is repeated to fill it.
