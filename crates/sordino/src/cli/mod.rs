@@ -1,5 +1,6 @@
 //! The command line.
 
+mod bench;
 mod calibrate;
 mod infer;
 mod inspect;
@@ -44,6 +45,8 @@ enum Command {
     Calibrate(calibrate::CalibrateArgs),
     /// The networks of the papers, as ONNX files with seeded weights.
     Zoo(zoo::Zoo),
+    /// Measure operations, networks, accuracy and links.
+    Bench(bench::Bench),
     /// A server as a child process; started by infer --parties processes.
     #[command(hide = true)]
     Party,
@@ -181,6 +184,7 @@ pub(crate) fn main() -> u8 {
         Command::Inspect(args) => args.run(),
         Command::Calibrate(args) => args.run(),
         Command::Zoo(args) => args.run(),
+        Command::Bench(args) => args.run(),
         Command::Party => return sordino::party::run(),
     };
     match result {

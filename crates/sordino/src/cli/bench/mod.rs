@@ -1,0 +1,82 @@
+//! `sordino bench`: measurements as programs, with the published figures beside them.
+
+mod accuracy;
+mod growth;
+mod inference;
+mod kernels;
+mod link;
+mod measure;
+mod ops;
+mod output;
+mod plot;
+mod published;
+
+use super::positive;
+use clap::{Args, Subcommand};
+use sordino::Result;
+use std::path::PathBuf;
+
+/// Measure: seconds are medians, bytes and rounds are counted, networks run as three processes with TLS.
+///
+/// Every benchmark prints a Markdown table and writes the same figures as CSV, JSON and an SVG plot.
+#[derive(Args)]
+pub(crate) struct Bench {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Single operations by size: ReLU, matrix product, convolution, pooling, softmax.
+    Ops(ops::Ops),
+    /// Whole networks: one image with average and with max pooling, then batches.
+    Inference(inference::Inference),
+    /// Error against the number of fractional bits; agreement with the float reference.
+    Accuracy(accuracy::Accuracy),
+    /// The same networks over slow links.
+    Link(link::LinkBench),
+    /// Seconds, bytes and memory against batch and depth.
+    Growth(growth::Growth),
+    /// Ring kernels against floating-point matrix products on this processor.
+    Kernels(kernels::Kernels),
+}
+
+/// What all benchmarks take.
+#[derive(Args, Clone)]
+pub(crate) struct Common {
+    /// Runs measured; the median counts. One more run before them warms up.
+    #[arg(long, default_value_t = 5, value_parser = positive)]
+    runs: usize,
+    /// Print JSON instead of Markdown.
+    #[arg(long)]
+    json: bool,
+    /// Folder for the CSV, JSON and SVG files; made if missing.
+    #[arg(long, default_value = "bench-results")]
+    out: PathBuf,
+    /// Worker threads per party [default: a third of the processors].
+    #[arg(long, value_parser = positive)]
+    threads: Option<usize>,
+    /// Seconds a party waits for another before it gives up.
+    #[arg(long, default_value_t = 120.0, value_parser = seconds)]
+    timeout: f64,
+}
+
+fn seconds(text: &str) -> std::result::Result<f64, String> {
+    match text.parse() {
+        Ok(s) if (0.05..=86400.0).contains(&s) => Ok(s),
+        _ => Err("expected between 0.05 and 86400 seconds".into()),
+    }
+}
+
+impl Bench {
+    pub(crate) fn run(self) -> Result<()> {
+        match self.command {
+            Command::Ops(args) => args.run(),
+            Command::Inference(args) => args.run(),
+            Command::Accuracy(args) => args.run(),
+            Command::Link(args) => args.run(),
+            Command::Growth(args) => args.run(),
+            Command::Kernels(args) => args.run(),
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Figures from papers, for comparison. All with three servers, semi-honest, average pooling for max pooling.
+//!
+//! CryptGPU: Tan, Knott, Tian, Wu, "CryptGPU: Fast Privacy-Preserving Machine Learning on the GPU", IEEE S&P 2021
+//! (ePrint 2021/533), tables I to III: one V100 per server, 1.25 GB/s, 0.2 ms. Its traffic as published leaves out the
+//! openings of its binary AND gates. Falcon's figures are those of the same tables: 36 cores per server.
+
+/// Seconds and megabytes.
+pub(crate) type Figure = (f64, f64);
+
+/// CryptGPU, one image (table I).
+pub(crate) fn cryptgpu(network: &str) -> Option<Figure> {
+    Some(match network {
+        "lenet" => (0.38, 3.00),
+        "alexnet-cifar10" => (0.91, 2.43),
+        "vgg16-cifar10" => (2.14, 56.2),
+        "alexnet-tinyimagenet" => (0.95, 13.97),
+        "vgg16-tinyimagenet" => (2.30, 224.5),
+        "alexnet-imagenet" => (1.52, 240.0),
+        "vgg16-imagenet" => (9.44, 2750.0),
+        "resnet50" => (9.31, 3080.0),
+        "resnet101" => (17.62, 4640.0),
+        "resnet152" => (25.77, 6560.0),
+        _ => return None,
+    })
+}
+
+/// Falcon, one image (table I of CryptGPU).
+pub(crate) fn falcon(network: &str) -> Option<Figure> {
+    Some(match network {
+        "lenet" => (0.038, 2.29),
+        "alexnet-cifar10" => (0.11, 4.02),
+        "vgg16-cifar10" => (1.44, 40.45),
+        "alexnet-tinyimagenet" => (0.34, 16.23),
+        "vgg16-tinyimagenet" => (8.61, 161.71),
+        _ => return None,
+    })
+}
+
+/// CrypTFlow, one image (table I of CryptGPU).
+pub(crate) fn cryptflow(network: &str) -> Option<Figure> {
+    Some(match network {
+        "resnet50" => (25.9, 6900.0),
+        "resnet101" => (40.0, 10500.0),
+        "resnet152" => (60.0, 14500.0),
+        _ => return None,
+    })
+}
+
+/// CryptGPU, batches (tables II and III).
+pub(crate) fn cryptgpu_batch(network: &str, batch: usize) -> Option<Figure> {
+    Some(match (network, batch) {
+        ("alexnet-cifar10", 64) => (1.09, 160.0),
+        ("vgg16-cifar10", 64) => (11.76, 3600.0),
+        ("resnet50", 8) => (42.99, 24700.0),
+        ("resnet101", 8) => (72.99, 37200.0),
+        ("resnet152", 8) => (105.20, 52500.0),
+        _ => return None,
+    })
+}
