@@ -10,7 +10,8 @@ use rayon::prelude::*;
 pub struct Panel(Kind);
 
 enum Kind {
-    /// Per group and 16 channels: `[tap][w0 + w1 of each input channel, then w0][16]`, and the pair-product sums.
+    /// Per group and 16 channels: two halves of `[tap][w0 + w1 of each input channel, then w0][8]`, and the
+    /// pair-product sums.
     Tiled { weights: Vec<u64>, corr: Vec<[u64; CHANNELS]> },
     /// One input and one output channel per group: `[tap][channel]` of `w0 + w1`, then of `w0`.
     Depthwise { sum: Vec<u64>, first: Vec<u64> },
@@ -43,16 +44,17 @@ pub(crate) fn prepare(w0: &[u64], w1: &[u64], op: &Conv2d) -> Panel {
         let (group, within) = (c / co, c % co);
         let panel = group * panels + within / CHANNELS;
         let lane = within % CHANNELS;
-        let out = &mut weights[panel * size..(panel + 1) * size];
+        let half = panel * size + lane / 8 * size / 2;
+        let (out, at) = (&mut weights[half..half + size / 2], lane % 8);
         for t in 0..taps {
             let from = (c * taps + t) * ci;
             for i in 0..ci {
-                out[(t * depth + i) * CHANNELS + lane] = w0[from + i].wrapping_add(w1[from + i]);
-                out[(t * depth + ci + i) * CHANNELS + lane] = w0[from + i];
+                out[(t * depth + i) * 8 + at] = w0[from + i].wrapping_add(w1[from + i]);
+                out[(t * depth + ci + i) * 8 + at] = w0[from + i];
             }
         }
-        for pair in out.chunks_exact(2 * CHANNELS) {
-            corr[panel][lane] = corr[panel][lane].wrapping_add(pair[lane].wrapping_mul(pair[CHANNELS + lane]));
+        for pair in out.chunks_exact(16) {
+            corr[panel][lane] = corr[panel][lane].wrapping_add(pair[at].wrapping_mul(pair[8 + at]));
         }
     }
     Panel(Kind::Tiled { weights, corr })

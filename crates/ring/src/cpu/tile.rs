@@ -35,7 +35,7 @@ pub(crate) struct Row<'a> {
     pub(crate) x: &'a [u64],
     /// Elements between the inputs of neighbouring output pixels.
     pub(crate) sx: usize,
-    /// Packed weights `[tap][depth][16]`.
+    /// Packed weights, two halves of eight channels: `[half][tap][depth][8]`.
     pub(crate) w: &'a [u64],
     /// Sum of pair products of each pixel's inputs.
     pub(crate) rows: &'a [u64],
@@ -78,7 +78,7 @@ pub(crate) fn row(isa: Isa, taps: &Taps, row: &mut Row<'_>) {
             }
         }
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => tiles!(avx2, 2, 1),
+        Level::Avx2 => avx2_row(taps, row),
         #[cfg(target_arch = "x86_64")]
         Level::Avx512 => tiles!(avx512, 14, 7, 4, 2, 1),
     }
@@ -86,13 +86,15 @@ pub(crate) fn row(isa: Isa, taps: &Taps, row: &mut Row<'_>) {
 
 fn portable(taps: &Taps, row: &mut Row<'_>, at: usize) {
     let mut acc = [0u64; CHANNELS];
-    let mut weights = row.w.chunks_exact(2 * CHANNELS);
+    let (first, second) = row.w.split_at(taps.weights() / 2);
+    let mut weights = first.chunks_exact(CHANNELS).zip(second.chunks_exact(CHANNELS));
     for ky in 0..taps.kernel[0] {
         for kx in 0..taps.kernel[1] {
             let from = at * row.sx + ky * taps.step[0] + kx * taps.step[1];
-            for (x, w) in row.x[from..from + taps.depth].chunks_exact(2).zip(&mut weights) {
+            for (x, (low, high)) in row.x[from..from + taps.depth].chunks_exact(2).zip(&mut weights) {
                 for j in 0..CHANNELS {
-                    let product = x[0].wrapping_add(w[CHANNELS + j]).wrapping_mul(x[1].wrapping_add(w[j]));
+                    let w = if j < 8 { low } else { high };
+                    let product = x[0].wrapping_add(w[8 + j % 8]).wrapping_mul(x[1].wrapping_add(w[j % 8]));
                     acc[j] = acc[j].wrapping_add(product);
                 }
             }
@@ -114,6 +116,7 @@ use std::arch::x86_64::*;
 unsafe fn avx512<const MR: usize>(taps: &Taps, row: &mut Row<'_>, at: usize) {
     let mut acc = [[_mm512_setzero_si512(); 2]; MR];
     let mut w = row.w.as_ptr();
+    let half = taps.weights() / 2;
     // SAFETY: as stated above.
     let base = unsafe { row.x.as_ptr().add(at * row.sx) };
     for ky in 0..taps.kernel[0] {
@@ -122,11 +125,11 @@ unsafe fn avx512<const MR: usize>(taps: &Taps, row: &mut Row<'_>, at: usize) {
             let x = unsafe { base.add(ky * taps.step[0] + kx * taps.step[1]) };
             let mut k = 0;
             while k < taps.depth {
-                // SAFETY: `w` advances by 32 for each pair of each tap, `Taps::weights` in all; `x` is read at
+                // SAFETY: `w` advances by 16 for each pair of each tap, half of `Taps::weights` in all; `x` is read at
                 // r * sx + k + 1 with k + 1 < depth.
                 unsafe {
-                    let w1 = [_mm512_loadu_si512(w.cast()), _mm512_loadu_si512(w.add(8).cast())];
-                    let w2 = [_mm512_loadu_si512(w.add(16).cast()), _mm512_loadu_si512(w.add(24).cast())];
+                    let w1 = [_mm512_loadu_si512(w.cast()), _mm512_loadu_si512(w.add(half).cast())];
+                    let w2 = [_mm512_loadu_si512(w.add(8).cast()), _mm512_loadu_si512(w.add(half + 8).cast())];
                     for (r, acc) in acc.iter_mut().enumerate() {
                         let x1 = _mm512_set1_epi64(*x.add(r * row.sx + k) as i64);
                         let x2 = _mm512_set1_epi64(*x.add(r * row.sx + k + 1) as i64);
@@ -135,7 +138,7 @@ unsafe fn avx512<const MR: usize>(taps: &Taps, row: &mut Row<'_>, at: usize) {
                             acc[v] = _mm512_add_epi64(acc[v], product);
                         }
                     }
-                    w = w.add(2 * CHANNELS);
+                    w = w.add(CHANNELS);
                 }
                 k += 2;
             }
@@ -157,64 +160,94 @@ unsafe fn avx512<const MR: usize>(taps: &Taps, row: &mut Row<'_>, at: usize) {
     }
 }
 
-/// 64-bit products by one 32x32 multiplication for the low halves and one 32-bit multiplication against swapped halves
-/// for the cross terms, which are summed on their own and folded in at the end.
-///
-/// # Safety
-/// The processor has AVX2, and the bounds asserted in [`row`] hold for pixels `at .. at + MR`.
+/// Weights of one pass: so many input elements by eight channels stay in the first-level cache.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-unsafe fn avx2<const MR: usize>(taps: &Taps, row: &mut Row<'_>, at: usize) {
-    // Eight channels at a time: four accumulators per pixel leave registers for the operands.
-    for half in 0..2 {
-        if half * 8 >= row.lanes {
-            break;
-        }
-        let zero = _mm256_setzero_si256();
-        let mut low = [[zero; 2]; MR];
-        let mut cross = [[zero; 2]; MR];
-        // SAFETY: as stated above.
-        let base = unsafe { row.x.as_ptr().add(at * row.sx) };
-        let mut w = row.w[half * 8..].as_ptr();
+const AVX2_DEPTH: usize = 256;
+
+/// A row in passes over the depth, each of which adds to sums in memory.
+#[cfg(target_arch = "x86_64")]
+fn avx2_row(taps: &Taps, row: &mut Row<'_>) {
+    let n = row.rows.len();
+    let mut sums = vec![[0u64; CHANNELS]; n];
+    for (half, mut w) in row.w.chunks_exact(taps.weights() / 2).take(row.lanes.div_ceil(8)).enumerate() {
         for ky in 0..taps.kernel[0] {
             for kx in 0..taps.kernel[1] {
-                // SAFETY: the offset is below `Taps::reach`.
-                let x = unsafe { base.add(ky * taps.step[0] + kx * taps.step[1]) };
-                let mut k = 0;
-                while k < taps.depth {
-                    // SAFETY: as in `avx512`, within the half panel.
-                    unsafe {
-                        let w1 = [_mm256_loadu_si256(w.cast()), _mm256_loadu_si256(w.add(4).cast())];
-                        let w2 = [_mm256_loadu_si256(w.add(16).cast()), _mm256_loadu_si256(w.add(20).cast())];
-                        for r in 0..MR {
-                            let x1 = _mm256_set1_epi64x(*x.add(r * row.sx + k) as i64);
-                            let x2 = _mm256_set1_epi64x(*x.add(r * row.sx + k + 1) as i64);
-                            for v in 0..2 {
-                                let a = _mm256_add_epi64(x1, w2[v]);
-                                let b = _mm256_add_epi64(x2, w1[v]);
-                                let swapped = _mm256_shuffle_epi32::<0xB1>(b);
-                                low[r][v] = _mm256_add_epi64(low[r][v], _mm256_mul_epu32(a, b));
-                                cross[r][v] = _mm256_add_epi32(cross[r][v], _mm256_mullo_epi32(a, swapped));
+                let tap = ky * taps.step[0] + kx * taps.step[1];
+                for k in (0..taps.depth).step_by(AVX2_DEPTH) {
+                    let depth = AVX2_DEPTH.min(taps.depth - k);
+                    let (now, rest) = w.split_at(depth * CHANNELS / 2);
+                    w = rest;
+                    for (pair, sums) in sums.chunks_mut(2).enumerate() {
+                        let x = &row.x[2 * pair * row.sx + tap + k..];
+                        // SAFETY: the level was detected. `x` reaches `depth` elements from each of the pixels'
+                        // starts, which `row` asserted; `now` has `depth` rows of eight; half is 0 or 1.
+                        unsafe {
+                            match sums {
+                                [a, b] => avx2::<2>(x, row.sx, now, depth, [a, b], half),
+                                [a] => avx2::<1>(x, row.sx, now, depth, [a], half),
+                                _ => {}
                             }
                         }
                     }
-                    w = w.wrapping_add(2 * CHANNELS);
-                    k += 2;
                 }
             }
         }
-        for r in 0..MR {
-            let mut lanes = [0u64; 8];
-            for v in 0..2 {
-                let c = _mm256_add_epi32(cross[r][v], _mm256_srli_epi64::<32>(cross[r][v]));
-                let sum = _mm256_add_epi64(low[r][v], _mm256_slli_epi64::<32>(c));
-                // SAFETY: four elements at 4 v of eight.
-                unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().add(4 * v).cast(), sum) };
+    }
+    for (r, sums) in sums.iter().enumerate() {
+        let out = &mut row.out[r * row.ldo..][..row.lanes];
+        for ((out, sum), corr) in out.iter_mut().zip(sums).zip(row.corr) {
+            *out = sum.wrapping_sub(row.rows[r]).wrapping_sub(*corr);
+        }
+    }
+}
+
+/// 64-bit products by one 32x32 multiplication for the low halves and one 32-bit multiplication against swapped halves
+/// for the cross terms, which are summed on their own and folded in at the end. Eight channels of MR pixels: four
+/// accumulators per pixel leave registers for the operands.
+///
+/// # Safety
+/// The processor has AVX2; `x` has `(MR - 1) * sx + depth` elements and `w` `depth * 8`; `half` is 0 or 1.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn avx2<const MR: usize>(
+    x: &[u64],
+    sx: usize,
+    w: &[u64],
+    depth: usize,
+    sums: [&mut [u64; CHANNELS]; MR],
+    half: usize,
+) {
+    let zero = _mm256_setzero_si256();
+    let mut low = [[zero; 2]; MR];
+    let mut cross = [[zero; 2]; MR];
+    let (x, mut w) = (x.as_ptr(), w.as_ptr());
+    for k in (0..depth).step_by(2) {
+        // SAFETY: as stated above; `w` advances by 16 for each pair of the depth.
+        unsafe {
+            let w1 = [_mm256_loadu_si256(w.cast()), _mm256_loadu_si256(w.add(4).cast())];
+            let w2 = [_mm256_loadu_si256(w.add(8).cast()), _mm256_loadu_si256(w.add(12).cast())];
+            for r in 0..MR {
+                let x1 = _mm256_set1_epi64x(*x.add(r * sx + k) as i64);
+                let x2 = _mm256_set1_epi64x(*x.add(r * sx + k + 1) as i64);
+                for v in 0..2 {
+                    let a = _mm256_add_epi64(x1, w2[v]);
+                    let b = _mm256_add_epi64(x2, w1[v]);
+                    let swapped = _mm256_shuffle_epi32::<0xB1>(b);
+                    low[r][v] = _mm256_add_epi64(low[r][v], _mm256_mul_epu32(a, b));
+                    cross[r][v] = _mm256_add_epi32(cross[r][v], _mm256_mullo_epi32(a, swapped));
+                }
             }
-            let channels = half * 8..row.lanes.min(half * 8 + 8);
-            let out = &mut row.out[(at + r) * row.ldo..][channels.clone()];
-            for ((out, lane), corr) in out.iter_mut().zip(lanes).zip(&row.corr[channels]) {
-                *out = lane.wrapping_sub(row.rows[at + r]).wrapping_sub(*corr);
+        }
+        w = w.wrapping_add(CHANNELS);
+    }
+    for (r, sums) in sums.into_iter().enumerate() {
+        for v in 0..2 {
+            let c = _mm256_add_epi32(cross[r][v], _mm256_srli_epi64::<32>(cross[r][v]));
+            let sum = _mm256_add_epi64(low[r][v], _mm256_slli_epi64::<32>(c));
+            // SAFETY: four elements at 8 half + 4 v of sixteen.
+            unsafe {
+                let to = sums.as_mut_ptr().add(8 * half + 4 * v);
+                _mm256_storeu_si256(to.cast(), _mm256_add_epi64(_mm256_loadu_si256(to.cast()), sum));
             }
         }
     }
