@@ -111,7 +111,7 @@ impl<D: Device> Protocol for Clear<D> {
     fn prepare(&self, _at: Step, _from: Role, values: Option<&[i64]>, op: &Conv2d) -> Result<D::Panel> {
         let values = values.ok_or_else(|| Error::Usage("a weight has no values".into()))?;
         let zero = self.dev.upload(vec![0; values.len()]);
-        Ok(self.dev.prepare(&self.dev.upload(ring(values)), &zero, op))
+        Ok(self.dev.prepare(&self.dev.upload(ring(values)), &zero, op, false))
     }
     fn constant(&self, values: &[i64], shape: &Shape, width: Width) -> ClearTensor {
         self.tensor(shape.clone(), width, values.to_vec())

@@ -86,7 +86,9 @@ pub struct Plan {
 /// Memory of a server's packed weights.
 fn panel_bytes(op: &Conv2d) -> u64 {
     let channels = (op.cout / op.groups).next_multiple_of(16) * op.groups;
-    (channels * op.kernel[0] * op.kernel[1] * (op.cin / op.groups)) as u64 * 16
+    // Winograd's form has 16 weights for a 3x3 kernel's nine.
+    let taps = if op.gain() > 1 { 16 } else { op.kernel[0] * op.kernel[1] };
+    (channels * taps * (op.cin / op.groups)) as u64 * 16
 }
 
 impl Plan {
@@ -229,7 +231,8 @@ impl Protocol for Plan {
             let padded = op.n.min(1) * (op.h + op.pad[0] + op.pad[2]) * (op.w + op.pad[1] + op.pad[3]) * op.cin;
             drop(self.lease((16 * padded + 8 * op.output().len()) as u64));
         }
-        Ok(self.truncated(&op.output(), shift))
+        let gain = terms.iter().map(|t| t.2.gain()).max().unwrap_or(1);
+        Ok(self.truncated(&op.output(), shift + gain.trailing_zeros()))
     }
     fn mul(&self, _at: Step, x: &Symbol, _y: &Symbol, _bias: Option<&Symbol>, shift: u32) -> Result<Symbol> {
         self.state.borrow_mut().cost.macs += 2 * x.shape.len() as u64;

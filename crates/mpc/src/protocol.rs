@@ -126,8 +126,8 @@ pub trait Protocol {
     /// When operands do not fit together.
     fn local(&self, op: &Local<'_>, operands: &[&Self::Arith]) -> Result<Self::Arith>;
 
-    /// `round((sum_j conv(x_j, w_j) + bias) / 2^shift)`, narrow, for wide x; shift at most 32. The result must fit 31
-    /// bits; otherwise it is off by a multiple of 2^32, never by less.
+    /// `round((sum_j conv(x_j, w_j) + bias) / 2^shift)`, narrow, for wide x. The shift is at most 32, less two where
+    /// a convolution has a [`Conv2d::gain`] of four. The result must fit 31 bits; otherwise it is off by a multiple of 2^32, never by less.
     ///
     /// # Errors
     /// Lost peers.

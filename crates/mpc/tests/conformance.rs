@@ -10,10 +10,20 @@ use sordino_testkit::{Job, World, integers};
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Op {
     Input,
-    Linear { shift: u32 },
+    Linear {
+        shift: u32,
+    },
     TwoTerms,
-    Mul { shift: u32 },
-    Truncate { shift: u32 },
+    /// A convolution with a gain, plus one without, plus a bias.
+    Gain {
+        shift: u32,
+    },
+    Mul {
+        shift: u32,
+    },
+    Truncate {
+        shift: u32,
+    },
     Msb,
     Relu(Width),
     Extend,
@@ -46,13 +56,25 @@ impl One {
                 pad: [1, 0, 1, 1],
                 groups: 1,
             },
+            Op::Gain { .. } => Conv2d {
+                n: 1 + n % 2,
+                h: 14,
+                w: 15,
+                cin: 16,
+                cout: 18,
+                kernel: [3, 3],
+                stride: [1, 1],
+                dilation: [1, 1],
+                pad: [1; 4],
+                groups: 1,
+            },
             _ => Conv2d::matmul(1, n, 2 + n % 3),
         };
         // Products stay below 2^50 and, after the shift, within 30 bits.
         let narrow =
             matches!(op, Op::Msb | Op::Relu(_) | Op::Extend | Op::Max | Op::Local(_) | Op::Constant | Op::Input);
         let limit = if narrow { 1 << 30 } else { 1 << 22 };
-        let len = if matches!(op, Op::Linear { .. }) { conv.input().len() } else { n };
+        let len = if matches!(op, Op::Linear { .. } | Op::Gain { .. }) { conv.input().len() } else { n };
         Self {
             op,
             n,
@@ -79,6 +101,16 @@ impl Job for One {
                 let bias = vec![12345; self.conv.output().len()];
                 let bias = p.input(at.child("b"), Role::ModelOwner, Some(&bias), &self.conv.output())?;
                 p.linear(step, &[(&x, &w, self.conv)], Some(&bias), shift)?
+            }
+            Op::Gain { shift } => {
+                assert_eq!(self.conv.gain(), 4);
+                let pointwise = Conv2d { kernel: [1, 1], pad: [0; 4], ..self.conv };
+                let x = p.local(&Local::Reshape(self.conv.input()), &[&wide])?;
+                let w = p.prepare(at.child("w"), Role::ModelOwner, Some(&self.w), &self.conv)?;
+                let v = &self.w[..pointwise.weight().len()];
+                let v = p.prepare(at.child("v"), Role::ModelOwner, Some(v), &pointwise)?;
+                let bias = p.constant(&vec![-98765; self.conv.output().len()], &self.conv.output(), Width::Wide);
+                p.linear(step, &[(&x, &v, pointwise), (&x, &w, self.conv)], Some(&bias), shift)?
             }
             Op::TwoTerms => {
                 let w = p.prepare(at.child("w"), Role::ModelOwner, Some(&self.w), &self.conv)?;
@@ -146,7 +178,8 @@ fn check(op: Op, n: usize, settings: Settings) {
     let (got, sent, rounds) = World { settings, ..World::default() }.run(&job).unwrap();
     let got = got.unwrap();
     assert_eq!(got.len(), want.len(), "{op:?}");
-    let rounding = matches!(op, Op::Linear { .. } | Op::TwoTerms | Op::Mul { .. } | Op::Truncate { .. });
+    let rounding =
+        matches!(op, Op::Linear { .. } | Op::TwoTerms | Op::Gain { .. } | Op::Mul { .. } | Op::Truncate { .. });
     let tolerance = i64::from(rounding && !settings.faithful);
     for (g, w) in got.iter().zip(&want) {
         // Narrow results are compared mod 2^32.
@@ -175,6 +208,10 @@ fn every_operation_equals_the_oracle_at_its_declared_cost() {
         Op::Max,
         Op::Constant,
     ];
+    for n in [1, 2] {
+        check(Op::Gain { shift: 20 }, n, Settings::default());
+        check(Op::Gain { shift: 30 }, n, Settings::default());
+    }
     ops.extend((0..6).map(Op::Local));
     for op in ops {
         for n in [1, 2, 3, 10, 192, 193, 1000] {
@@ -193,6 +230,7 @@ fn faithful_truncation_is_exact() {
         }
         check(Op::Linear { shift: 20 }, n, settings);
     }
+    check(Op::Gain { shift: 24 }, 1, settings);
 }
 
 #[test]

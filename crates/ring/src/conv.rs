@@ -118,6 +118,15 @@ impl Conv2d {
     pub fn macs(&self) -> u64 {
         self.output().len() as u64 * (self.kernel[0] * self.kernel[1] * (self.cin / self.groups)) as u64
     }
+    /// What a kernel prepared with a gain multiplies results with: 4 where Winograd's F(2x2, 3x3) is faster (its weights
+    /// are transformed by doubled matrices to stay integers), else 1. A fact of the geometry: all devices agree on it.
+    #[must_use]
+    pub fn gain(&self) -> u64 {
+        let unit = self.kernel == [3, 3] && self.stride == [1, 1] && self.dilation == [1, 1] && self.groups == 1;
+        // Few channels do not pay for the transforms, few tiles not for reading 16 matrices of weights.
+        let tiles = self.n * self.out_h().div_ceil(2) * self.out_w().div_ceil(2);
+        if unit && self.cin >= 16 && self.cout >= 16 && tiles >= 49 { 4 } else { 1 }
+    }
     /// True when every output pixel reads exactly the input pixel at its own position.
     #[must_use]
     pub fn is_pointwise(&self) -> bool {

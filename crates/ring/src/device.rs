@@ -68,9 +68,11 @@ pub trait Device: Send + Sync + 'static {
         minus: &Self::Buf<u32>,
     ) -> Self::Buf<u32>;
 
-    /// Packs replicated weights `w0, w1` (OHWI) for [`Device::linear`].
-    fn prepare(&self, w0: &Self::Buf<u64>, w1: &Self::Buf<u64>, op: &Conv2d) -> Self::Panel;
-    /// `conv(x0, w0 + w1) + conv(x1, w0)`: one party's term of a replicated convolution, both products in one pass.
+    /// Packs replicated weights `w0, w1` (OHWI) for [`Device::linear`]. With `gain` its results may come multiplied by
+    /// [`Conv2d::gain`], which saves multiplications.
+    fn prepare(&self, w0: &Self::Buf<u64>, w1: &Self::Buf<u64>, op: &Conv2d, gain: bool) -> Self::Panel;
+    /// `conv(x0, w0 + w1) + conv(x1, w0)`: one party's term of a replicated convolution, both products in one pass;
+    /// times the gain, if the panel was prepared with it.
     fn linear(&self, x0: &Self::Buf<u64>, x1: &Self::Buf<u64>, panel: &Self::Panel, op: &Conv2d) -> Self::Buf<u64>;
 
     /// Bit planes `from .. to` of each element.

@@ -142,15 +142,16 @@ impl<D: Device> Rep3<D> {
         &self,
         at: Step,
         mut z: D::Buf<u64>,
-        bias: Option<&Shared<D>>,
+        bias: Option<&D::Buf<u64>>,
         shape: Shape,
         shift: u32,
     ) -> Result<Shared<D>> {
         if shift > 32 {
-            return Err(Error::Usage(format!("a truncation by {shift} bits; at most 32 keep 32 bits of the result")));
+            let why = format!("a truncation by {shift} bits, gain included; at most 32 keep 32 bits of the result");
+            return Err(Error::Usage(why));
         }
         if let Some(bias) = bias {
-            z = self.dev.zip(ZipOp::Add, &z, &bias.as_wide()?.0);
+            z = self.dev.zip(ZipOp::Add, &z, bias);
         }
         let n = shape.len();
         Ok(Shared::narrow(shape, self.truncate_additive(at, z, n, shift)?))
@@ -201,7 +202,7 @@ impl<D: Device> Protocol for Rep3<D> {
 
     fn prepare(&self, at: Step, from: Role, _values: Option<&[i64]>, op: &Conv2d) -> Result<D::Panel> {
         let w = self.shared_from_client(&at, from, op.weight().len())?;
-        Ok(self.dev.prepare(&w.0, &w.1, op))
+        Ok(self.dev.prepare(&w.0, &w.1, op, true))
     }
 
     fn constant(&self, values: &[i64], shape: &Shape, width: Width) -> Shared<D> {
@@ -227,10 +228,13 @@ impl<D: Device> Protocol for Rep3<D> {
         bias: Option<&Shared<D>>,
         shift: u32,
     ) -> Result<Shared<D>> {
+        // Every term is brought to the largest gain, which the truncation takes off.
+        let gain = terms.iter().map(|t| t.2.gain()).max().unwrap_or(1);
+        let level = |z, of: u64| if of == gain { z } else { self.dev.affine(&z, gain / of, 0) };
         let mut sum: Option<D::Buf<u64>> = None;
         for (x, panel, op) in terms {
             let x = x.as_wide()?;
-            let z = self.dev.linear(&x.0, &x.1, panel, op);
+            let z = level(self.dev.linear(&x.0, &x.1, panel, op), op.gain());
             sum = Some(match sum {
                 Some(s) => self.dev.zip(ZipOp::Add, &s, &z),
                 None => z,
@@ -239,12 +243,14 @@ impl<D: Device> Protocol for Rep3<D> {
         let (Some(z), Some((_, _, op))) = (sum, terms.first()) else {
             return Err(Error::Usage("a linear layer takes at least one term".into()));
         };
-        self.finish(at, z, bias, op.output(), shift)
+        let bias = bias.map(|b| Ok::<_, Error>(level(self.dev.copy(&b.as_wide()?.0), 1))).transpose()?;
+        self.finish(at, z, bias.as_ref(), op.output(), shift + gain.trailing_zeros())
     }
 
     fn mul(&self, at: Step, x: &Shared<D>, y: &Shared<D>, bias: Option<&Shared<D>>, shift: u32) -> Result<Shared<D>> {
         let (a, b) = (x.as_wide()?, y.as_wide()?);
         let z = self.dev.product([&a.0, &a.1], [&b.0, &b.1]);
+        let bias = bias.map(Shared::as_wide).transpose()?.map(|b| &b.0);
         self.finish(at, z, bias, x.shape.clone(), shift)
     }
 

@@ -313,10 +313,13 @@ impl Finisher {
         };
         let (first, _, _) = &terms[0];
         // Weights carry as many fractional bits as the shift allows; more cost nothing.
+        let gain = terms.iter().map(|t| t.2.gain()).max().unwrap_or(1);
+        let most = 32 - gain.trailing_zeros();
         let shift = match self.b.options.weight_bits {
-            None => 32,
+            None => most,
             Some(bits) => {
-                (f64::from(bits) + (self.scale(*first) / self.scale(out)).log2()).round().clamp(0.0, 32.0) as u32
+                let shift = f64::from(bits) + (self.scale(*first) / self.scale(out)).log2();
+                shift.round().clamp(0.0, f64::from(most)) as u32
             }
         };
         let product = self.scale(out) * 2f64.powi(shift as i32);

@@ -1,8 +1,8 @@
 //! Replicated convolution: packing, the inner-product corrections, and the walk over tiles.
 
-use super::Cpu;
 use super::simd::dispatch;
 use super::tile::{CHANNELS, Row, Taps, row};
+use super::{Cpu, winograd};
 use crate::Conv2d;
 use rayon::prelude::*;
 
@@ -15,13 +15,18 @@ enum Kind {
     Tiled { weights: Vec<u64>, corr: Vec<[u64; CHANNELS]> },
     /// One input and one output channel per group: `[tap][channel]` of `w0 + w1`, then of `w0`.
     Depthwise { sum: Vec<u64>, first: Vec<u64> },
+    /// For a convolution with a gain.
+    Winograd(winograd::Transformed),
 }
 
 fn is_depthwise(op: &Conv2d) -> bool {
     op.groups > 1 && op.groups == op.cin && op.groups == op.cout
 }
 
-pub(crate) fn prepare(w0: &[u64], w1: &[u64], op: &Conv2d) -> Panel {
+pub(crate) fn prepare(w0: &[u64], w1: &[u64], op: &Conv2d, gain: bool) -> Panel {
+    if gain && op.gain() > 1 {
+        return Panel(Kind::Winograd(winograd::prepare(w0, w1, op)));
+    }
     let taps = op.kernel[0] * op.kernel[1];
     if is_depthwise(op) {
         let mut sum = vec![0; taps * op.cout];
@@ -109,6 +114,10 @@ pub(crate) fn linear(cpu: &Cpu, x0: &[u64], x1: &[u64], panel: &Panel, op: &Conv
     // A pointwise layer has no notion of rows: all pixels of all images are one long row.
     let op = &if op.is_pointwise() { Conv2d { n: 1, h: 1, w: op.n * op.h * op.w, ..*op } } else { *op };
     let mut out = vec![0u64; op.output().len()];
+    if let Kind::Winograd(weights) = &panel.0 {
+        winograd::linear(cpu, x0, x1, weights, op, &mut out);
+        return out;
+    }
     let image = op.h * op.w * op.cin;
     let out_image = op.out_h() * op.out_w() * op.cout;
     for (n, out) in out.chunks_exact_mut(out_image).enumerate() {
@@ -120,6 +129,7 @@ pub(crate) fn linear(cpu: &Cpu, x0: &[u64], x1: &[u64], panel: &Panel, op: &Conv
                 }
             }
             Kind::Depthwise { sum, first } => depthwise(cpu, x0, x1, sum, first, op, out),
+            Kind::Winograd(_) => {}
         }
     }
     out
@@ -290,7 +300,44 @@ mod tests {
             }
             for isa in Isa::available() {
                 let cpu = Cpu::with(isa, threads);
-                prop_assert_eq!(&linear(&cpu, &x0, &x1, &prepare(&w0, &w1, &op), &op), &want);
+                prop_assert_eq!(&linear(&cpu, &x0, &x1, &prepare(&w0, &w1, &op, false), &op), &want);
+            }
+        }
+    }
+
+    fn winograd_geometry() -> impl Strategy<Value = Conv2d> {
+        (1..4usize, 14..20usize, 14..30usize, 16..22usize, 16..36usize, 0..2usize)
+            .prop_map(|(n, h, w, cin, cout, p)| Conv2d {
+                n,
+                h,
+                w,
+                cin,
+                cout,
+                kernel: [3, 3],
+                stride: [1, 1],
+                dilation: [1, 1],
+                pad: [p; 4],
+                groups: 1,
+            })
+            .prop_filter("has a gain", |op| op.gain() == 4)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        #[test]
+        fn with_a_gain_equals_a_multiple(op in winograd_geometry(), seed in any::<[u8; 16]>(), threads in 1usize..4) {
+            let random = |i: u8, n: usize| -> Vec<u64> {
+                let mut key = seed;
+                key[0] ^= i;
+                PrgKey::new(key).words(n)
+            };
+            let (x0, x1) = (random(1, op.input().len()), random(2, op.input().len()));
+            let (w0, w1) = (random(3, op.weight().len()), random(4, op.weight().len()));
+            for isa in Isa::available() {
+                let cpu = Cpu::with(isa, threads);
+                let plain = linear(&cpu, &x0, &x1, &prepare(&w0, &w1, &op, false), &op);
+                let want: Vec<u64> = plain.iter().map(|v| v.wrapping_mul(op.gain())).collect();
+                prop_assert_eq!(&linear(&cpu, &x0, &x1, &prepare(&w0, &w1, &op, true), &op), &want);
             }
         }
     }

@@ -6,6 +6,7 @@ mod linear;
 mod planes;
 mod simd;
 mod tile;
+mod winograd;
 
 pub use linear::Panel;
 pub use simd::Isa;
@@ -131,8 +132,8 @@ impl Device for Cpu {
         elementwise::truncate(self.isa, x, add, shift, plus, minus)
     }
 
-    fn prepare(&self, w0: &Vec<u64>, w1: &Vec<u64>, op: &Conv2d) -> Panel {
-        linear::prepare(w0, w1, op)
+    fn prepare(&self, w0: &Vec<u64>, w1: &Vec<u64>, op: &Conv2d, gain: bool) -> Panel {
+        linear::prepare(w0, w1, op, gain)
     }
     fn linear(&self, x0: &Vec<u64>, x1: &Vec<u64>, panel: &Panel, op: &Conv2d) -> Vec<u64> {
         linear::linear(self, x0, x1, panel, op)

@@ -81,7 +81,7 @@ impl Kernels {
             note(&name);
             let op = Conv2d::matmul(n, n, n);
             let (x0, x1) = (words(n * n, 1), words(n * n, 2));
-            let panel = cpu.prepare(&words(n * n, 3), &words(n * n, 4), &op);
+            let panel = cpu.prepare(&words(n * n, 3), &words(n * n, 4), &op, true);
             let seconds = timed(runs, || {
                 std::hint::black_box(cpu.linear(&x0, &x1, &panel, &op));
             });
@@ -167,7 +167,7 @@ fn convolutions(cpu: &Cpu, runs: usize) -> Result<(f64, f64)> {
     let mut total = 0.0;
     for op in &ops {
         let (x0, x1) = (words(op.input().len(), 1), words(op.input().len(), 2));
-        let panel = cpu.prepare(&words(op.weight().len(), 3), &words(op.weight().len(), 4), op);
+        let panel = cpu.prepare(&words(op.weight().len(), 3), &words(op.weight().len(), 4), op, true);
         total += timed(runs, || {
             std::hint::black_box(cpu.linear(&x0, &x1, &panel, op));
         });
