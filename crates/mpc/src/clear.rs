@@ -34,7 +34,7 @@ pub struct Overflow {
 /// operand or result leaves the range a protocol needs.
 pub struct Clear<D: Device> {
     dev: D,
-    narrow_bits: u32,
+    settings: Settings,
     overflow: RefCell<Option<Overflow>>,
 }
 
@@ -42,12 +42,12 @@ impl<D: Device> Clear<D> {
     /// Computes on `dev`.
     #[must_use]
     pub fn new(dev: D) -> Self {
-        Self { dev, narrow_bits: Settings::default().narrow_bits, overflow: RefCell::new(None) }
+        Self { dev, settings: Settings::default(), overflow: RefCell::new(None) }
     }
-    /// Watches for what these settings cannot compare.
+    /// Watches for what does not fit these rings.
     #[must_use]
     pub fn with(self, settings: Settings) -> Self {
-        Self { narrow_bits: settings.narrow_bits, ..self }
+        Self { settings, ..self }
     }
     /// The first overflow since the last call.
     pub fn take_overflow(&self) -> Option<Overflow> {
@@ -55,14 +55,12 @@ impl<D: Device> Clear<D> {
     }
 
     fn tensor(&self, shape: Shape, width: Width, values: Vec<i64>) -> ClearTensor {
-        if width == Width::Narrow {
-            self.watch(&values, 32);
-        }
+        self.watch(&values, self.settings.bits(width));
         ClearTensor { shape, width, values: Rc::new(values) }
     }
 
     fn watch(&self, values: &[i64], bits: u32) {
-        let outside = |v: &&i64| v.unsigned_abs() >= 1 << (bits - 1);
+        let outside = |v: &&i64| v.unsigned_abs() >= 1u64 << (bits - 1);
         if let Some(&value) = values.iter().find(outside) {
             let count = values.iter().filter(outside).count();
             self.overflow.borrow_mut().get_or_insert(Overflow { value, count });
@@ -77,11 +75,13 @@ impl<D: Device> Clear<D> {
         shift: u32,
     ) -> ClearTensor {
         let half = if shift > 0 { 1i64 << (shift - 1) } else { 0 };
-        let values = match bias {
-            Some(b) => z.zip(b.values.iter()).map(|(v, b)| v.wrapping_add(*b).wrapping_add(half) >> shift).collect(),
-            None => z.map(|v| v.wrapping_add(half) >> shift).collect(),
+        let mut sum: Vec<i64> = match bias {
+            Some(b) => z.zip(b.values.iter()).map(|(v, b)| v.wrapping_add(*b)).collect(),
+            None => z.collect(),
         };
-        self.tensor(shape, Width::Narrow, values)
+        self.watch(&sum, self.settings.wide_bits);
+        sum.iter_mut().for_each(|v| *v = v.wrapping_add(half) >> shift);
+        self.tensor(shape, Width::Narrow, sum)
     }
 }
 
@@ -181,7 +181,7 @@ impl<D: Device> Protocol for Clear<D> {
         Ok(self.rounded(x.shape.clone(), x.values.iter().copied(), None, shift))
     }
     fn msb(&self, _at: Step, x: &ClearTensor) -> Result<ClearTensor> {
-        self.watch(&x.values, self.narrow_bits);
+        self.watch(&x.values, self.settings.narrow_bits);
         let bits = x.values.iter().map(|&v| i64::from(v < 0)).collect();
         Ok(self.tensor(x.shape.clone(), Width::Narrow, bits))
     }
@@ -189,11 +189,11 @@ impl<D: Device> Protocol for Clear<D> {
         Ok(self.tensor(bit.shape.clone(), Width::Wide, bit.values.to_vec()))
     }
     fn relu(&self, _at: Step, x: &ClearTensor, out: Width) -> Result<ClearTensor> {
-        self.watch(&x.values, self.narrow_bits);
+        self.watch(&x.values, self.settings.narrow_bits);
         Ok(self.tensor(x.shape.clone(), out, x.values.iter().map(|&v| v.max(0)).collect()))
     }
     fn extend(&self, _at: Step, x: &ClearTensor) -> Result<ClearTensor> {
-        self.watch(&x.values, 31);
+        self.watch(&x.values, self.settings.narrow_bits - 1);
         Ok(self.tensor(x.shape.clone(), Width::Wide, x.values.to_vec()))
     }
     fn verify(&self, _at: Step, x: ClearTensor) -> Result<Checked<ClearTensor>> {

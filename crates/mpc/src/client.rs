@@ -1,21 +1,23 @@
 //! The client's side of a three-server computation: sharing inputs, receiving outputs, following along otherwise.
 
 use crate::{Checked, Error, Local, Plan, Protocol, Result, Role, Settings, Step, Symbol, Width};
-use sordino_net::{Endpoint, Net, Part, Segment};
-use sordino_ring::{Conv2d, PrgKey, Shape};
+use crate::rep3::form;
+use sordino_net::{Endpoint, Net, Part};
+use sordino_ring::{Conv2d, PrgKey, Shape, pack, unpack};
 use zeroize::Zeroizing;
 
 /// Plays the model owner and the data owner. Walks the same program as the servers, so that both name steps alike.
 pub struct Client {
     net: Net,
     shapes: Plan,
+    settings: Settings,
 }
 
 impl Client {
-    /// A client with its links to the servers.
+    /// A client with its links to the servers, which run with the same settings.
     #[must_use]
-    pub fn new(net: Net) -> Self {
-        Self { net, shapes: Plan::new(Settings::default()) }
+    pub fn new(net: Net, settings: Settings) -> Self {
+        Self { net, shapes: Plan::new(settings), settings }
     }
     /// The transport, for its meter.
     #[must_use]
@@ -35,7 +37,9 @@ impl Client {
         let x2 = || {
             let two =
                 values.iter().zip(x0.iter().zip(&x1)).map(|(&v, (a, b))| (v as u64).wrapping_sub(*a).wrapping_sub(*b));
-            Part::Wide(two.collect())
+            let two: Vec<u64> = two.collect();
+            let bits = self.settings.wide_bits;
+            Part::Wide(if bits == 64 { two } else { pack(&two, bits) })
         };
         let seed = |i: usize| {
             let mut halves = seeds[i].chunks_exact(8).map(|c| c.iter().rev().fold(0u64, |v, &b| v << 8 | u64::from(b)));
@@ -116,23 +120,23 @@ impl Protocol for Client {
     fn open(&self, at: Step, x: Checked<Symbol>, _to: Role) -> Result<Option<Vec<i64>>> {
         let n = self.shapes.shape(&x.0).len();
         let width = self.shapes.width(&x.0);
-        let form = match width {
-            Width::Narrow => Segment::Narrow(n),
-            Width::Wide => Segment::Wide(n),
-        };
+        let bits = self.settings.bits(width);
+        let form = form(n, bits);
         let tag = at.tag("open");
         let mut sum = vec![0u64; n];
         for server in Endpoint::SERVERS {
             for part in self.net.recv(server, tag, &[form])? {
                 match part {
+                    Part::Wide(v) if bits != 64 => {
+                        let v: Vec<u64> = unpack(&v, n, bits);
+                        sum.iter_mut().zip(v).for_each(|(s, v)| *s = s.wrapping_add(v));
+                    }
                     Part::Narrow(v) => sum.iter_mut().zip(v).for_each(|(s, v)| *s = s.wrapping_add(u64::from(v))),
                     Part::Wide(v) => sum.iter_mut().zip(v).for_each(|(s, v)| *s = s.wrapping_add(v)),
                 }
             }
         }
-        Ok(Some(match width {
-            Width::Narrow => sum.into_iter().map(|v| i64::from(v as u32 as i32)).collect(),
-            Width::Wide => sum.into_iter().map(|v| v as i64).collect(),
-        }))
+        // The representative of smallest magnitude: the ring's highest bit is the sign.
+        Ok(Some(sum.into_iter().map(|v| (v << (64 - bits)) as i64 >> (64 - bits)).collect()))
     }
 }

@@ -121,7 +121,7 @@ impl Plan {
         Rc::new(Lease { bytes, state: Rc::clone(&self.state) })
     }
     fn symbol(&self, shape: Shape, width: Width) -> Symbol {
-        let lease = self.lease(2 * shape.len() as u64 * u64::from(width.bits() / 8));
+        let lease = self.lease(2 * shape.len() as u64 * if width == Width::Narrow { 4 } else { 8 });
         Symbol { shape, width, _lease: lease }
     }
     fn spend(&self, cost: Cost) {
@@ -193,11 +193,11 @@ impl Protocol for Plan {
         x.width
     }
     fn input(&self, _at: Step, _from: Role, _values: Option<&[i64]>, shape: &Shape) -> Result<Symbol> {
-        self.spend_input(cost::input(shape.len()));
+        self.spend_input(cost::input(shape.len(), self.settings));
         Ok(self.symbol(shape.clone(), Width::Wide))
     }
     fn prepare(&self, _at: Step, _from: Role, _values: Option<&[i64]>, op: &Conv2d) -> Result<Self::Weight> {
-        self.spend_input(cost::input(op.weight().len()));
+        self.spend_input(cost::input(op.weight().len(), self.settings));
         let _unpacked = self.lease(16 * op.weight().len() as u64);
         Ok(self.lease(panel_bytes(op)))
     }
@@ -247,7 +247,7 @@ impl Protocol for Plan {
         Ok(x.shape.clone())
     }
     fn inject(&self, _at: Step, bit: &Shape) -> Result<Symbol> {
-        self.spend(cost::inject(bit.len()));
+        self.spend(cost::inject(bit.len(), self.settings));
         Ok(self.symbol(bit.clone(), Width::Wide))
     }
     fn relu(&self, _at: Step, x: &Symbol, out: Width) -> Result<Symbol> {
@@ -256,14 +256,14 @@ impl Protocol for Plan {
         Ok(self.symbol(x.shape.clone(), out))
     }
     fn extend(&self, _at: Step, x: &Symbol) -> Result<Symbol> {
-        self.spend(cost::extend(x.shape.len()));
+        self.spend(cost::extend(x.shape.len(), self.settings));
         Ok(self.symbol(x.shape.clone(), Width::Wide))
     }
     fn verify(&self, _at: Step, x: Symbol) -> Result<Checked<Symbol>> {
         Ok(Checked(x))
     }
     fn open(&self, _at: Step, x: Checked<Symbol>, _to: Role) -> Result<Option<Vec<i64>>> {
-        self.spend_open(cost::open(x.0.shape.len(), x.0.width));
+        self.spend_open(cost::open(x.0.shape.len(), x.0.width, self.settings));
         Ok(None)
     }
 }

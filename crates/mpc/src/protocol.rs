@@ -1,26 +1,15 @@
 //! The seam between models and protocols.
 
-use crate::{Result, Step};
+use crate::{Error, Result, Step};
 use sordino_ring::{Conv2d, IndexMap, Shape, WindowSum};
 
 /// The ring a tensor's shares live in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Width {
-    /// Z/2^32: activations between linear layers. Half the memory and traffic.
+    /// Z/2^n, n at most 32: activations between linear layers. Half the memory and traffic.
     Narrow,
-    /// Z/2^64: operands of products.
+    /// Z/2^w, w at most 64: operands of products.
     Wide,
-}
-
-impl Width {
-    /// Bits of the ring.
-    #[must_use]
-    pub fn bits(self) -> u32 {
-        match self {
-            Self::Narrow => 32,
-            Self::Wide => 64,
-        }
-    }
 }
 
 /// What a compiled program fixes for the protocol.
@@ -28,13 +17,44 @@ impl Width {
 pub struct Settings {
     /// Exact rounding in every truncation, for the price of a comparison of the discarded bits.
     pub faithful: bool,
-    /// Bits that operands of comparisons fit, sign included: 4 to 32. Fewer bits make signs and maxima cheaper.
+    /// Width n of the narrow ring Z/2^n: 4 to 32. Narrower messages are packed; signs and maxima compare fewer bits.
     pub narrow_bits: u32,
+    /// Width w of the wide ring Z/2^w: from n to n + 32, at most 64. Truncations shift by at most w - n.
+    pub wide_bits: u32,
+}
+
+impl Settings {
+    /// Bits of a ring.
+    #[must_use]
+    pub fn bits(&self, width: Width) -> u32 {
+        match width {
+            Width::Narrow => self.narrow_bits,
+            Width::Wide => self.wide_bits,
+        }
+    }
+    /// Largest shift of a truncation: more would leave fewer bits than the narrow ring's.
+    #[must_use]
+    pub fn most_shift(&self) -> u32 {
+        self.wide_bits - self.narrow_bits
+    }
+    /// Checks the widths.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for rings that do not exist or do not fit each other.
+    pub fn check(&self) -> Result<()> {
+        let (n, w) = (self.narrow_bits, self.wide_bits);
+        if (4..=32).contains(&n) && (n + 1..=64.min(n + 32)).contains(&w) {
+            return Ok(());
+        }
+        Err(Error::Usage(format!(
+            "rings of {n} and {w} bits; the narrow one has 4 to 32 and the wide one up to 32 more, at most 64"
+        )))
+    }
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { faithful: false, narrow_bits: 32 }
+        Self { faithful: false, narrow_bits: 32, wide_bits: 64 }
     }
 }
 
@@ -92,9 +112,9 @@ pub struct Checked<T>(pub(crate) T);
 
 /// A way to compute on values that nobody sees.
 ///
-/// Values are fixed-point integers in a ring of stated [`Width`]; scales are the caller's business. A narrow value v
-/// must satisfy |v| < 2^30 where it is extended, and |v| < 2^(narrow_bits - 2) where it or its difference with another
-/// is compared ([`Settings`]): signs and extensions are exact there, and meaningless beyond.
+/// Values are fixed-point integers in a ring of stated [`Width`]; scales are the caller's business. With a narrow ring of
+/// n bits ([`Settings`]) a narrow value v must satisfy |v| < 2^(n - 2) where it is extended, and where it or its difference
+/// with another is compared: signs and extensions are exact there, and meaningless beyond.
 pub trait Protocol {
     /// A shared tensor.
     type Arith: Clone;
@@ -126,8 +146,9 @@ pub trait Protocol {
     /// When operands do not fit together.
     fn local(&self, op: &Local<'_>, operands: &[&Self::Arith]) -> Result<Self::Arith>;
 
-    /// `round((sum_j conv(x_j, w_j) + bias) / 2^shift)`, narrow, for wide x. The shift is at most 32, less two where
-    /// a convolution has a [`Conv2d::gain`] of four. The result must fit 31 bits; otherwise it is off by a multiple of 2^32, never by less.
+    /// `round((sum_j conv(x_j, w_j) + bias) / 2^shift)`, narrow, for wide x. The shift is at most
+    /// [`Settings::most_shift`], less two where a convolution has a [`Conv2d::gain`] of four. The result must fit the narrow
+    /// ring; otherwise it is off by a multiple of 2^n, never by less.
     ///
     /// # Errors
     /// Lost peers.

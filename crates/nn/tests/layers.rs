@@ -306,7 +306,7 @@ fn whole_networks_and_options() {
     let graph = zoo::build("lenet", 5, zoo::Pool::Max).unwrap();
     let exact = Settings { faithful: true, ..Settings::default() };
     check_graph(&graph, 1, 1.0, 2e-4, &Options { settings: exact, ..Options::default() });
-    let cheap = Settings { narrow_bits: 24, ..Settings::default() };
+    let cheap = Settings { narrow_bits: 24, wide_bits: 48, ..Settings::default() };
     check_graph(&graph, 1, 1.0, 2e-3, &Options { settings: cheap, ..Options::default() });
     check_graph(&graph, 1, 1.0, 0.05, &Options { frac_bits: 10, weight_bits: Some(10), ..Options::default() });
 }

@@ -58,11 +58,17 @@ pub trait Device: Send + Sync + 'static {
 
     /// The low 32 bits of each element.
     fn low(&self, x: &Self::Buf<u64>) -> Self::Buf<u32>;
-    /// `(x + add) >> shift` (logical), low 32 bits, plus a difference of masks `+ plus - minus`: one pass.
+    /// The low `bits` bits of each element side by side ([`crate::pack`]), for the host to send.
+    fn pack<W: Word>(&self, x: &Self::Buf<W>, bits: u32) -> Vec<u64>;
+    /// `n` elements of `bits` bits that a host received.
+    fn unpack<W: Word>(&self, words: &[u64], n: usize, bits: u32) -> Self::Buf<W>;
+    /// `((x + add) mod 2^bits) >> shift`, low 32 bits, plus a difference of masks `+ plus - minus`: one pass.
+    #[allow(clippy::too_many_arguments, reason = "the operands of one fused kernel")]
     fn truncate(
         &self,
         x: &Self::Buf<u64>,
         add: u64,
+        bits: u32,
         shift: u32,
         plus: &Self::Buf<u32>,
         minus: &Self::Buf<u32>,
@@ -111,12 +117,14 @@ pub trait Device: Send + Sync + 'static {
         r: &Self::Buf<W>,
         q: &Self::Buf<W>,
     ) -> Self::Buf<W>;
-    /// An evaluator's share of a zero-extended value: `y + 2^32 w`, with
+    /// An evaluator's share of a value zero-extended from `bits` bits: `(y mod 2^bits) + 2^bits w`, with
     /// `w = keep * opened + (1 - 2 own) (1 - 2 opened) * product`, less `1 + own * opened` for the first evaluator;
     /// `keep`, `own` and `opened` are planes.
+    #[allow(clippy::too_many_arguments, reason = "the operands of one fused kernel")]
     fn widen(
         &self,
         y: &Self::Buf<u32>,
+        bits: u32,
         first: bool,
         keep: &Self::Buf<u64>,
         own: &Self::Buf<u64>,

@@ -82,7 +82,7 @@ pub struct Driven {
 /// # Errors
 /// Those of the protocol.
 pub fn drive(shared: Shared<'_>, net: Net, secrets: &Secrets, inputs: &[Vec<Vec<i64>>]) -> sordino_nn::Result<Driven> {
-    let client = Client::new(net);
+    let client = Client::new(net, shared.program.settings);
     let mut at = Step::root(shared.session);
     let loaded = Loaded::load(&client, at.child("load"), shared.program, Some(secrets))?;
     for server in Endpoint::SERVERS {

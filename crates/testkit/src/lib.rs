@@ -124,7 +124,7 @@ impl World {
                     scope.spawn(move || {
                         let net = Net::new(Endpoint(i as u8), links);
                         if i == 3 {
-                            let client = Client::new(net);
+                            let client = Client::new(net, self.settings);
                             let out = job.run(&client, Step::root(self.sessions[0].session))?;
                             return Ok((out, client.net().meter()));
                         }

@@ -5,14 +5,25 @@
 
 use super::layout::{plane_words, thirds};
 use crate::{Cost, Settings, Width};
-use sordino_ring::Comparison;
+use sordino_ring::{Comparison, packed_words};
 
 const SERVERS: [usize; 3] = [0, 1, 2];
 
-/// Each dealer sends planes and words of its part to the next server.
-fn deal(n: usize, planes: usize, bytes_per_element: u64) -> Cost {
+/// Bytes of `n` elements on the wire.
+fn bytes(n: usize, bits: u32) -> u64 {
+    match bits {
+        32 => 4 * n as u64,
+        _ => 8 * packed_words(n, bits) as u64,
+    }
+}
+
+/// Each dealer sends planes of its part to the next server, and elements of these widths.
+fn deal(n: usize, planes: usize, elements: &[u32]) -> Cost {
     let parts = thirds(n);
-    per_server(|s| 8 * (plane_words(parts[s].1) * planes) as u64 + bytes_per_element * parts[s].1 as u64)
+    per_server(|s| {
+        let len = parts[s].1;
+        8 * (plane_words(len) * planes) as u64 + elements.iter().map(|&bits| bytes(len, bits)).sum::<u64>()
+    })
 }
 
 /// Each server sends, for the two parts it evaluates, so many planes to the other evaluator.
@@ -22,14 +33,14 @@ fn exchange(n: usize, planes: usize) -> Cost {
 }
 
 /// Two additive shares to a replicated sharing.
-fn remask(n: usize, width: Width) -> Cost {
+fn remask(n: usize, bits: u32) -> Cost {
     let parts = thirds(n);
-    per_server(|s| u64::from(width.bits() / 8) * (parts[(s + 1) % 3].1 + parts[(s + 2) % 3].1) as u64)
+    per_server(|s| bytes(parts[(s + 1) % 3].1, bits) + bytes(parts[(s + 2) % 3].1, bits))
 }
 
 /// Each server sends a component to the one before it.
-fn reshare(n: usize, width: Width) -> Cost {
-    per_server(|_| u64::from(width.bits() / 8) * n as u64)
+fn reshare(n: usize, bits: u32) -> Cost {
+    per_server(|_| bytes(n, bits))
 }
 
 /// One round in which server s sends `bytes(s)`.
@@ -42,62 +53,66 @@ fn per_server(bytes: impl Fn(usize) -> u64) -> Cost {
 }
 
 /// The deal, the levels of the tree, and opening the masked result.
-fn comparison(n: usize, bits: u32, extra_bytes: u64) -> Cost {
+fn comparison(n: usize, bits: u32, extra: &[u32]) -> Cost {
     let cmp = Comparison::new(bits);
     let levels: Cost = (0..cmp.levels()).map(|l| exchange(n, cmp.opened(l))).sum();
-    deal(n, cmp.dealt_planes(), extra_bytes) + levels + exchange(n, 1)
+    deal(n, cmp.dealt_planes(), extra) + levels + exchange(n, 1)
 }
 
 /// A tensor of `n` elements from the client: two components as seeds, the third sent to its two holders.
 #[must_use]
-pub fn input(n: usize) -> Cost {
-    Cost { sent: [0, 0, 0, 64 + 16 * n as u64], rounds: 1, ..Cost::default() }
+pub fn input(n: usize, settings: Settings) -> Cost {
+    Cost { sent: [0, 0, 0, 64 + 2 * bytes(n, settings.wide_bits)], rounds: 1, ..Cost::default() }
 }
 
 /// Truncate-reduce of `n` additively shared elements.
 #[must_use]
 pub fn truncate(n: usize, shift: u32, settings: Settings) -> Cost {
     if settings.faithful && shift > 0 {
-        reshare(n, Width::Wide) + comparison(n, shift, 8) + remask(n, Width::Narrow)
+        let narrow = settings.narrow_bits;
+        reshare(n, settings.wide_bits) + comparison(n, shift, &[narrow; 2]) + remask(n, narrow)
     } else {
-        reshare(n, Width::Narrow)
+        reshare(n, settings.narrow_bits)
     }
 }
 
 /// Signs of `n` elements.
 #[must_use]
 pub fn msb(n: usize, settings: Settings) -> Cost {
-    comparison(n, settings.narrow_bits - 1, 0)
+    comparison(n, settings.narrow_bits - 1, &[])
 }
 
 /// Shared bits to wide ring elements.
 #[must_use]
-pub fn inject(n: usize) -> Cost {
-    deal(n, 0, 8) + remask(n, Width::Wide)
+pub fn inject(n: usize, settings: Settings) -> Cost {
+    deal(n, 0, &[settings.wide_bits]) + remask(n, settings.wide_bits)
 }
 
 /// max(x, 0).
 #[must_use]
 pub fn relu(n: usize, out: Width, settings: Settings) -> Cost {
-    let bits = settings.narrow_bits - 1;
+    let narrow = settings.narrow_bits;
     match out {
-        Width::Narrow => comparison(n, bits, 8) + remask(n, out),
-        Width::Wide => comparison(n, bits, 12) + exchange(n, 1) + remask(n, out),
+        Width::Narrow => comparison(n, narrow - 1, &[narrow; 2]) + remask(n, narrow),
+        Width::Wide => {
+            let extra = [narrow, narrow, settings.most_shift()];
+            comparison(n, narrow - 1, &extra) + exchange(n, 1) + remask(n, settings.wide_bits)
+        }
     }
 }
 
 /// Narrow to wide. The deal and the exchange do not depend on each other: one round.
 #[must_use]
-pub fn extend(n: usize) -> Cost {
-    let mut first = deal(n, 0, 4) + exchange(n, 1);
+pub fn extend(n: usize, settings: Settings) -> Cost {
+    let mut first = deal(n, 0, &[settings.most_shift()]) + exchange(n, 1);
     first.rounds = 1;
-    first + remask(n, Width::Wide)
+    first + remask(n, settings.wide_bits)
 }
 
 /// Opening to the client: every server sends its first component.
 #[must_use]
-pub fn open(n: usize, width: Width) -> Cost {
-    reshare(n, width)
+pub fn open(n: usize, width: Width, settings: Settings) -> Cost {
+    reshare(n, settings.bits(width))
 }
 
 #[cfg(test)]
@@ -113,16 +128,19 @@ mod tests {
             (bits(msb(n, set)), 159.0),
             (bits(relu(n, Width::Narrow, set)), 287.0),
             (bits(relu(n, Width::Wide, set)), 385.0),
-            (bits(extend(n)), 162.0),
-            (bits(inject(n)), 192.0),
+            (bits(extend(n, set)), 162.0),
+            (bits(inject(n, set)), 192.0),
         ];
-        // Fewer bits to compare cost less.
-        assert_eq!(bits(relu(n, Width::Wide, Settings { narrow_bits: 28, ..set })), 353.0);
+        // Narrower rings cost less: a linear layer's output and its ReLU 481 bits, 397 and 348.
+        for (narrow_bits, wide_bits, want) in [(32, 64, 481.0), (28, 52, 397.0), (24, 48, 348.0)] {
+            let set = Settings { narrow_bits, wide_bits, ..set };
+            assert_eq!(bits(truncate(n, 20, set)) + bits(relu(n, Width::Wide, set)), want);
+        }
         for (got, want) in table {
             assert!((got - want).abs() < 1e-9, "{got} {want}");
         }
         // A million ReLUs: 37.6 MB in the narrow ring.
         assert_eq!(relu(1 << 20, Width::Narrow, set).total(), 37_620_208);
-        assert_eq!((relu(n, Width::Wide, set).rounds, relu(n, Width::Narrow, set).rounds, extend(n).rounds), (6, 5, 2));
+        assert_eq!((relu(n, Width::Wide, set).rounds, relu(n, Width::Narrow, set).rounds, extend(n, set).rounds), (6, 5, 2));
     }
 }

@@ -7,7 +7,7 @@ use super::relu::Bits;
 use super::share::{Pair, Shared, local};
 use crate::{Checked, Error, Local, Protocol, Result, Role, Settings, Step, Width};
 use sordino_net::{Activity, Endpoint, Message, Net, Part, Segment};
-use sordino_ring::{Conv2d, Device, PrgKey, Shape, Word, Words, ZipOp};
+use sordino_ring::{Conv2d, Device, PrgKey, Shape, Word, Words, ZipOp, packed_words};
 
 /// One of the three servers.
 pub struct Rep3<D: Device> {
@@ -18,11 +18,12 @@ pub struct Rep3<D: Device> {
     pub(crate) settings: Settings,
 }
 
-/// A buffer as it travels.
-pub(crate) fn word_part<W: Word>(words: Vec<W>) -> Part {
-    match W::into_words(words) {
-        Words::Narrow(v) => Part::Narrow(v),
-        Words::Wide(v) => Part::Wide(v),
+/// The form of `n` elements of `bits` bits on the wire: whole words as they are, anything else packed.
+pub(crate) fn form(n: usize, bits: u32) -> Segment {
+    match bits {
+        32 => Segment::Narrow(n),
+        64 => Segment::Wide(n),
+        _ => Segment::Wide(packed_words(n, bits)),
     }
 }
 
@@ -36,9 +37,7 @@ impl<D: Device> Rep3<D> {
         if !me.is_server() {
             return Err(Error::Usage(format!("{me} is not one of the three servers")));
         }
-        if !(4..=32).contains(&settings.narrow_bits) {
-            return Err(Error::Usage(format!("comparisons of {} bits; 4 to 32 are possible", settings.narrow_bits)));
-        }
+        settings.check()?;
         Ok(Self { dev, net, prss, me: usize::from(me.0), settings })
     }
 
@@ -65,30 +64,48 @@ impl<D: Device> Rep3<D> {
         Ok(self.net.recv(Endpoint::SERVERS[from], at.tag(label), form)?)
     }
 
+    /// Width of the ring that a word holds.
+    pub(crate) fn bits<W: Word>(&self) -> u32 {
+        self.settings.bits(if W::BITS == 32 { Width::Narrow } else { Width::Wide })
+    }
+
+    /// Elements as they travel: the low `bits` bits of each.
+    pub(crate) fn outgoing<W: Word>(&self, buf: D::Buf<W>, bits: u32) -> Part {
+        if bits != W::BITS {
+            return Part::Wide(self.dev.pack(&buf, bits));
+        }
+        match W::into_words(self.dev.download(buf)) {
+            Words::Narrow(v) => Part::Narrow(v),
+            Words::Wide(v) => Part::Wide(v),
+        }
+    }
+
+    /// The `n` elements of `bits` bits in a received part.
+    pub(crate) fn incoming<W: Word>(&self, part: Part, n: usize, bits: u32) -> Result<D::Buf<W>> {
+        let words = match part {
+            Part::Wide(v) if bits != W::BITS => return Ok(self.dev.unpack(&v, n, bits)),
+            Part::Wide(v) => Words::Wide(v),
+            Part::Narrow(v) => Words::Narrow(v),
+        };
+        Ok(self.dev.upload(W::from_words(words).ok_or_else(wrong_form)?))
+    }
+
     /// Sends the own component to the previous server and receives the next one's: one message each, one round.
     pub(crate) fn reshare<W: Word>(&self, at: &Step, label: &str, own: &D::Buf<W>, n: usize) -> Result<D::Buf<W>> {
-        self.send(self.prev(), at, label, vec![word_part(self.dev.download(self.dev.copy(own)))])?;
-        self.recv_words(self.next(), at, label, n)
+        let bits = self.bits::<W>();
+        self.send(self.prev(), at, label, vec![self.outgoing(self.dev.copy(own), bits)])?;
+        self.recv_words(self.next(), at, label, n, bits)
     }
 
-    fn recv_words<W: Word>(&self, from: usize, at: &Step, label: &str, n: usize) -> Result<D::Buf<W>> {
-        let form = if W::BITS == 32 { Segment::Narrow(n) } else { Segment::Wide(n) };
-        let words = match self.recv(from, at, label, &[form])?.pop() {
-            Some(Part::Narrow(v)) => W::from_words(Words::Narrow(v)),
-            Some(Part::Wide(v)) => W::from_words(Words::Wide(v)),
-            None => None,
-        };
-        Ok(self.dev.upload(words.ok_or_else(wrong_form)?))
+    fn recv_words<W: Word>(&self, from: usize, at: &Step, label: &str, n: usize, bits: u32) -> Result<D::Buf<W>> {
+        let part = self.recv(from, at, label, &[form(n, bits)])?.pop().ok_or_else(wrong_form)?;
+        self.incoming(part, n, bits)
     }
 
-    pub(crate) fn upload_narrow<const N: usize>(&self, message: Message) -> Result<[D::Buf<u32>; N]> {
-        let bufs: Result<Vec<_>> = message
-            .into_iter()
-            .map(|part| match part {
-                Part::Narrow(v) => Ok(self.dev.upload(v)),
-                Part::Wide(_) => Err(wrong_form()),
-            })
-            .collect();
+    /// Received elements of the narrow ring.
+    pub(crate) fn upload_narrow<const N: usize>(&self, message: Message, n: usize) -> Result<[D::Buf<u32>; N]> {
+        let bits = self.settings.narrow_bits;
+        let bufs: Result<Vec<_>> = message.into_iter().map(|part| self.incoming(part, n, bits)).collect();
         bufs?.try_into().map_err(|_| wrong_form())
     }
 
@@ -103,7 +120,7 @@ impl<D: Device> Rep3<D> {
     /// Receives the other evaluators' planes, as many as the own ones.
     pub(crate) fn recv_planes(&self, at: &Step, label: &str, own: [&D::Buf<u64>; 2]) -> Result<[D::Buf<u64>; 2]> {
         let [first, second] = own.map(|b| self.dev.len(b));
-        Ok([self.recv_words(self.next(), at, label, first)?, self.recv_words(self.prev(), at, label, second)?])
+        Ok([self.recv_words(self.next(), at, label, first, 64)?, self.recv_words(self.prev(), at, label, second, 64)?])
     }
 
     /// Evaluators swap planes of equal size; returns what the others sent.
@@ -122,10 +139,11 @@ impl<D: Device> Rep3<D> {
         let (m1, m2) = (mask(Side::Prev, prev), mask(Side::Next, next));
         let own1 = self.dev.zip(ZipOp::Sub, &y1, &m1);
         let own2 = self.dev.zip(ZipOp::Sub, &y2, &m2);
-        self.send(next, at, label, vec![word_part(self.dev.download(self.dev.copy(&own1)))])?;
-        self.send(prev, at, label, vec![word_part(self.dev.download(self.dev.copy(&own2)))])?;
-        let theirs1: D::Buf<W> = self.recv_words(next, at, label, parts[prev].1)?;
-        let theirs2: D::Buf<W> = self.recv_words(prev, at, label, parts[next].1)?;
+        let bits = self.bits::<W>();
+        self.send(next, at, label, vec![self.outgoing(self.dev.copy(&own1), bits)])?;
+        self.send(prev, at, label, vec![self.outgoing(self.dev.copy(&own2), bits)])?;
+        let theirs1: D::Buf<W> = self.recv_words(next, at, label, parts[prev].1, bits)?;
+        let theirs2: D::Buf<W> = self.recv_words(prev, at, label, parts[next].1, bits)?;
         let sum1 = self.dev.zip(ZipOp::Add, &own1, &theirs1);
         let sum2 = self.dev.zip(ZipOp::Add, &own2, &theirs2);
         let mut first: [Option<D::Buf<W>>; 3] = [None, None, None];
@@ -146,9 +164,9 @@ impl<D: Device> Rep3<D> {
         shape: Shape,
         shift: u32,
     ) -> Result<Shared<D>> {
-        if shift > 32 {
-            let why = format!("a truncation by {shift} bits, gain included; at most 32 keep 32 bits of the result");
-            return Err(Error::Usage(why));
+        let most = self.settings.most_shift();
+        if shift > most {
+            return Err(Error::Usage(format!("a truncation by {shift} bits, gain included; {most} are possible")));
         }
         if let Some(bias) = bias {
             z = self.dev.zip(ZipOp::Add, &z, bias);
@@ -158,17 +176,18 @@ impl<D: Device> Rep3<D> {
     }
 
     fn shared_from_client(&self, at: &Step, from: Role, n: usize) -> Result<Pair<D, u64>> {
+        let bits = self.settings.wide_bits;
         let keys = [Segment::Wide(2), Segment::Wide(2)];
         let form: &[Segment] = match self.me {
             0 => &keys,
-            1 => &[Segment::Wide(2), Segment::Wide(n)],
-            _ => &[Segment::Wide(n), Segment::Wide(2)],
+            1 => &[Segment::Wide(2), form(n, bits)],
+            _ => &[form(n, bits), Segment::Wide(2)],
         };
         let message = self.net.recv(from.endpoint(), at.tag("input"), form)?;
         // Component 2 travels, the others are expanded from their seeds.
         let explicit = [None, Some(1), Some(0)][self.me];
         let mut parts = message.into_iter().enumerate().map(|(i, part)| match part {
-            Part::Wide(words) if explicit == Some(i) => Ok(self.dev.upload(words)),
+            part if explicit == Some(i) => self.incoming(part, n, bits),
             Part::Wide(seed) => Ok(expand_seed(&self.dev, &seed, n)),
             Part::Narrow(_) => Err(wrong_form()),
         });
@@ -278,8 +297,8 @@ impl<D: Device> Protocol for Rep3<D> {
 
     fn open(&self, at: Step, x: Checked<Shared<D>>, to: Role) -> Result<Option<Vec<i64>>> {
         let part = match &*x.0.data {
-            super::share::Data::Narrow(p) => word_part(self.dev.download(self.dev.copy(&p.0))),
-            super::share::Data::Wide(p) => word_part(self.dev.download(self.dev.copy(&p.0))),
+            super::share::Data::Narrow(p) => self.outgoing(self.dev.copy(&p.0), self.settings.narrow_bits),
+            super::share::Data::Wide(p) => self.outgoing(self.dev.copy(&p.0), self.settings.wide_bits),
         };
         self.net.send(to.endpoint(), at.tag("open"), vec![part])?;
         Ok(None)

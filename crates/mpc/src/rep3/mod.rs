@@ -20,5 +20,6 @@ mod share;
 mod truncate;
 
 pub use engine::Rep3;
+pub(crate) use engine::form;
 pub use keys::{Prss, SessionInfo, establish};
 pub use share::Shared;

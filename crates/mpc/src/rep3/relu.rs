@@ -1,16 +1,13 @@
 //! Signs, selection, extension and bit injection.
 
 use super::compare::wrong_form;
-use super::engine::{Rep3, word_part};
+use super::engine::{Rep3, form};
 use super::keys::Side;
 use super::layout::{plane_words, thirds};
 use super::share::{Pair, Shared, local};
 use crate::{Local, Result, Step, Width};
 use sordino_net::{Message, Part, Segment};
 use sordino_ring::{Comparison, Device, Shape, ZipOp};
-
-/// Half of the offset range: adding it makes every narrow value below 2^30 in magnitude non-negative.
-const OFFSET: u32 = 1 << 30;
 
 /// Shared bits: for each part the evaluators know e, the dealer knows rho, and the bit is e xor rho.
 pub struct Bits<D: Device> {
@@ -59,7 +56,7 @@ impl<D: Device> Rep3<D> {
         Ok((self.open_masked(at, n, carry)?, dealt))
     }
 
-    /// Position of the sign bit: the highest of the bits that compared values fit.
+    /// Position of the narrow ring's sign bit.
     fn sign(&self) -> u32 {
         self.settings.narrow_bits - 1
     }
@@ -97,10 +94,10 @@ impl<D: Device> Rep3<D> {
         let rho: D::Buf<u64> = self.dev.expand(&bits.rho, parts[me].1);
         let mask = self.random::<u64>(Side::Prev, at, "rho share", me, parts[me].1);
         let share = self.dev.zip(ZipOp::Sub, &rho, &mask);
-        self.send(next, at, "deal", vec![Part::Wide(self.dev.download(share))])?;
-        let mut got = self.recv(prev, at, "deal", &[Segment::Wide(parts[prev].1)])?;
-        let Some(Part::Wide(r1)) = got.pop() else { return Err(wrong_form()) };
-        let r1 = self.dev.upload(r1);
+        let bits_each = self.settings.wide_bits;
+        self.send(next, at, "deal", vec![self.outgoing(share, bits_each)])?;
+        let got = self.recv(prev, at, "deal", &[form(parts[prev].1, bits_each)])?.pop();
+        let r1: D::Buf<u64> = self.incoming(got.ok_or_else(wrong_form)?, parts[prev].1, bits_each)?;
         let r2 = self.random::<u64>(Side::Next, at, "rho share", next, parts[next].1);
         let share = |e: &D::Buf<u64>, r: &D::Buf<u64>, n: usize| {
             let word: D::Buf<u64> = self.dev.expand(e, n);
@@ -128,24 +125,23 @@ impl<D: Device> Rep3<D> {
         let q = dev.hadamard(&r, &v.a);
         let sub = |x: &D::Buf<u32>, purpose: &str| {
             let mask = self.random::<u32>(Side::Prev, at, purpose, me, len);
-            word_part(dev.download(dev.zip(ZipOp::Sub, x, &mask)))
+            self.outgoing(dev.zip(ZipOp::Sub, x, &mask), self.settings.narrow_bits)
         };
         let mut extra = vec![sub(&r, "r"), sub(&q, "q")];
-        let mut expect = vec![Segment::Narrow(parts[prev].1); 2];
+        let mut expect = vec![form(parts[prev].1, self.settings.narrow_bits); 2];
         if out == Width::Wide {
             extra.push(self.deal_widening(at, n));
-            expect.push(Segment::Narrow(parts[prev].1));
+            expect.push(form(parts[prev].1, self.settings.most_shift()));
         }
 
         let (e, dealt) = self.masked_carry(at, n, &v, extra, &expect)?;
         // Keep where the sign is clear.
         let e = self.with_sign_of_b(&v, e).map(|e| self.not(&e));
         let mut dealt = dealt.into_iter();
-        let mut next_narrow = || match dealt.next() {
-            Some(Part::Narrow(v)) => Ok(dev.upload(v)),
-            _ => Err(wrong_form()),
+        let mut next_part = |bits: u32| -> Result<D::Buf<u32>> {
+            self.incoming(dealt.next().ok_or_else(wrong_form)?, parts[prev].1, bits)
         };
-        let (r1, q1) = (next_narrow()?, next_narrow()?);
+        let (r1, q1) = (next_part(self.settings.narrow_bits)?, next_part(self.settings.narrow_bits)?);
         let y1 = dev.select(&e[0], &v.first[0], &v.first[1], &r1, &q1);
         let len = parts[next].1;
         let r2 = self.random::<u32>(Side::Next, at, "r", next, len);
@@ -154,7 +150,7 @@ impl<D: Device> Rep3<D> {
         match out {
             Width::Narrow => Ok(Shared::narrow(x.shape.clone(), self.remask(at, n, y1, y2)?)),
             Width::Wide => {
-                let product = next_narrow()?;
+                let product = next_part(self.settings.most_shift())?;
                 let masked = self.mask_tops(at, n, [&y1, &y2]);
                 let opened = self.exchange(at, "tops", [&masked[0], &masked[1]])?;
                 let [y1, y2] = self.widened(at, n, [&y1, &y2], &masked, &opened, &product);
@@ -166,18 +162,21 @@ impl<D: Device> Rep3<D> {
     /// A signed narrow value in the wide ring: offset to non-negative, zero-extend, take the offset off.
     pub(crate) fn extend_shared(&self, at: &Step, x: &Shared<D>) -> Result<Shared<D>> {
         let n = x.shape.len();
-        let v = self.views(x.as_narrow()?, n, OFFSET);
+        // Makes every value of less than this in magnitude non-negative.
+        let offset = 1u32 << (self.settings.narrow_bits - 2);
+        let v = self.views(x.as_narrow()?, n, offset);
         let deal = self.deal_widening(at, n);
         self.send(self.next(), at, "deal", vec![deal])?;
         let y = [&v.first[0], &v.second[0]];
         let masked = self.mask_tops(at, n, y);
         self.send_planes(at, "tops", [&masked[0], &masked[1]])?;
-        let mut got = self.recv(self.prev(), at, "deal", &[Segment::Narrow(thirds(n)[self.prev()].1)])?;
-        let Some(Part::Narrow(product)) = got.pop() else { return Err(wrong_form()) };
+        let (len, bits) = (thirds(n)[self.prev()].1, self.settings.most_shift());
+        let got = self.recv(self.prev(), at, "deal", &[form(len, bits)])?.pop();
+        let product = self.incoming(got.ok_or_else(wrong_form)?, len, bits)?;
         let opened = self.recv_planes(at, "tops", [&masked[0], &masked[1]])?;
-        let [y1, y2] = self.widened(at, n, y, &masked, &opened, &self.dev.upload(product));
+        let [y1, y2] = self.widened(at, n, y, &masked, &opened, &product);
         let shifted = Shared::wide(x.shape.clone(), self.remask(at, n, y1, y2)?);
-        local(&self.dev, self.me, &Local::Offset(-i64::from(OFFSET)), &[&shifted])
+        local(&self.dev, self.me, &Local::Offset(-i64::from(offset)), &[&shifted])
     }
 
     /// The dealer's message for an extension: a share of the product of the two masks of the tops.
@@ -188,11 +187,11 @@ impl<D: Device> Rep3<D> {
         let second = self.random::<u64>(Side::Prev, at, "top", self.me, w);
         let product: D::Buf<u32> = self.dev.expand(&self.dev.and(&first, &second), len);
         let mask = self.random::<u32>(Side::Prev, at, "top product", self.me, len);
-        word_part(self.dev.download(self.dev.zip(ZipOp::Sub, &product, &mask)))
+        self.outgoing(self.dev.zip(ZipOp::Sub, &product, &mask), self.settings.most_shift())
     }
 
     fn tops(&self, y: [&D::Buf<u32>; 2]) -> [D::Buf<u64>; 2] {
-        y.map(|y| self.not(&self.dev.planes(y, 31, 32)))
+        y.map(|y| self.not(&self.dev.planes(y, self.sign(), self.sign() + 1)))
     }
 
     fn mask_tops(&self, at: &Step, n: usize, y: [&D::Buf<u32>; 2]) -> [D::Buf<u64>; 2] {
@@ -216,10 +215,10 @@ impl<D: Device> Rep3<D> {
         product: &D::Buf<u32>,
     ) -> [D::Buf<u64>; 2] {
         let second = self.random::<u32>(Side::Next, at, "top product", self.next(), thirds(n)[self.next()].1);
-        let keep = self.tops(y);
+        let (keep, bits) = (self.tops(y), self.settings.narrow_bits);
         [
-            self.dev.widen(y[0], true, &keep[0], &masked[0], &opened[0], product),
-            self.dev.widen(y[1], false, &keep[1], &masked[1], &opened[1], &second),
+            self.dev.widen(y[0], bits, true, &keep[0], &masked[0], &opened[0], product),
+            self.dev.widen(y[1], bits, false, &keep[1], &masked[1], &opened[1], &second),
         ]
     }
 }

@@ -7,8 +7,9 @@ use crate::{Error, Result};
 use sordino_ring::{Scale, Shape, encode};
 use std::collections::BTreeMap;
 
-/// A value that is only ever wide has room for sums of many narrow ones.
-const WIDE_BITS: f64 = 44.0;
+/// A value that is only ever wide has room for sums of many narrow ones: all but this many bits of its ring, which are
+/// left for a product's other factor.
+const FACTOR_BITS: f64 = 20.0;
 
 struct Finisher {
     b: Builder,
@@ -150,6 +151,15 @@ impl Finisher {
         f64::from(self.b.options.settings.narrow_bits) - 2.0
     }
 
+    /// A value that is only ever wide must stay below two to this.
+    fn wide_bits(&self) -> f64 {
+        f64::from(self.b.options.settings.wide_bits) - FACTOR_BITS
+    }
+
+    fn most_shift(&self) -> u32 {
+        self.b.options.settings.most_shift()
+    }
+
     fn choose_exponents(&mut self) -> Result<()> {
         let mut narrow = vec![false; self.b.values.len()];
         for (_, step, out) in &self.b.steps {
@@ -164,7 +174,7 @@ impl Finisher {
             let (root, _) = self.b.root(value.group);
             let ratio = self.b.total_ratio(slot);
             let range = value.range.max(1e-9) * if value.exact { 1.0 } else { self.b.options.margin };
-            let bits = if narrow { self.narrow_bits() } else { WIDE_BITS };
+            let bits = if narrow { self.narrow_bits() } else { self.wide_bits() };
             let mut e = (bits - (range * ratio).log2()).floor();
             if let Some(cap) = value.cap {
                 e = e.min((f64::from(cap) - ratio.log2()).floor());
@@ -185,8 +195,9 @@ impl Finisher {
         Ok(())
     }
 
-    /// A product's shift must lie between 0 and 32: gives way where it does not.
+    /// A product's shift must lie between 0 and the most possible: gives way where it does not.
     fn balance_products(&mut self) {
+        let most = self.most_shift() as i32;
         let products: Vec<(Slot, Slot, Slot)> = self
             .b
             .steps
@@ -203,9 +214,9 @@ impl Finisher {
                 let shift = (self.scale(x) * self.scale(y) / self.scale(out)).log2().round() as i32;
                 let (group, by) = if shift < 0 {
                     (root(self, out), -shift)
-                } else if shift > 32 {
+                } else if shift > most {
                     let larger = if self.scale(x) > self.scale(y) { x } else { y };
-                    (root(self, larger), shift - 32)
+                    (root(self, larger), shift - most)
                 } else {
                     continue;
                 };
@@ -246,7 +257,7 @@ impl Finisher {
     }
 
     fn shift_of(&self, x: Slot, y: Slot, out: Slot) -> u32 {
-        (self.scale(x) * self.scale(y) / self.scale(out)).log2().round().clamp(0.0, 32.0) as u32
+        (self.scale(x) * self.scale(y) / self.scale(out)).log2().round().clamp(0.0, f64::from(self.most_shift())) as u32
     }
 
     fn integers(&self, layer: usize, values: &[f64], scale: f64) -> Result<Vec<i64>> {
@@ -262,13 +273,13 @@ impl Finisher {
             Pending::Rescale { x, by } => {
                 // As many bits of the factor as keep the product within the ring.
                 let factor = by * self.scale(out) / self.scale(*x);
-                let shift = (24.0 - factor.abs().max(1e-9).log2()).floor().clamp(0.0, 32.0) as u32;
+                let shift = (24.0 - factor.abs().max(1e-9).log2()).floor().clamp(0.0, f64::from(self.most_shift())) as u32;
                 Op::Rescale { x: *x, factor: self.number(layer, factor, 2f64.powi(shift as i32))?, shift }
             }
             Pending::MulPublic { x, factors } => {
-                let shift = 24;
-                let scale = self.scale(out) / self.scale(*x) * 2f64.powi(shift);
-                Op::MulPublic { x: *x, factors: self.integers(layer, factors, scale)?, shift: shift as u32 }
+                let shift = 24.min(self.most_shift());
+                let scale = self.scale(out) / self.scale(*x) * 2f64.powi(shift as i32);
+                Op::MulPublic { x: *x, factors: self.integers(layer, factors, scale)?, shift }
             }
             Pending::Below { x, thresholds } => {
                 Op::Below { x: *x, thresholds: self.thresholds(layer, thresholds, self.scale(*x))? }
@@ -314,7 +325,7 @@ impl Finisher {
         let (first, _, _) = &terms[0];
         // Weights carry as many fractional bits as the shift allows; more cost nothing.
         let gain = terms.iter().map(|t| t.2.gain()).max().unwrap_or(1);
-        let most = 32 - gain.trailing_zeros();
+        let most = self.most_shift() - gain.trailing_zeros();
         let shift = match self.b.options.weight_bits {
             None => most,
             Some(bits) => {

@@ -25,11 +25,11 @@ dispatch! {
 }
 
 dispatch! {
-    /// ((x + add) >> shift) + plus - minus, low 32 bits.
-    pub(crate) fn truncate(x: &[u64], add: u64, shift: u32, plus: &[u32], minus: &[u32]) -> Vec<u32> {
+    /// ((x + add) without its `unused` highest bits >> shift) + plus - minus, low 32 bits.
+    pub(crate) fn truncate(x: &[u64], add: u64, unused: u32, shift: u32, plus: &[u32], minus: &[u32]) -> Vec<u32> {
         x.iter()
             .zip(plus.iter().zip(minus))
-            .map(|(&v, (&p, &m))| ((v.wrapping_add(add) >> shift) as u32).wrapping_add(p).wrapping_sub(m))
+            .map(|(&v, (&p, &m))| ((v.wrapping_add(add) << unused >> (shift + unused)) as u32).wrapping_add(p).wrapping_sub(m))
             .collect()
     }
 }
@@ -72,8 +72,17 @@ dispatch! {
 }
 
 dispatch! {
-    /// y + 2^32 w, with w = keep * opened + (1 - 2 own)(1 - 2 opened) product, less 1 + own * opened for the first.
-    pub(crate) fn widen(y: &[u32], first: bool, keep: &[u64], own: &[u64], opened: &[u64], product: &[u32]) -> Vec<u64> {
+    /// (y mod 2^bits) + 2^bits w, with w = keep * opened + (1 - 2 own)(1 - 2 opened) product, less 1 + own * opened for the first.
+    pub(crate) fn widen(
+        y: &[u32],
+        bits: u32,
+        first: bool,
+        keep: &[u64],
+        own: &[u64],
+        opened: &[u64],
+        product: &[u32],
+    ) -> Vec<u64> {
+        let low = u32::MAX >> (32 - bits);
         let mut out = vec![0u64; y.len()];
         let first = if first { u64::MAX } else { 0 };
         for block in 0..keep.len() {
@@ -87,7 +96,7 @@ dispatch! {
                 let sign = 1u32.wrapping_sub(2 * bit(flip, i) as u32);
                 let own = (bit(less, i) + bit(first, 0)) as u32;
                 let high = (bit(both, i) as u32).wrapping_sub(own).wrapping_add(sign.wrapping_mul(product[i]));
-                *o = u64::from(y[i]) | (u64::from(high) << 32);
+                *o = u64::from(y[i] & low) | (u64::from(high) << bits);
             }
         }
         out
@@ -107,9 +116,9 @@ mod tests {
         let run = |isa| {
             (
                 product(isa, &w(1), &w(2), &w(3), &w(4)),
-                truncate(isa, &w(1), 7, 20, &v(2), &v(3)),
+                truncate(isa, &w(1), 7, 12, 20, &v(2), &v(3)),
                 select(isa, &w(1)[..3], &v(2), &v(3), &v(4), &v(5)),
-                widen(isa, &v(1), true, &w(2)[..3], &w(3)[..3], &w(4)[..3], &v(5)),
+                widen(isa, &v(1), 28, true, &w(2)[..3], &w(3)[..3], &w(4)[..3], &v(5)),
                 expand::<u32>(isa, &w(1)[..3], n),
                 hadamard(isa, &w(1), &w(2)),
                 affine(isa, &v(1), 3, 5),

@@ -128,8 +128,22 @@ impl Device for Cpu {
     fn low(&self, x: &Vec<u64>) -> Vec<u32> {
         x.iter().map(|&v| v as u32).collect()
     }
-    fn truncate(&self, x: &Vec<u64>, add: u64, shift: u32, plus: &Vec<u32>, minus: &Vec<u32>) -> Vec<u32> {
-        elementwise::truncate(self.isa, x, add, shift, plus, minus)
+    fn pack<W: Word>(&self, x: &Vec<W>, bits: u32) -> Vec<u64> {
+        crate::pack(x, bits)
+    }
+    fn unpack<W: Word>(&self, words: &[u64], n: usize, bits: u32) -> Vec<W> {
+        crate::unpack(words, n, bits)
+    }
+    fn truncate(
+        &self,
+        x: &Vec<u64>,
+        add: u64,
+        bits: u32,
+        shift: u32,
+        plus: &Vec<u32>,
+        minus: &Vec<u32>,
+    ) -> Vec<u32> {
+        elementwise::truncate(self.isa, x, add, 64 - bits, shift, plus, minus)
     }
 
     fn prepare(&self, w0: &Vec<u64>, w1: &Vec<u64>, op: &Conv2d, gain: bool) -> Panel {
@@ -178,12 +192,13 @@ impl Device for Cpu {
     fn widen(
         &self,
         y: &Vec<u32>,
+        bits: u32,
         first: bool,
         keep: &Vec<u64>,
         own: &Vec<u64>,
         opened: &Vec<u64>,
         product: &Vec<u32>,
     ) -> Vec<u64> {
-        elementwise::widen(self.isa, y, first, keep, own, opened, product)
+        elementwise::widen(self.isa, y, bits, first, keep, own, opened, product)
     }
 }

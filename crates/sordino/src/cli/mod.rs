@@ -90,9 +90,12 @@ pub(crate) struct Compile {
     /// Fractional bits of weights [default: as many as fit, up to 32 more than needed; they cost nothing].
     #[arg(long, value_parser = clap::value_parser!(u32).range(4..=32))]
     weight_bits: Option<u32>,
-    /// Bits of values that are compared, sign included; fewer send less and round more coarsely.
+    /// Width of the ring of activations, sign included; fewer bits send less and round more coarsely.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(16..=32))]
     narrow_bits: u32,
+    /// Width of the ring of products, at most 32 more than the other; fewer bits leave weights fewer fractional bits.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(24..=64))]
+    wide_bits: u32,
     /// Room above the calibrated ranges, as a factor.
     #[arg(long, default_value_t = 2.0)]
     margin: f64,
@@ -109,11 +112,14 @@ impl Compile {
         if !(1.0..=1e6).contains(&self.margin) {
             return Err(Error::Usage(format!("--margin {} must be at least 1", self.margin)));
         }
+        let (narrow_bits, wide_bits) = (self.narrow_bits, self.wide_bits.min(self.narrow_bits + 32));
+        let settings = Settings { faithful: self.faithful, narrow_bits, wide_bits };
+        settings.check().map_err(|e| Error::Usage(e.to_string()))?;
         Ok(Options {
             frac_bits: self.frac_bits,
             weight_bits: self.weight_bits,
             margin: self.margin,
-            settings: Settings { faithful: self.faithful, narrow_bits: self.narrow_bits },
+            settings,
         })
     }
 
