@@ -1,7 +1,7 @@
 //! The client's side of a three-server computation: sharing inputs, receiving outputs, following along otherwise.
 
-use crate::{Checked, Error, Local, Plan, Protocol, Result, Role, Settings, Step, Symbol, Width};
 use crate::rep3::form;
+use crate::{Checked, Error, Local, Plan, Protocol, Result, Role, Settings, Step, Symbol, Width};
 use sordino_net::{Endpoint, Net, Part};
 use sordino_ring::{Conv2d, PrgKey, Shape, pack, unpack};
 use zeroize::Zeroizing;

@@ -10,5 +10,6 @@ pub mod report;
 pub mod session;
 pub mod tls;
 pub mod trace;
+pub mod widths;
 
 pub use error::{Error, Result};

@@ -62,6 +62,9 @@ pub struct Calibration {
     pub samples: usize,
     /// Largest magnitudes.
     pub ranges: Ranges,
+    /// Widths chosen under an error budget.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub widths: Option<crate::widths::Widths>,
 }
 
 impl Calibration {

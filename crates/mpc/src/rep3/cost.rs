@@ -141,6 +141,9 @@ mod tests {
         }
         // A million ReLUs: 37.6 MB in the narrow ring.
         assert_eq!(relu(1 << 20, Width::Narrow, set).total(), 37_620_208);
-        assert_eq!((relu(n, Width::Wide, set).rounds, relu(n, Width::Narrow, set).rounds, extend(n, set).rounds), (6, 5, 2));
+        assert_eq!(
+            (relu(n, Width::Wide, set).rounds, relu(n, Width::Narrow, set).rounds, extend(n, set).rounds),
+            (6, 5, 2)
+        );
     }
 }

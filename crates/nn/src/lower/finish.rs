@@ -273,7 +273,8 @@ impl Finisher {
             Pending::Rescale { x, by } => {
                 // As many bits of the factor as keep the product within the ring.
                 let factor = by * self.scale(out) / self.scale(*x);
-                let shift = (24.0 - factor.abs().max(1e-9).log2()).floor().clamp(0.0, f64::from(self.most_shift())) as u32;
+                let shift =
+                    (24.0 - factor.abs().max(1e-9).log2()).floor().clamp(0.0, f64::from(self.most_shift())) as u32;
                 Op::Rescale { x: *x, factor: self.number(layer, factor, 2f64.powi(shift as i32))?, shift }
             }
             Pending::MulPublic { x, factors } => {

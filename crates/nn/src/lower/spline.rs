@@ -159,7 +159,8 @@ pub(super) fn apply(b: &mut Builder, x: Slot, function: &Function, range: f64) -
 fn refine(b: &mut Builder, local: Slot, fit: &Fit, reach: f64) -> Slot {
     let bits = f64::from(b.options.settings.narrow_bits) - 2.0 - (reach * b.options.margin).log2().ceil();
     let half = fit.inverse.iter().filter(|v| **v > 0.0).fold(0f64, |m, v| m.max(1.0 / v));
-    let power = (-bits).min(f64::from(b.options.settings.wide_bits) - 20.0 - bits - half.log2().ceil()).clamp(0.0, 62.0) as u32;
+    let power =
+        (-bits).min(f64::from(b.options.settings.wide_bits) - 20.0 - bits - half.log2().ceil()).clamp(0.0, 62.0) as u32;
     if power == 0 {
         return local;
     }

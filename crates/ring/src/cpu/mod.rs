@@ -134,15 +134,7 @@ impl Device for Cpu {
     fn unpack<W: Word>(&self, words: &[u64], n: usize, bits: u32) -> Vec<W> {
         crate::unpack(words, n, bits)
     }
-    fn truncate(
-        &self,
-        x: &Vec<u64>,
-        add: u64,
-        bits: u32,
-        shift: u32,
-        plus: &Vec<u32>,
-        minus: &Vec<u32>,
-    ) -> Vec<u32> {
+    fn truncate(&self, x: &Vec<u64>, add: u64, bits: u32, shift: u32, plus: &Vec<u32>, minus: &Vec<u32>) -> Vec<u32> {
         elementwise::truncate(self.isa, x, add, 64 - bits, shift, plus, minus)
     }
 

@@ -2,10 +2,14 @@
 
 use super::{Inputs, input_dims, print};
 use clap::Args;
-use sordino::Result;
 use sordino::model::{self, Calibration};
-use sordino_nn::{Ranges, Tensor};
+use sordino::widths::{self, Widths};
+use sordino::{Error, Result};
+use sordino_nn::{Options, Ranges, Tensor};
 use std::path::{Path, PathBuf};
+
+/// Samples that widths are tried on.
+const BUDGET_SAMPLES: usize = 8;
 
 /// Arguments of `calibrate`.
 #[derive(Args)]
@@ -17,6 +21,10 @@ pub(crate) struct CalibrateArgs {
     /// Where to write [default: beside the model, as MODEL.calibration.json].
     #[arg(long, short)]
     output: Option<PathBuf>,
+    /// Also choose the narrowest rings whose mean relative error on these samples is within so many percent, such as
+    /// 0.02; later runs take them from the calibration. Narrower rings send less.
+    #[arg(long, value_name = "PERCENT")]
+    error_budget: Option<f64>,
 }
 
 /// Where a model's calibration is looked for.
@@ -32,7 +40,20 @@ impl CalibrateArgs {
         let ranges = Ranges::calibrate(&typed.passed, &samples)?;
         let output = self.output.unwrap_or_else(|| beside(&self.model));
         let values = ranges.0.len();
-        Calibration { samples: samples.len(), ranges }.write(&output)?;
-        print(&format!("{}: ranges of {values} values from {} samples\n", output.display(), samples.len()))
+        let mut text = format!("{}: ranges of {values} values from {} samples\n", output.display(), samples.len());
+        let mut chosen = None;
+        if let Some(budget) = self.error_budget {
+            if !(budget > 0.0 && budget.is_finite()) {
+                return Err(Error::Usage(format!("--error-budget {budget} must be a positive number of percent")));
+            }
+            let few = &samples[..samples.len().min(BUDGET_SAMPLES)];
+            for trial in widths::choose(&typed, &ranges, &Options::default(), few, budget / 100.0)? {
+                let Widths { narrow, wide } = trial.widths;
+                text += &format!("rings of {narrow} and {wide} bits: expected error {:.6} %\n", 100.0 * trial.error);
+                chosen = Some(trial.widths);
+            }
+        }
+        Calibration { samples: samples.len(), ranges, widths: chosen }.write(&output)?;
+        print(&text)
     }
 }

@@ -79,17 +79,17 @@ impl Infer {
         let single = model::typed(&graph, 1)?;
         let samples = self.inputs.read(&self.model, &input_dims(&single.reference)?)?;
         let calibration = self.compile.calibration_file(&self.model);
-        let ranges = match &calibration {
-            Some(path) => Calibration::read(path)?.ranges,
+        let (ranges, widths) = match &calibration {
+            Some(path) => Calibration::read(path).map(|c| (c.ranges, c.widths))?,
             None => {
                 let all: Vec<Vec<Tensor>> = samples.iter().map(|s| vec![s.clone()]).collect();
-                Ranges::calibrate(&single.passed, &all)?
+                (Ranges::calibrate(&single.passed, &all)?, None)
             }
         };
         let batch = (self.batch as usize).min(samples.len());
         let typed = if batch == 1 { single } else { model::typed(&graph, batch)? };
         drop(graph);
-        let (program, secrets) = model::compiled(&typed, &ranges, &self.compile.options()?)?;
+        let (program, secrets) = model::compiled(&typed, &ranges, &self.compile.options(widths)?)?;
 
         let batches: Vec<Tensor> = samples.chunks(batch).map(|c| join(c, batch)).collect();
         let encoded = batches

@@ -9,6 +9,7 @@ mod zoo;
 
 use clap::{Args, Parser, Subcommand};
 use sordino::inputs::Preprocess;
+use sordino::widths::Widths;
 use sordino::{Error, Result};
 use sordino_mpc::Settings;
 use sordino_net::LinkModel;
@@ -90,12 +91,14 @@ pub(crate) struct Compile {
     /// Fractional bits of weights [default: as many as fit, up to 32 more than needed; they cost nothing].
     #[arg(long, value_parser = clap::value_parser!(u32).range(4..=32))]
     weight_bits: Option<u32>,
-    /// Width of the ring of activations, sign included; fewer bits send less and round more coarsely.
-    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(16..=32))]
-    narrow_bits: u32,
-    /// Width of the ring of products, at most 32 more than the other; fewer bits leave weights fewer fractional bits.
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(24..=64))]
-    wide_bits: u32,
+    /// Width of the ring of activations, sign included; fewer bits send less and round more coarsely [default: the
+    /// calibration's choice, else 32].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(16..=32))]
+    narrow_bits: Option<u32>,
+    /// Width of the ring of products, at most 32 more than the other; fewer bits leave weights fewer fractional bits
+    /// [default: the calibration's choice, else 64].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(24..=64))]
+    wide_bits: Option<u32>,
     /// Room above the calibrated ranges, as a factor.
     #[arg(long, default_value_t = 2.0)]
     margin: f64,
@@ -108,19 +111,17 @@ pub(crate) struct Compile {
 }
 
 impl Compile {
-    fn options(&self) -> Result<Options> {
+    fn options(&self, calibrated: Option<Widths>) -> Result<Options> {
         if !(1.0..=1e6).contains(&self.margin) {
             return Err(Error::Usage(format!("--margin {} must be at least 1", self.margin)));
         }
-        let (narrow_bits, wide_bits) = (self.narrow_bits, self.wide_bits.min(self.narrow_bits + 32));
+        // A width from the command line sets aside the calibration's choice, which was made for both.
+        let calibrated = calibrated.filter(|_| self.narrow_bits.is_none() && self.wide_bits.is_none());
+        let narrow_bits = self.narrow_bits.or(calibrated.map(|w| w.narrow)).unwrap_or(32);
+        let wide_bits = self.wide_bits.or(calibrated.map(|w| w.wide)).unwrap_or(64).min(narrow_bits + 32);
         let settings = Settings { faithful: self.faithful, narrow_bits, wide_bits };
         settings.check().map_err(|e| Error::Usage(e.to_string()))?;
-        Ok(Options {
-            frac_bits: self.frac_bits,
-            weight_bits: self.weight_bits,
-            margin: self.margin,
-            settings,
-        })
+        Ok(Options { frac_bits: self.frac_bits, weight_bits: self.weight_bits, margin: self.margin, settings })
     }
 
     fn calibration_file(&self, model: &std::path::Path) -> Option<PathBuf> {

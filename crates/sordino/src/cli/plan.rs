@@ -57,18 +57,18 @@ impl PlanArgs {
     pub(crate) fn run(self) -> Result<()> {
         let graph = model::read(&self.model)?;
         let single = model::typed(&graph, 1)?;
-        let ranges = match self.compile.calibration_file(&self.model) {
-            Some(path) => Calibration::read(&path)?.ranges,
+        let (ranges, widths) = match self.compile.calibration_file(&self.model) {
+            Some(path) => Calibration::read(&path).map(|c| (c.ranges, c.widths))?,
             None => {
                 // Cost does not depend on ranges; any input will do.
                 let dims = input_dims(&single.reference)?;
                 let n = dims.iter().product();
                 let sample = Tensor::new(&dims, (0..n).map(|i| (i % 17) as f32 / 17.0).collect());
-                Ranges::calibrate(&single.passed, &[vec![sample]])?
+                (Ranges::calibrate(&single.passed, &[vec![sample]])?, None)
             }
         };
         let typed = if self.batch == 1 { single } else { model::typed(&graph, self.batch as usize)? };
-        let options = self.compile.options()?;
+        let options = self.compile.options(widths)?;
         let (program, _) = model::compiled(&typed, &ranges, &options)?;
         let plan = Plan::new(options.settings);
         let mut at = Step::root([0; 16]);

@@ -1,0 +1,105 @@
+//! Choosing the rings' widths under an error budget, by running the fixed-point oracle on samples.
+
+use crate::model::{Typed, compiled};
+use crate::report::check;
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use sordino_mpc::{Clear, Settings, Step};
+use sordino_nn::exec::{Loaded, decode_outputs, encode_inputs};
+use sordino_nn::{Options, Ranges, Tensor, float};
+use sordino_ring::Cpu;
+
+/// Widths of the two rings, in bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Widths {
+    /// Of activations.
+    pub narrow: u32,
+    /// Of products.
+    pub wide: u32,
+}
+
+/// From the cheapest on; the last are whole machine words.
+const CANDIDATES: [Widths; 8] = [
+    Widths { narrow: 18, wide: 42 },
+    Widths { narrow: 20, wide: 44 },
+    Widths { narrow: 22, wide: 46 },
+    Widths { narrow: 24, wide: 48 },
+    Widths { narrow: 26, wide: 50 },
+    Widths { narrow: 28, wide: 52 },
+    Widths { narrow: 30, wide: 58 },
+    Widths { narrow: 32, wide: 64 },
+];
+
+/// The oracle rounds exactly; a protocol's truncation may be off by up to one unit instead of half of one.
+const ROUNDING: f64 = 2.0;
+
+/// Widths and the error they lead to.
+#[derive(Clone, Copy, Debug)]
+pub struct Trial {
+    /// The rings.
+    pub widths: Widths,
+    /// Mean relative error expected of private answers; infinite when values do not fit.
+    pub error: f64,
+}
+
+/// Tries widths from the cheapest on until the mean relative error over the samples is within `budget` (0.0002 is
+/// 0.02 %). The last trial is the one chosen.
+///
+/// # Errors
+/// When not even whole machine words keep the budget; those of compilation.
+pub fn choose(
+    typed: &Typed,
+    ranges: &Ranges,
+    options: &Options,
+    samples: &[Vec<Tensor>],
+    budget: f64,
+) -> Result<Vec<Trial>> {
+    let want = samples
+        .iter()
+        .map(|s| Ok(float::evaluate(&typed.reference, s, |_, _| ())?.swap_remove(0).data))
+        .collect::<Result<Vec<_>>>()?;
+    let mut trials = vec![];
+    for widths in CANDIDATES {
+        let settings = Settings { narrow_bits: widths.narrow, wide_bits: widths.wide, ..options.settings };
+        let options = Options { settings, ..options.clone() };
+        let error = ROUNDING * error_of(typed, ranges, &options, samples, &want)?;
+        tracing::info!(widths.narrow, widths.wide, error, "tried");
+        trials.push(Trial { widths, error });
+        if error <= budget {
+            return Ok(trials);
+        }
+    }
+    let best = trials.iter().map(|t| t.error).fold(f64::INFINITY, f64::min);
+    let (best, budget) = (100.0 * best, 100.0 * budget);
+    Err(Error::Usage(format!("no widths keep the error within {budget} %; the best reach {best:.6} %")))
+}
+
+fn error_of(
+    typed: &Typed,
+    ranges: &Ranges,
+    options: &Options,
+    samples: &[Vec<Tensor>],
+    want: &[Vec<f32>],
+) -> Result<f64> {
+    let (program, secrets) = match compiled(typed, ranges, options) {
+        Ok(compiled) => compiled,
+        // Too narrow for this model's constants.
+        Err(Error::Model(sordino_nn::Error::Range { .. })) => return Ok(f64::INFINITY),
+        Err(e) => return Err(e),
+    };
+    let clear = Clear::new(Cpu::new(1)).with(program.settings);
+    let mut at = Step::root([0; 16]);
+    let loaded = Loaded::load(&clear, at.child("load"), &program, Some(&secrets))?;
+    clear.take_overflow();
+    let mut got = vec![];
+    for sample in samples {
+        let encoded = encode_inputs(&program, sample)?;
+        let opened = loaded.run(&clear, at.child("run"), Some(&encoded), |_| ())?;
+        if clear.take_overflow().is_some() {
+            return Ok(f64::INFINITY);
+        }
+        let outputs: Vec<Vec<i64>> = opened.into_iter().map(Option::unwrap_or_default).collect();
+        got.push(decode_outputs(&program, &outputs).swap_remove(0).data);
+    }
+    Ok(check(&got, want).mean_rel_err)
+}
