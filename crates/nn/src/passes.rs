@@ -9,6 +9,7 @@ pub(crate) fn for_inference(net: &mut Network) {
     batch_norms_to_affine(net);
     fold_affine(net);
     pool_before_relu(net);
+    concat_before_relu(net);
     remove_unused(net);
 }
 
@@ -109,6 +110,36 @@ fn pool_before_relu(net: &mut Network) {
         (net.nodes[i].name, net.nodes[i].op) = (relu.name, relu.op);
         net.names[input] = format!("{}.before_relu", net.names[pool.output]);
         // The rectified layer moves up to where its operand is made only by staying in order: both keep their places.
+    }
+}
+
+/// concat(relu(x), relu(y)) = relu(concat(x, y)): branches compare in the same rounds.
+fn concat_before_relu(net: &mut Network) {
+    let mut i = 0;
+    while i < net.nodes.len() {
+        let inputs = net.nodes[i].inputs.clone();
+        let uses = net.uses();
+        let branches: Vec<usize> = inputs
+            .iter()
+            .filter(|&&x| uses[x] == 1)
+            .filter_map(|&x| net.nodes.iter().position(|n| n.output == x && n.layer == Layer::Relu))
+            .collect();
+        let concat = matches!(net.nodes[i].layer, Layer::Concat { .. });
+        if !concat || branches.len() < 2 || branches.len() != inputs.len() {
+            i += 1;
+            continue;
+        }
+        let output = net.nodes[i].output;
+        let (name, dims) = (format!("{}.before_relu", net.names[output]), net.shapes[output].clone());
+        let joined = net.value(&name, &dims);
+        let mut relu = net.nodes[branches[0]].clone();
+        net.nodes[i].inputs = branches.iter().map(|&b| net.nodes[b].inputs[0]).collect();
+        net.nodes[i].output = joined;
+        (relu.inputs, relu.output) = (vec![joined], output);
+        net.nodes.insert(i + 1, relu);
+        let mut dead = branches;
+        dead.sort_unstable();
+        dead.into_iter().rev().for_each(|b| drop(net.nodes.remove(b)));
     }
 }
 
