@@ -76,7 +76,7 @@ impl<D: Device> Clear<D> {
     ) -> ClearTensor {
         let half = if shift > 0 { 1i64 << (shift - 1) } else { 0 };
         let mut sum: Vec<i64> = match bias {
-            Some(b) => z.zip(b.values.iter()).map(|(v, b)| v.wrapping_add(*b)).collect(),
+            Some(b) => z.zip(b.values.iter().cycle()).map(|(v, b)| v.wrapping_add(*b)).collect(),
             None => z.collect(),
         };
         self.watch(&sum, self.settings.wide_bits);

@@ -55,6 +55,9 @@ struct State {
     client_rounds: u32,
     live: u64,
     peak: u64,
+    /// Live when counting started anew: what is loaded.
+    loaded: u64,
+    peak_before: u64,
 }
 
 /// Counts a tensor's bytes while it lives.
@@ -97,9 +100,11 @@ impl Plan {
     pub fn new(settings: Settings) -> Self {
         Self { settings, state: Rc::default() }
     }
-    /// Starts counting cost anew; memory goes on.
+    /// Starts counting cost anew. What lives now counts as loaded.
     pub fn restart(&self) {
         let mut state = self.state.borrow_mut();
+        state.peak_before = state.peak_before.max(state.peak);
+        (state.loaded, state.peak) = (state.live, state.live);
         (state.cost, state.client_rounds) = (Cost::default(), 0);
     }
     /// Cost so far.
@@ -108,10 +113,14 @@ impl Plan {
         let state = self.state.borrow();
         Cost { rounds: state.cost.rounds.max(state.client_rounds), ..state.cost }
     }
-    /// Most bytes of shares, packed weights and working space a server holds at once.
+    /// A bound on the memory of a server's process: what it loads, and what it works with times what messages on their
+    /// way and the allocator's fragments add to it (measured over the networks of the zoo: 1.1 to 2.1), and a base.
     #[must_use]
     pub fn peak_bytes(&self) -> u64 {
-        self.state.borrow().peak
+        const BASE: u64 = 56 << 20;
+        let state = self.state.borrow();
+        let working = state.peak - state.loaded;
+        BASE + state.peak_before.max(state.loaded + 22 * working / 10)
     }
 
     fn lease(&self, bytes: u64) -> Rc<Lease> {
@@ -198,7 +207,8 @@ impl Protocol for Plan {
     }
     fn prepare(&self, _at: Step, _from: Role, _values: Option<&[i64]>, op: &Conv2d) -> Result<Self::Weight> {
         self.spend_input(cost::input(op.weight().len(), self.settings));
-        let _unpacked = self.lease(16 * op.weight().len() as u64);
+        // Both components and the message one of them came in.
+        let _unpacked = self.lease(24 * op.weight().len() as u64);
         Ok(self.lease(panel_bytes(op)))
     }
     fn constant(&self, _values: &[i64], shape: &Shape, width: Width) -> Symbol {

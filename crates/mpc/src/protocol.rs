@@ -146,7 +146,8 @@ pub trait Protocol {
     /// When operands do not fit together.
     fn local(&self, op: &Local<'_>, operands: &[&Self::Arith]) -> Result<Self::Arith>;
 
-    /// `round((sum_j conv(x_j, w_j) + bias) / 2^shift)`, narrow, for wide x. The shift is at most
+    /// `round((sum_j conv(x_j, w_j) + bias) / 2^shift)`, narrow, for wide x. The bias has the result's shape, or is one
+    /// of its trailing rows (a value for each channel) and repeated. The shift is at most
     /// [`Settings::most_shift`], less two where a convolution has a [`Conv2d::gain`] of four. The result must fit the narrow
     /// ring; otherwise it is off by a multiple of 2^n, never by less.
     ///

@@ -191,7 +191,6 @@ impl<'p, P: Protocol> Loaded<'p, P> {
                     operands.push((x, self.weights[*w].as_ref().ok_or_else(missing)?, *op));
                 }
                 let bias = bias.map(wide).transpose()?;
-                let bias = bias.map(|b| p.local(&Local::Reshape(operands[0].2.output()), &[&b])).transpose()?;
                 let y = p.linear(at, &operands, bias.as_ref(), *shift)?;
                 p.local(&Local::Reshape(shape.clone()), &[&y])?
             }

@@ -43,6 +43,8 @@ pub trait Device: Send + Sync + 'static {
 
     /// a op b, element by element.
     fn zip<W: Word>(&self, op: ZipOp, a: &Self::Buf<W>, b: &Self::Buf<W>) -> Self::Buf<W>;
+    /// `x + row`, where the shorter operand is repeated as often as it fits.
+    fn add_rows<W: Word>(&self, x: &Self::Buf<W>, row: &Self::Buf<W>) -> Self::Buf<W>;
     /// `x * mul + add` with public constants.
     fn affine<W: Word>(&self, x: &Self::Buf<W>, mul: W, add: W) -> Self::Buf<W>;
     /// a * b, element by element.

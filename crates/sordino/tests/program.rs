@@ -59,6 +59,10 @@ fn a_digit_is_recognised_in_both_ways_at_the_planned_cost() {
         assert_eq!(got["bytes"]["payload"], plan["bytes"]);
         assert_eq!(got["bytes"]["by_party"], plan["bytes_by_party"]);
         assert_eq!(got["rounds"], plan["rounds"]);
+        if parties == "processes" {
+            let (measured, planned) = (got["peak_rss_mb"].as_f64(), plan["peak_memory_mb"].as_f64());
+            assert!(measured.unwrap() <= planned.unwrap(), "{measured:?} MB for planned {planned:?}");
+        }
         let sum = |report: &Value, field: &str| -> u64 {
             report["layers"].as_array().unwrap().iter().map(|l| l[field].as_u64().unwrap()).sum()
         };
@@ -287,4 +291,86 @@ fn a_killed_parent_leaves_no_party() {
         std::thread::sleep(Duration::from_millis(20));
     }
     assert!(!alive(), "a party survived its parent");
+}
+
+#[test]
+fn a_benchmark_prints_and_writes_its_figures() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("results");
+    let lines = json(&["bench", "inference", "--only", "lenet", "--runs", "2", "--json", "--out", path(&out)]);
+    let planned = {
+        let model = dir.path().join("lenet.onnx");
+        assert!(sordino(&["zoo", "export", "lenet", "-o", path(&model)]).status.success());
+        json(&["plan", path(&model), "--json"])
+    };
+    let lenet = &lines[0];
+    assert_eq!((&lenet["name"], &lenet["pooling"], &lenet["batch"]), (&"lenet".into(), &"average".into(), &1.into()));
+    assert_eq!((&lenet["bytes"]["payload"], &lenet["rounds"]), (&planned["bytes"], &planned["rounds"]));
+    assert!(lenet["bytes"]["wire"].as_u64() > lenet["bytes"]["payload"].as_u64());
+    for field in ["seconds", "peak_rss_mb", "cpu_seconds"] {
+        assert!(lenet[field].as_f64().unwrap() > 0.0, "{field}");
+    }
+    assert_eq!(lines[1]["pooling"], "max");
+    for extension in ["csv", "json", "svg"] {
+        let text = std::fs::read_to_string(out.join("inference").with_extension(extension)).unwrap();
+        assert!(text.contains("lenet"), "{extension}");
+    }
+    let ops = json(&["bench", "ops", "--only", "ReLU 2^17", "--runs", "1", "--json", "--out", path(&out)]);
+    // 287 bits for each element, and the parts' last words.
+    assert_eq!((ops[0]["bytes"]["payload"].as_u64().unwrap() * 8) >> 17, 287);
+    assert_eq!(ops[0]["rounds"], 5);
+}
+
+#[test]
+fn a_trace_shows_all_servers() {
+    let dir = tempfile::tempdir().unwrap();
+    let trace = dir.path().join("trace.json");
+    let (model, digit) = (asset("mnist.onnx"), asset("digit-7.png"));
+    for parties in ["in-process", "processes"] {
+        assert!(
+            sordino(&["infer", path(&model), "--input", path(&digit), "--parties", parties, "--trace", path(&trace)])
+                .status
+                .success()
+        );
+        let trace: serde_json::Value = serde_json::from_slice(&std::fs::read(&trace).unwrap()).unwrap();
+        let events = trace["traceEvents"].as_array().unwrap();
+        for server in 0..3 {
+            let of = |cat: &str| events.iter().filter(|e| e["pid"] == server && e["cat"] == cat).count();
+            assert!(of("Relu") >= 2 && of("activity") > 20, "server {server} {parties}");
+        }
+        assert!(events.iter().filter(|e| e["ph"] == "X").all(|e| e["ts"].as_f64() >= Some(0.0)));
+    }
+}
+
+#[test]
+fn widths_follow_an_error_budget() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, digit) = (asset("mnist.onnx"), asset("digit-7.png"));
+    let calibration = dir.path().join("c.json");
+    let calibrate = |budget: &str| {
+        assert!(
+            sordino(&[
+                "calibrate",
+                path(&model),
+                "--input",
+                path(&digit),
+                "--error-budget",
+                budget,
+                "-o",
+                path(&calibration)
+            ])
+            .status
+            .success()
+        );
+    };
+    calibrate("0.5");
+    let infer = ["infer", path(&model), "--input", path(&digit), "--json", "--check"];
+    let whole = json(&[&infer[..], &["--narrow-bits", "32"]].concat());
+    let narrow = json(&[&infer[..], &["--calibration", path(&calibration)]].concat());
+    let payload = |v: &serde_json::Value| v["bytes"]["payload"].as_u64().unwrap();
+    assert!(payload(&narrow) * 4 < payload(&whole) * 3, "{} {}", payload(&narrow), payload(&whole));
+    assert!(narrow["check"]["mean_rel_err"].as_f64().unwrap() <= 0.005);
+    assert_eq!(narrow["check"]["overflows"], serde_json::json!([]));
+    let refused = sordino(&["calibrate", path(&model), "--input", path(&digit), "--error-budget", "0.000000001"]);
+    assert_eq!(refused.status.code(), Some(2));
 }

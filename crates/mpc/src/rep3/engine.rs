@@ -169,7 +169,11 @@ impl<D: Device> Rep3<D> {
             return Err(Error::Usage(format!("a truncation by {shift} bits, gain included; {most} are possible")));
         }
         if let Some(bias) = bias {
-            z = self.dev.zip(ZipOp::Add, &z, bias);
+            let row = self.dev.len(bias);
+            if row == 0 || !shape.len().is_multiple_of(row) {
+                return Err(Error::Usage(format!("a bias of {row} elements for a result of {shape}")));
+            }
+            z = self.dev.add_rows(&z, bias);
         }
         let n = shape.len();
         Ok(Shared::narrow(shape, self.truncate_additive(at, z, n, shift)?))

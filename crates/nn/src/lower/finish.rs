@@ -1,7 +1,7 @@
 //! Decides widths and scales, then turns every real constant into integers.
 
 use super::builder::{Builder, Pending};
-use crate::program::{Instruction, Op, Port, Program, SecretForm, Secrets, Slot, SlotInfo, View};
+use crate::program::{Instruction, Op, Port, Program, SecretForm, Secrets, Slot, SlotInfo};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 use sordino_ring::{Scale, Shape, encode};
@@ -342,26 +342,19 @@ impl Finisher {
         }
         let bias = match bias {
             None => None,
-            Some(bias) => Some(self.bias(layer, bias, *channels, out, product)?),
+            Some(bias) => Some(self.bias(layer, bias, *channels, product)?),
         };
         Ok(Op::Linear { terms: packed, bias, shift })
     }
 
-    /// A bias per channel, spread over the output's shape.
-    fn bias(&mut self, layer: usize, bias: &Tensor, channels: usize, out: Slot, scale: f64) -> Result<Slot> {
-        let dims = self.b.values[out].dims.clone();
+    /// A bias per channel; channels are the last dimension.
+    fn bias(&mut self, layer: usize, bias: &Tensor, channels: usize, scale: f64) -> Result<Slot> {
         let values = self.encode(layer, &bias.data, scale)?;
-        let mut small = vec![1; dims.len()];
-        small[dims.len() - 1] = channels;
-        let slot = |f: &mut Self, dims: &[usize]| {
-            f.slots.push(SlotInfo { shape: Shape::new(dims), scale, wide: true });
-            f.slots.len() - 1
-        };
-        let (narrow, spread) = (slot(self, &small), slot(self, &dims));
-        let index = self.secret(SecretForm::Tensor(Shape::new(&small)), values);
-        self.push(layer, Op::Secret(index), narrow);
-        let view = View::Broadcast { dims: small, out: dims };
-        self.push(layer, Op::Gather { x: narrow, view, fill: 0 }, spread);
-        Ok(spread)
+        let shape = Shape::new(&[channels]);
+        self.slots.push(SlotInfo { shape: shape.clone(), scale, wide: true });
+        let slot = self.slots.len() - 1;
+        let index = self.secret(SecretForm::Tensor(shape), values);
+        self.push(layer, Op::Secret(index), slot);
+        Ok(slot)
     }
 }

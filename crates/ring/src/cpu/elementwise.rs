@@ -11,6 +11,17 @@ dispatch! {
 }
 
 dispatch! {
+    /// x + row, row by row.
+    pub(crate) fn add_rows<W: Word>(x: &[W], row: &[W]) -> Vec<W> {
+        let mut out = x.to_vec();
+        for line in out.chunks_exact_mut(row.len()) {
+            line.iter_mut().zip(row).for_each(|(o, &r)| *o = o.add(r));
+        }
+        out
+    }
+}
+
+dispatch! {
     /// x * mul + add.
     pub(crate) fn affine<W: Word>(x: &[W], mul: W, add: W) -> Vec<W> {
         x.iter().map(|&v| v.mul(mul).add(add)).collect()
@@ -122,6 +133,7 @@ mod tests {
                 expand::<u32>(isa, &w(1)[..3], n),
                 hadamard(isa, &w(1), &w(2)),
                 affine(isa, &v(1), 3, 5),
+                add_rows(isa, &v(1), &v(2)[..n]),
             )
         };
         for isa in Isa::available() {

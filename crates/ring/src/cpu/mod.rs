@@ -84,6 +84,10 @@ impl Device for Cpu {
             }
         }
     }
+    fn add_rows<W: Word>(&self, x: &Vec<W>, row: &Vec<W>) -> Vec<W> {
+        assert!(!row.is_empty() && x.len().is_multiple_of(row.len()), "the operand is made of whole rows");
+        elementwise::add_rows(self.isa, x, row)
+    }
     fn affine<W: Word>(&self, x: &Vec<W>, mul: W, add: W) -> Vec<W> {
         elementwise::affine(self.isa, x, mul, add)
     }
