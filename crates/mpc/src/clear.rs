@@ -188,9 +188,28 @@ impl<D: Device> Protocol for Clear<D> {
     fn inject(&self, _at: Step, bit: &ClearTensor) -> Result<ClearTensor> {
         Ok(self.tensor(bit.shape.clone(), Width::Wide, bit.values.to_vec()))
     }
-    fn relu(&self, _at: Step, x: &ClearTensor, out: Width) -> Result<ClearTensor> {
+    fn relu_with_bit(&self, _at: Step, x: &ClearTensor, out: Width) -> Result<(ClearTensor, ClearTensor)> {
         self.watch(&x.values, self.settings.narrow_bits);
-        Ok(self.tensor(x.shape.clone(), out, x.values.iter().map(|&v| v.max(0)).collect()))
+        let bits = x.values.iter().map(|&v| i64::from(v >= 0)).collect();
+        let y = self.tensor(x.shape.clone(), out, x.values.iter().map(|&v| v.max(0)).collect());
+        Ok((y, self.tensor(x.shape.clone(), Width::Narrow, bits)))
+    }
+    fn select(&self, _at: Step, bit: &ClearTensor, x: &ClearTensor, out: Width) -> Result<ClearTensor> {
+        if bit.values.len() != x.values.len() {
+            return Err(Error::Usage(format!("{} bits select from {}", bit.shape, x.shape)));
+        }
+        if out == Width::Wide {
+            self.watch(&x.values, self.settings.narrow_bits - 1);
+        }
+        let values = x.values.iter().zip(bit.values.iter()).map(|(&v, &b)| v * b).collect();
+        Ok(self.tensor(x.shape.clone(), out, values))
+    }
+    fn pack(&self, weights: &ClearTensor, op: &Conv2d) -> Result<D::Panel> {
+        if weights.values.len() != op.weight().len() {
+            return Err(Error::Usage(format!("{} elements as weights of {}", weights.shape, op.weight())));
+        }
+        let zero = self.dev.upload(vec![0; weights.values.len()]);
+        Ok(self.dev.prepare(&self.dev.upload(ring(&weights.values)), &zero, op, false))
     }
     fn extend(&self, _at: Step, x: &ClearTensor) -> Result<ClearTensor> {
         self.watch(&x.values, self.settings.narrow_bits - 1);

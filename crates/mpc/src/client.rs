@@ -107,8 +107,14 @@ impl Protocol for Client {
     fn inject(&self, at: Step, bit: &Shape) -> Result<Symbol> {
         self.shapes.inject(at, bit)
     }
-    fn relu(&self, at: Step, x: &Symbol, out: Width) -> Result<Symbol> {
-        self.shapes.relu(at, x, out)
+    fn relu_with_bit(&self, at: Step, x: &Symbol, out: Width) -> Result<(Symbol, Shape)> {
+        self.shapes.relu_with_bit(at, x, out)
+    }
+    fn select(&self, at: Step, bit: &Shape, x: &Symbol, out: Width) -> Result<Symbol> {
+        self.shapes.select(at, bit, x, out)
+    }
+    fn pack(&self, weights: &Symbol, op: &Conv2d) -> Result<Self::Weight> {
+        self.shapes.pack(weights, op)
     }
     fn extend(&self, at: Step, x: &Symbol) -> Result<Symbol> {
         self.shapes.extend(at, x)

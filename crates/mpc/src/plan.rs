@@ -15,7 +15,7 @@ pub struct Cost {
     pub sent: [u64; 4],
     /// Longest chain of dependent messages.
     pub rounds: u32,
-    /// Ring multiplications in linear layers, per server.
+    /// Ring multiplications in linear layers, per server, counted as plain convolutions.
     pub macs: u64,
 }
 
@@ -260,10 +260,21 @@ impl Protocol for Plan {
         self.spend(cost::inject(bit.len(), self.settings));
         Ok(self.symbol(bit.clone(), Width::Wide))
     }
-    fn relu(&self, _at: Step, x: &Symbol, out: Width) -> Result<Symbol> {
+    fn relu_with_bit(&self, _at: Step, x: &Symbol, out: Width) -> Result<(Symbol, Shape)> {
         self.spend(cost::relu(x.shape.len(), out, self.settings));
         drop(self.lease(comparison_bytes(x.shape.len())));
+        Ok((self.symbol(x.shape.clone(), out), x.shape.clone()))
+    }
+    fn select(&self, _at: Step, _bit: &Shape, x: &Symbol, out: Width) -> Result<Symbol> {
+        self.spend(cost::select(x.shape.len(), out, self.settings));
+        drop(self.lease(48 * x.shape.len() as u64));
         Ok(self.symbol(x.shape.clone(), out))
+    }
+    fn pack(&self, weights: &Symbol, op: &Conv2d) -> Result<Self::Weight> {
+        if weights.shape.len() != op.weight().len() {
+            return Err(Error::Usage(format!("{} elements as weights of {}", weights.shape, op.weight())));
+        }
+        Ok(self.lease(panel_bytes(op)))
     }
     fn extend(&self, _at: Step, x: &Symbol) -> Result<Symbol> {
         self.spend(cost::extend(x.shape.len(), self.settings));

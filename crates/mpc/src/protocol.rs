@@ -19,7 +19,7 @@ pub struct Settings {
     pub faithful: bool,
     /// Width n of the narrow ring Z/2^n: 4 to 32. Narrower messages are packed; signs and maxima compare fewer bits.
     pub narrow_bits: u32,
-    /// Width w of the wide ring Z/2^w: from n to n + 32, at most 64. Truncations shift by at most w - n.
+    /// Width w of the wide ring Z/2^w: from n + 4 to n + 32, and from 33 to 64. Truncations shift by at most w - n.
     pub wide_bits: u32,
 }
 
@@ -43,11 +43,11 @@ impl Settings {
     /// [`Error::Usage`] for rings that do not exist or do not fit each other.
     pub fn check(&self) -> Result<()> {
         let (n, w) = (self.narrow_bits, self.wide_bits);
-        if (4..=32).contains(&n) && (n + 1..=64.min(n + 32)).contains(&w) {
+        if (4..=32).contains(&n) && (33.max(n + 4)..=64.min(n + 32)).contains(&w) {
             return Ok(());
         }
         Err(Error::Usage(format!(
-            "rings of {n} and {w} bits; the narrow one has 4 to 32 and the wide one up to 32 more, at most 64"
+            "rings of {n} and {w} bits; the narrow one has 4 to 32, the wide one 4 to 32 more and from 33 to 64"
         )))
     }
 }
@@ -138,6 +138,11 @@ pub trait Protocol {
     /// # Errors
     /// As for [`Protocol::input`].
     fn prepare(&self, at: Step, from: Role, values: Option<&[i64]>, op: &Conv2d) -> Result<Self::Weight>;
+    /// A wide shared tensor as the weights (OHWI) of `op`, for linear layers whose weights are computed. No messages.
+    ///
+    /// # Errors
+    /// When the sizes differ.
+    fn pack(&self, weights: &Self::Arith, op: &Conv2d) -> Result<Self::Weight>;
     /// A public tensor.
     fn constant(&self, values: &[i64], shape: &Shape, width: Width) -> Self::Arith;
     /// A local operation.
@@ -192,7 +197,19 @@ pub trait Protocol {
     ///
     /// # Errors
     /// Lost peers.
-    fn relu(&self, at: Step, x: &Self::Arith, out: Width) -> Result<Self::Arith>;
+    fn relu(&self, at: Step, x: &Self::Arith, out: Width) -> Result<Self::Arith> {
+        Ok(self.relu_with_bit(at, x, out)?.0)
+    }
+    /// [`Protocol::relu`] and the bit `x >= 0`, which it computes anyway.
+    ///
+    /// # Errors
+    /// Lost peers.
+    fn relu_with_bit(&self, at: Step, x: &Self::Arith, out: Width) -> Result<(Self::Arith, Self::Bit)>;
+    /// `bit ? x : 0` for narrow x, in either ring; the wide one for |x| < 2^(n - 2).
+    ///
+    /// # Errors
+    /// Lost peers.
+    fn select(&self, at: Step, bit: &Self::Bit, x: &Self::Arith, out: Width) -> Result<Self::Arith>;
     /// The same value in the wide ring, for narrow x.
     ///
     /// # Errors

@@ -26,6 +26,10 @@ enum Op {
     },
     Msb,
     Relu(Width),
+    /// The kept bit of a ReLU selects from another tensor.
+    Select(Width),
+    /// A linear layer with computed weights.
+    Packed,
     Extend,
     Max,
     Local(usize),
@@ -71,8 +75,10 @@ impl One {
             _ => Conv2d::matmul(1, n, 2 + n % 3),
         };
         // Products stay below 2^50 and, after the shift, within 30 bits.
-        let narrow =
-            matches!(op, Op::Msb | Op::Relu(_) | Op::Extend | Op::Max | Op::Local(_) | Op::Constant | Op::Input);
+        let narrow = matches!(
+            op,
+            Op::Msb | Op::Relu(_) | Op::Select(_) | Op::Extend | Op::Max | Op::Local(_) | Op::Constant | Op::Input
+        );
         let limit = if narrow { 1 << 30 } else { 1 << 22 };
         let len = if matches!(op, Op::Linear { .. } | Op::Gain { .. }) { conv.input().len() } else { n };
         Self {
@@ -87,7 +93,7 @@ impl One {
 }
 
 impl Job for One {
-    type Out = Option<Vec<i64>>;
+    type Out = (Width, Option<Vec<i64>>);
     fn run<P: Protocol>(&self, p: &P, mut at: Step) -> Result<Self::Out> {
         let shape = Shape::new(&[self.x.len()]);
         let wide = p.input(at.child("x"), Role::DataOwner, Some(&self.x), &shape)?;
@@ -120,6 +126,20 @@ impl Job for One {
             Op::Mul { shift } => {
                 let y = p.input(at.child("y"), Role::DataOwner, Some(&self.y), &shape)?;
                 p.mul(step, &wide, &y, None, shift)?
+            }
+            Op::Select(out) => {
+                let (_, bit) = p.relu_with_bit(step, &narrow, Width::Narrow)?;
+                let y = p.input(at.child("y"), Role::DataOwner, Some(&self.y), &shape)?;
+                let y = p.local(&Local::Low, &[&y])?;
+                let first = p.select(at.child("select"), &bit, &y, out)?;
+                // A bit can be used again.
+                let second = p.select(at.child("again"), &bit, &y, out)?;
+                p.local(&Local::Sub, &[&p.local(&Local::Scale(2), &[&first])?, &second])?
+            }
+            Op::Packed => {
+                let w = p.input(at.child("w"), Role::ModelOwner, Some(&self.w), &self.conv.weight())?;
+                let w = p.pack(&w, &self.conv)?;
+                p.linear(step, &[(&wide, &w, self.conv)], None, 20)?
             }
             Op::Truncate { shift } => p.truncate(step, &wide, shift)?,
             Op::Msb => {
@@ -162,8 +182,9 @@ impl Job for One {
                 }
             }
         };
+        let width = p.width(&y);
         let y = p.verify(at.child("verify"), y)?;
-        p.open(at.child("open"), y, Role::DataOwner)
+        Ok((width, p.open(at.child("open"), y, Role::DataOwner)?))
     }
 }
 
@@ -172,18 +193,21 @@ fn check(op: Op, n: usize, settings: Settings) {
     for values in [&mut job.x, &mut job.y] {
         values.iter_mut().for_each(|v| *v >>= 32 - settings.narrow_bits);
     }
-    let want = job.run(&Clear::new(Cpu::new(1)), Step::root([1; 16])).unwrap().unwrap();
+    let (width, want) = job.run(&Clear::new(Cpu::new(1)), Step::root([1; 16])).unwrap();
+    let want = want.unwrap();
     let plan = Plan::new(settings);
     job.run(&plan, Step::root([1; 16])).unwrap();
     let (got, sent, rounds) = World { settings, ..World::default() }.run(&job).unwrap();
-    let got = got.unwrap();
+    let got = got.1.unwrap();
     assert_eq!(got.len(), want.len(), "{op:?}");
-    let rounding =
-        matches!(op, Op::Linear { .. } | Op::TwoTerms | Op::Gain { .. } | Op::Mul { .. } | Op::Truncate { .. });
+    let rounding = matches!(
+        op,
+        Op::Linear { .. } | Op::TwoTerms | Op::Packed | Op::Gain { .. } | Op::Mul { .. } | Op::Truncate { .. }
+    );
     let tolerance = i64::from(rounding && !settings.faithful);
     for (g, w) in got.iter().zip(&want) {
         // Results are compared modulo the ring they may leave.
-        let spare = 64 - settings.narrow_bits;
+        let spare = 64 - settings.bits(width);
         let difference = g.wrapping_sub(*w) << spare >> spare;
         assert!(difference.abs() <= tolerance, "{op:?} n {n} {settings:?}: {g} for {w}");
     }
@@ -206,6 +230,9 @@ fn every_operation_equals_the_oracle_at_its_declared_cost() {
         Op::Msb,
         Op::Relu(Width::Narrow),
         Op::Relu(Width::Wide),
+        Op::Select(Width::Narrow),
+        Op::Select(Width::Wide),
+        Op::Packed,
         Op::Extend,
         Op::Max,
         Op::Constant,
@@ -242,6 +269,7 @@ fn other_rings() {
             let settings = Settings { narrow_bits, wide_bits, faithful };
             let shift = settings.most_shift().min(8);
             let exact = [Op::Msb, Op::Relu(Width::Narrow), Op::Relu(Width::Wide), Op::Max, Op::Extend, Op::Input];
+            check(Op::Select(Width::Wide), 194, settings);
             let rounded = [Op::Mul { shift }, Op::Truncate { shift }, Op::Linear { shift }];
             for op in exact.into_iter().chain(rounded) {
                 for n in [1, 3, 193, 500] {
@@ -257,16 +285,16 @@ fn other_rings() {
 
 #[test]
 fn boundaries_of_the_narrow_ring() {
-    struct Edges;
-    const EDGES: [i64; 9] = [0, 1, -1, (1 << 30) - 1, -(1 << 30), 1 << 29, 5, -5, (1 << 30) - 2];
+    struct Edges([i64; 9]);
     impl Job for Edges {
         type Out = Vec<Option<Vec<i64>>>;
         fn run<P: Protocol>(&self, p: &P, mut at: Step) -> Result<Self::Out> {
-            let x = p.input(at.child("x"), Role::DataOwner, Some(&EDGES), &Shape::new(&[9]))?;
+            let x = p.input(at.child("x"), Role::DataOwner, Some(&self.0), &Shape::new(&[9]))?;
             let x = p.local(&Local::Low, &[&x])?;
-            let relu = p.relu(at.child("relu"), &x, Width::Wide)?;
+            let (relu, bit) = p.relu_with_bit(at.child("relu"), &x, Width::Wide)?;
             let wide = p.extend(at.child("extend"), &x)?;
-            [relu, wide]
+            let kept = p.select(at.child("select"), &bit, &x, Width::Wide)?;
+            [relu, wide, kept]
                 .into_iter()
                 .map(|y| {
                     let y = p.verify(at.child("verify"), y)?;
@@ -275,9 +303,15 @@ fn boundaries_of_the_narrow_ring() {
                 .collect()
         }
     }
-    for _ in 0..50 {
-        let (out, ..) = World::default().run(&Edges).unwrap();
-        assert_eq!(out[0].as_deref(), Some(&EDGES.map(|v| v.max(0))[..]));
-        assert_eq!(out[1].as_deref(), Some(&EDGES[..]));
+    for (narrow_bits, wide_bits) in [(32, 64), (28, 52), (24, 48), (20, 36)] {
+        let settings = Settings { narrow_bits, wide_bits, ..Settings::default() };
+        let top = 1i64 << (narrow_bits - 2);
+        let edges = [0, 1, -1, top - 1, -top, top / 2, 5, -5, top - 2];
+        for _ in 0..30 {
+            let (out, ..) = World { settings, ..World::default() }.run(&Edges(edges)).unwrap();
+            assert_eq!(out[0].as_deref(), Some(&edges.map(|v| v.max(0))[..]));
+            assert_eq!(out[1].as_deref(), Some(&edges[..]));
+            assert_eq!(out[2].as_deref(), Some(&edges.map(|v| v.max(0))[..]));
+        }
     }
 }

@@ -28,6 +28,14 @@ impl Job for All {
         let w = p.prepare(at.child("w"), Role::ModelOwner, Some(&[self.value; 16]), &op)?;
         let rows = p.local(&Local::Reshape(op.input()), &[&x])?;
         p.linear(at.child("linear"), &[(&rows, &w, op)], None, 20)?;
+        // A convolution with a gain, and weights that are computed.
+        let op = Conv2d { h: 14, w: 15, cin: 16, cout: 32, kernel: [3, 3], pad: [1; 4], ..Conv2d::matmul(1, 1, 1) };
+        assert_eq!(op.gain(), 4);
+        let image =
+            p.input(at.child("image"), Role::DataOwner, Some(&vec![self.value; op.input().len()]), &op.input())?;
+        let w = p.input(at.child("w"), Role::ModelOwner, Some(&vec![self.value; op.weight().len()]), &op.weight())?;
+        let w = p.pack(&w, &op)?;
+        p.linear(at.child("gain"), &[(&image, &w, op)], None, 20)?;
         p.mul(at.child("mul"), &x, &x, None, 20)?;
         p.truncate(at.child("truncate"), &x, 13)?;
         let low = p.local(&Local::Low, &[&x])?;
@@ -35,6 +43,9 @@ impl Job for All {
         p.inject(at.child("inject"), &bits)?;
         p.relu(at.child("narrow"), &low, Width::Narrow)?;
         p.relu(at.child("wide"), &low, Width::Wide)?;
+        let (_, bit) = p.relu_with_bit(at.child("kept"), &low, Width::Narrow)?;
+        p.select(at.child("select"), &bit, &low, Width::Narrow)?;
+        p.select(at.child("select wide"), &bit, &low, Width::Wide)?;
         p.extend(at.child("extend"), &low)?;
         p.max(at.child("max"), &low, &low)?;
         let y = p.verify(at.child("verify"), low)?;
@@ -66,11 +77,9 @@ fn sums(a: &[Part], b: &[Part]) -> Vec<u8> {
 }
 
 /// The three-server protocol suite on one value.
-fn suite(faithful: bool) -> impl Fn(i64, Tap) {
+fn suite(settings: Settings) -> impl Fn(i64, Tap) {
     move |value, tap| {
-        let _ = World { tap: Some(tap), settings: Settings { faithful, ..Settings::default() }, ..World::default() }
-            .run(&All { value })
-            .unwrap();
+        let _ = World { tap: Some(tap), settings, ..World::default() }.run(&All { value }).unwrap();
     }
 }
 
@@ -179,8 +188,11 @@ fn worst(protocol: &impl Fn(i64, Tap)) -> (f64, usize) {
 
 #[test]
 fn every_message_is_uniform_and_independent_of_the_inputs() {
-    for faithful in [false, true] {
-        let (worst, messages) = worst(&suite(faithful));
+    let whole = Settings::default();
+    let packed = |narrow_bits, wide_bits| Settings { narrow_bits, wide_bits, ..whole };
+    // The sizes fill the packed words, whose padding would be zeros.
+    for settings in [whole, Settings { faithful: true, ..whole }, packed(28, 52), packed(24, 48)] {
+        let (worst, messages) = worst(&suite(settings));
         assert!(messages > 300, "{messages} messages were looked at");
         assert!(worst < 7.0, "a message is {worst:.1} standard deviations from uniform");
     }

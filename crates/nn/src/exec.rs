@@ -5,6 +5,7 @@ use crate::tensor::Tensor;
 use crate::{Error, Result};
 use sordino_mpc::{Local, Protocol, Role, Step, Width};
 use sordino_ring::{Conv2d, IndexMap, Scale, Shape, encode};
+use std::cell::RefCell;
 
 /// A value in the rings it has been needed in.
 struct Held<A> {
@@ -24,6 +25,7 @@ pub struct Loaded<'p, P: Protocol> {
     weights: Vec<Option<P::Weight>>,
     tensors: Vec<Option<P::Arith>>,
     maps: Vec<Option<IndexMap>>,
+    states: RefCell<Vec<P::Arith>>,
     /// After which instruction each value is no longer needed.
     last_use: Vec<usize>,
 }
@@ -90,8 +92,8 @@ impl<'p, P: Protocol> Loaded<'p, P> {
                 last_use[slot] = i;
             }
         }
-        for output in &program.outputs {
-            last_use[output.slot] = usize::MAX;
+        for slot in program.outputs.iter().map(|o| o.slot).chain(program.states.iter().map(|s| s.left)) {
+            last_use[slot] = usize::MAX;
         }
         let maps = program
             .instructions
@@ -108,7 +110,11 @@ impl<'p, P: Protocol> Loaded<'p, P> {
                 _ => None,
             })
             .collect();
-        Ok(Self { program, weights, tensors, maps, last_use })
+        let mut states = vec![];
+        for state in &program.states {
+            states.push(tensors[state.start].take().ok_or_else(missing)?);
+        }
+        Ok(Self { program, weights, tensors, maps, states: RefCell::new(states), last_use })
     }
 
     /// Runs once. `inputs` are the encoded inputs at the data owner; `watch` is told each layer before it starts.
@@ -124,13 +130,14 @@ impl<'p, P: Protocol> Loaded<'p, P> {
         mut watch: impl FnMut(usize),
     ) -> Result<Vec<Option<Vec<i64>>>> {
         let mut held: Vec<Held<P::Arith>> = self.program.slots.iter().map(|_| Held::default()).collect();
+        let mut bits: Vec<Option<P::Bit>> = (0..self.program.bits).map(|_| None).collect();
         let mut layer = usize::MAX;
         for (i, instruction) in self.program.instructions.iter().enumerate() {
             if instruction.layer != layer {
                 layer = instruction.layer;
                 watch(layer);
             }
-            let result = self.step(p, at.child("step"), i, instruction, &held, inputs)?;
+            let result = self.step(p, at.child("step"), i, instruction, &held, &mut bits, inputs)?;
             let entry = &mut held[instruction.out];
             match p.width(&result) {
                 Width::Narrow => entry.narrow = Some(result),
@@ -145,6 +152,11 @@ impl<'p, P: Protocol> Loaded<'p, P> {
         if self.program.layers.len() > layer.wrapping_add(1) {
             watch(self.program.layers.len() - 1);
         }
+        let mut states = self.states.borrow_mut();
+        for (state, value) in self.program.states.iter().zip(states.iter_mut()) {
+            *value = held[state.left].wide.clone().ok_or_else(missing)?;
+        }
+        drop(states);
         let mut outputs = vec![];
         for output in &self.program.outputs {
             let value = match &held[output.slot] {
@@ -157,6 +169,17 @@ impl<'p, P: Protocol> Loaded<'p, P> {
         Ok(outputs)
     }
 
+    /// Opens a state to its owner, who gets the integers; everybody else gets `None`.
+    ///
+    /// # Errors
+    /// Those of the protocol.
+    pub fn open_state(&self, p: &P, mut at: Step, state: usize) -> Result<Option<Vec<i64>>> {
+        let value = self.states.borrow().get(state).cloned().ok_or_else(missing)?;
+        let checked = p.verify(at.child("verify"), value)?;
+        Ok(p.open(at.child("open"), checked, Role::ModelOwner)?)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what a step may read")]
     fn step(
         &self,
         p: &P,
@@ -164,6 +187,7 @@ impl<'p, P: Protocol> Loaded<'p, P> {
         index: usize,
         instruction: &Instruction,
         held: &[Held<P::Arith>],
+        bits: &mut [Option<P::Bit>],
         inputs: Option<&[Vec<i64>]>,
     ) -> Result<P::Arith> {
         let info = &self.program.slots[instruction.out];
@@ -206,7 +230,25 @@ impl<'p, P: Protocol> Loaded<'p, P> {
                 let factors = p.constant(factors, shape, Width::Wide);
                 p.mul(at, &wide(*x)?, &factors, None, *shift)?
             }
-            Op::Relu { x, wide } => p.relu(at, &narrow(*x)?, if *wide { Width::Wide } else { Width::Narrow })?,
+            Op::State(i) => self.states.borrow()[*i].clone(),
+            Op::Product { x, w, conv, bias, shift } => {
+                let x = p.local(&Local::Reshape(conv.input()), &[&wide(*x)?])?;
+                let panel = p.pack(&wide(*w)?, conv)?;
+                let bias = bias.map(wide).transpose()?;
+                let y = p.linear(at, &[(&x, &panel, *conv)], bias.as_ref(), *shift)?;
+                p.local(&Local::Reshape(shape.clone()), &[&y])?
+            }
+            Op::Relu { x, wide, keep } => {
+                let (y, bit) = p.relu_with_bit(at, &narrow(*x)?, width(*wide))?;
+                if let Some(i) = keep {
+                    bits[*i] = Some(bit);
+                }
+                y
+            }
+            Op::Select { x, bit, wide } => {
+                let bit = bits[*bit].as_ref().ok_or_else(missing)?;
+                p.select(at, bit, &narrow(*x)?, width(*wide))?
+            }
             Op::Max { x, y } => p.max(at, &narrow(*x)?, &narrow(*y)?)?,
             Op::Extend { x } => p.extend(at, &narrow(*x)?)?,
             Op::Below { x, thresholds } => {
@@ -252,6 +294,10 @@ impl<'p, P: Protocol> Loaded<'p, P> {
     }
 }
 
+fn width(wide: bool) -> Width {
+    if wide { Width::Wide } else { Width::Narrow }
+}
+
 fn missing() -> Error {
     Error::Protocol(sordino_mpc::Error::Usage("a compiled step reads a value that no earlier step made".into()))
 }
@@ -261,6 +307,7 @@ fn missing() -> Error {
 pub fn macs(program: &Program) -> u64 {
     let terms = program.instructions.iter().filter_map(|i| match &i.op {
         Op::Linear { terms, .. } => Some(terms.iter().map(|t| Conv2d::macs(&t.2)).sum::<u64>()),
+        Op::Product { conv, .. } => Some(conv.macs()),
         _ => None,
     });
     terms.sum()

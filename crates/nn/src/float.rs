@@ -1,5 +1,7 @@
 //! The float reference: the same network in ordinary arithmetic. Calibration and checks rest on it.
 
+mod training;
+
 use crate::network::{Layer, LayerNode, Network, Window};
 use crate::tensor::Tensor;
 use crate::{Result, import};
@@ -103,6 +105,7 @@ fn layer(layer: &Layer, xs: &[&Tensor], out: &[usize]) -> Tensor {
         Layer::Softmax { axis, end } => softmax(x, *axis, *end),
         Layer::Sigmoid => map(x, |v| 1.0 / (1.0 + (-v).exp())),
         Layer::Tanh => map(x, f32::tanh),
+        Layer::Training(training) => training::layer(training, xs, out),
         Layer::Lrn { size, alpha, beta, bias } => {
             let inner: usize = x.dims[2..].iter().product();
             let c = x.dims[1];
@@ -118,7 +121,7 @@ fn layer(layer: &Layer, xs: &[&Tensor], out: &[usize]) -> Tensor {
 }
 
 /// c += a b, row-major.
-fn gemm(m: usize, k: usize, n: usize, a: &[f32], b: &[f32], c: &mut [f32]) {
+pub(super) fn gemm(m: usize, k: usize, n: usize, a: &[f32], b: &[f32], c: &mut [f32]) {
     let views = (
         ArrayView2::from_shape((m, k), &a[..m * k]),
         ArrayView2::from_shape((k, n), &b[..k * n]),

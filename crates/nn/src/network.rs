@@ -112,6 +112,8 @@ pub enum Layer {
     Sigmoid,
     /// tanh(x).
     Tanh,
+    /// A layer of a training step.
+    Training(Training),
     /// Across channels: `x / (bias + alpha / size * sum x^2)^beta`.
     Lrn {
         /// Channels in the sum.
@@ -123,6 +125,44 @@ pub enum Layer {
         /// Constant.
         bias: f32,
     },
+}
+
+/// How a gradient becomes a velocity: `mean * gradient + momentum * velocity + decay * weight`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Velocity {
+    /// One over the batch.
+    pub mean: f32,
+    /// Momentum.
+    pub momentum: f32,
+    /// Weight decay.
+    pub decay: f32,
+}
+
+/// Layers whose weights are values, their gradients, and the optimiser. Operands in brackets.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Training {
+    /// [x, w `[o, c, kh, kw]`, bias `[o]`]: convolution.
+    Conv(Window),
+    /// [x `[m, k]`, w `[n, k]`, bias `[n]`]: `x w^T + bias`.
+    Full,
+    /// [dy, w]: the gradient of a convolution's input.
+    ConvInput(Window),
+    /// [dy, w]: the gradient of a fully connected layer's input.
+    FullInput,
+    /// [x, dy, velocity, w]: the next velocity of a convolution's weights.
+    ConvWeight(Window, Velocity),
+    /// [x, dy, velocity, w]: the next velocity of a fully connected layer's weights.
+    FullWeight(Velocity),
+    /// [dy, velocity]: the next velocity of a bias; sums over everything but axis 1.
+    Bias(Velocity),
+    /// [x, dy]: dy where the ReLU's operand x is not negative.
+    Relu,
+    /// [dy]: the gradient of an average pooling whose divisor counts padding.
+    AveragePool(Window),
+    /// [w, velocity]: `w - rate * velocity`.
+    Descend(f32),
+    /// [p, y]: cross-entropy `-mean over rows of log(sum_j y_j p_j)`, one element; probabilities below 2^-12 count as that.
+    CrossEntropy,
 }
 
 /// A layer with its operands.

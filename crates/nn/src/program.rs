@@ -41,6 +41,20 @@ pub enum View {
         /// Dimensions of the result.
         out: Vec<usize>,
     },
+    /// From `[n, h, w, c]` to `[kh * kw * c, n * oh * ow]`: what each weight of a convolution meets at each output pixel.
+    Columns(Conv2d),
+    /// From `[o, kh, kw, c]` to `[c, kh, kw, o]` with the kernel turned by half a turn.
+    Rotate {
+        /// Dimensions of the operand.
+        dims: [usize; 4],
+    },
+    /// Pixels of `[n, h, w, c]` moved `stride` apart, what is between them open.
+    Dilate {
+        /// Dimensions of the operand.
+        dims: [usize; 4],
+        /// Distance on both axes.
+        stride: [usize; 2],
+    },
     /// NumPy broadcasting.
     Broadcast {
         /// Dimensions of the operand.
@@ -62,6 +76,24 @@ impl View {
                 Some((0..dims.len()).fold(0, |p, a| p * dims[a] + at(a)))
             }),
             Self::Broadcast { dims, out } => IndexMap::broadcast(dims, out),
+            Self::Columns(op) => {
+                let pixels = op.out_h() * op.out_w();
+                IndexMap::build(&self.out(), |c| {
+                    let (row, col) = (c[0], c[1]);
+                    let (ky, kx, ch) = (row / (op.kernel[1] * op.cin), row / op.cin % op.kernel[1], row % op.cin);
+                    let (n, oy, ox) = (col / pixels, col / op.out_w() % op.out_h(), col % op.out_w());
+                    let y = (oy * op.stride[0] + ky * op.dilation[0]).wrapping_sub(op.pad[0]);
+                    let x = (ox * op.stride[1] + kx * op.dilation[1]).wrapping_sub(op.pad[1]);
+                    (y < op.h && x < op.w).then(|| ((n * op.h + y) * op.w + x) * op.cin + ch)
+                })
+            }
+            Self::Rotate { dims: [_, kh, kw, ci] } => IndexMap::build(&self.out(), |c| {
+                Some(((c[3] * kh + (kh - 1 - c[1])) * kw + (kw - 1 - c[2])) * ci + c[0])
+            }),
+            Self::Dilate { dims: [_, h, w, ch], stride } => IndexMap::build(&self.out(), |c| {
+                let on = c[1] % stride[0] == 0 && c[2] % stride[1] == 0;
+                on.then(|| ((c[0] * h + c[1] / stride[0]) * w + c[2] / stride[1]) * ch + c[3])
+            }),
         }
     }
     /// Dimensions of the result.
@@ -70,6 +102,11 @@ impl View {
         match self {
             Self::Permute { dims, perm } => perm.iter().map(|&p| dims[p]).collect(),
             Self::Window { out, .. } | Self::Clamped { out, .. } | Self::Broadcast { out, .. } => out.clone(),
+            Self::Columns(op) => vec![op.kernel[0] * op.kernel[1] * op.cin, op.n * op.out_h() * op.out_w()],
+            Self::Rotate { dims: [o, kh, kw, c] } => vec![*c, *kh, *kw, *o],
+            Self::Dilate { dims: [n, h, w, c], stride } => {
+                vec![*n, (h - 1) * stride[0] + 1, (w - 1) * stride[1] + 1, *c]
+            }
         }
     }
 }
@@ -82,6 +119,22 @@ pub enum Op {
     Input(usize),
     /// Secret tensor number i from the model owner.
     Secret(usize),
+    /// State number i, as the last run left it.
+    State(usize),
+    /// A convolution whose weights are a wide value, bias at the product's scale, truncated.
+    Product {
+        x: Slot,
+        w: Slot,
+        conv: Conv2d,
+        bias: Option<Slot>,
+        shift: u32,
+    },
+    /// Where kept bit number `bit` is set, into the wide ring or the narrow one.
+    Select {
+        x: Slot,
+        bit: usize,
+        wide: bool,
+    },
     /// Sum of convolutions with prepared weights, bias at the product's scale, truncated.
     Linear {
         terms: Vec<(Slot, usize, Conv2d)>,
@@ -107,10 +160,11 @@ pub enum Op {
         factors: Vec<i64>,
         shift: u32,
     },
-    /// max(x, 0), into the wide ring or the narrow one.
+    /// max(x, 0), into the wide ring or the narrow one; may keep the bit x >= 0.
     Relu {
         x: Slot,
         wide: bool,
+        keep: Option<usize>,
     },
     /// Element-wise maximum.
     Max {
@@ -226,6 +280,17 @@ pub struct Port {
     pub limit: f64,
 }
 
+/// A value that outlives a run.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// Where a run reads it.
+    pub read: Slot,
+    /// Where a run leaves it.
+    pub left: Slot,
+    /// Number of the secret it starts as.
+    pub start: usize,
+}
+
 /// A compiled program.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Program {
@@ -241,6 +306,10 @@ pub struct Program {
     pub inputs: Vec<Port>,
     /// Outputs, row-major in their own dimensions.
     pub outputs: Vec<Port>,
+    /// What a run hands to the next one.
+    pub states: Vec<State>,
+    /// Bits that are kept within a run.
+    pub bits: usize,
     /// What the protocol is to do.
     pub settings: Settings,
 }
@@ -272,12 +341,14 @@ impl Op {
     #[must_use]
     pub fn operands(&self) -> Vec<Slot> {
         match self {
-            Self::Input(_) | Self::Secret(_) => vec![],
+            Self::Input(_) | Self::Secret(_) | Self::State(_) => vec![],
+            Self::Product { x, w, bias, .. } => [*x, *w].into_iter().chain(*bias).collect(),
             Self::Linear { terms, bias, .. } => terms.iter().map(|t| t.0).chain(*bias).collect(),
             Self::Mul { x, y, bias, .. } => [*x, *y].into_iter().chain(*bias).collect(),
             Self::Rescale { x, .. }
             | Self::MulPublic { x, .. }
             | Self::Relu { x, .. }
+            | Self::Select { x, .. }
             | Self::Extend { x }
             | Self::Below { x, .. }
             | Self::Combine { x, .. }
@@ -309,6 +380,13 @@ impl Op {
     /// True when operands must be in the wide ring.
     #[must_use]
     pub fn takes_wide(&self) -> bool {
-        matches!(self, Self::Linear { .. } | Self::Mul { .. } | Self::Rescale { .. } | Self::MulPublic { .. })
+        matches!(
+            self,
+            Self::Linear { .. }
+                | Self::Product { .. }
+                | Self::Mul { .. }
+                | Self::Rescale { .. }
+                | Self::MulPublic { .. }
+        )
     }
 }

@@ -64,7 +64,7 @@ pub struct Calibration {
     pub ranges: Ranges,
     /// Widths chosen under an error budget.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub widths: Option<crate::widths::Widths>,
+    pub widths: Option<crate::widths::Chosen>,
 }
 
 impl Calibration {

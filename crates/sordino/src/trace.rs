@@ -51,7 +51,7 @@ struct File<'a> {
 pub fn chrome(program: &Program, servers: &[EndReport]) -> Vec<u8> {
     let traces = || servers.iter().enumerate().filter_map(|(i, s)| Some((i, s.trace.as_ref()?)));
     // Clocks of the parties' processes start at different moments; the earliest layer is moment zero.
-    let first = traces().filter_map(|(_, t)| Some(t.origin + t.layers.first()?.1)).min().unwrap_or(0);
+    let first = traces().filter_map(|(_, t)| Some(t.origin.saturating_add(t.layers.first()?.1))).min().unwrap_or(0);
     let mut events = vec![];
     for (pid, trace) in traces() {
         events.push(Entry::Named(Named {
@@ -61,12 +61,13 @@ pub fn chrome(program: &Program, servers: &[EndReport]) -> Vec<u8> {
             args: Label { name: format!("server {pid}") },
         }));
         let mut push = |name, cat, start: u64, length: u64| {
-            let ts = (trace.origin + start).saturating_sub(first) as f64 * 1e-3;
+            let ts = trace.origin.saturating_add(start).saturating_sub(first) as f64 * 1e-3;
             events.push(Entry::Event(Event { name, cat, ph: "X", pid, tid: 0, ts, dur: length as f64 * 1e-3 }));
         };
         for &(layer, start, length) in &trace.layers {
-            let info = &program.layers[layer];
-            push(&info.name, &info.op, start, length);
+            if let Some(info) = program.layers.get(layer) {
+                push(&info.name, &info.op, start, length);
+            }
         }
         let begin = trace.layers.first().map_or(u64::MAX, |l| l.1);
         for span in trace.spans.iter().filter(|s| s.start >= begin) {

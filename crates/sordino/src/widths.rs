@@ -33,6 +33,15 @@ const CANDIDATES: [Widths; 8] = [
 /// The oracle rounds exactly; a protocol's truncation may be off by up to one unit instead of half of one.
 const ROUNDING: f64 = 2.0;
 
+/// Widths chosen under a budget, and the margin they were chosen with.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Chosen {
+    /// The rings.
+    pub widths: Widths,
+    /// Room above the calibrated ranges, as a factor.
+    pub margin: f64,
+}
+
 /// Widths and the error they lead to.
 #[derive(Clone, Copy, Debug)]
 pub struct Trial {
@@ -56,7 +65,7 @@ pub fn choose(
 ) -> Result<Vec<Trial>> {
     let want = samples
         .iter()
-        .map(|s| Ok(float::evaluate(&typed.reference, s, |_, _| ())?.swap_remove(0).data))
+        .map(|s| Ok(float::evaluate(&typed.reference, s, |_, _| ())?.into_iter().map(|t| t.data).collect()))
         .collect::<Result<Vec<_>>>()?;
     let mut trials = vec![];
     for widths in CANDIDATES {
@@ -79,7 +88,7 @@ fn error_of(
     ranges: &Ranges,
     options: &Options,
     samples: &[Vec<Tensor>],
-    want: &[Vec<f32>],
+    want: &[Vec<Vec<f32>>],
 ) -> Result<f64> {
     let (program, secrets) = match compiled(typed, ranges, options) {
         Ok(compiled) => compiled,
@@ -99,7 +108,12 @@ fn error_of(
             return Ok(f64::INFINITY);
         }
         let outputs: Vec<Vec<i64>> = opened.into_iter().map(Option::unwrap_or_default).collect();
-        got.push(decode_outputs(&program, &outputs).swap_remove(0).data);
+        got.push(decode_outputs(&program, &outputs));
     }
-    Ok(check(&got, want).mean_rel_err)
+    // The worst of the outputs counts.
+    let of = |i: usize| {
+        let rows = |i: usize| got.iter().map(|g| g[i].data.clone()).collect::<Vec<_>>();
+        check(&rows(i), &want.iter().map(|w| w[i].clone()).collect::<Vec<_>>()).mean_rel_err
+    };
+    Ok((0..program.outputs.len()).map(of).fold(0.0, f64::max))
 }

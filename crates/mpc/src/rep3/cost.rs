@@ -101,6 +101,18 @@ pub fn relu(n: usize, out: Width, settings: Settings) -> Cost {
     }
 }
 
+/// A value where a bit is set, else zero.
+#[must_use]
+pub fn select(n: usize, out: Width, settings: Settings) -> Cost {
+    let narrow = settings.narrow_bits;
+    match out {
+        Width::Narrow => deal(n, 0, &[narrow; 2]) + remask(n, narrow),
+        Width::Wide => {
+            deal(n, 0, &[narrow, narrow, settings.most_shift()]) + exchange(n, 1) + remask(n, settings.wide_bits)
+        }
+    }
+}
+
 /// Narrow to wide. The deal and the exchange do not depend on each other: one round.
 #[must_use]
 pub fn extend(n: usize, settings: Settings) -> Cost {
@@ -130,6 +142,8 @@ mod tests {
             (bits(relu(n, Width::Wide, set)), 385.0),
             (bits(extend(n, set)), 162.0),
             (bits(inject(n, set)), 192.0),
+            (bits(select(n, Width::Narrow, set)), 128.0),
+            (bits(select(n, Width::Wide, set)), 226.0),
         ];
         // Narrower rings cost less: a linear layer's output and its ReLU 481 bits, 397 and 348.
         for (narrow_bits, wide_bits, want) in [(32, 64, 481.0), (28, 52, 397.0), (24, 48, 348.0)] {

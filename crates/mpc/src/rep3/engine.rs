@@ -228,6 +228,14 @@ impl<D: Device> Protocol for Rep3<D> {
         Ok(self.dev.prepare(&w.0, &w.1, op, true))
     }
 
+    fn pack(&self, weights: &Shared<D>, op: &Conv2d) -> Result<D::Panel> {
+        let w = weights.as_wide()?;
+        if weights.shape.len() != op.weight().len() {
+            return Err(Error::Usage(format!("{} elements as weights of {}", weights.shape, op.weight())));
+        }
+        Ok(self.dev.prepare(&w.0, &w.1, op, true))
+    }
+
     fn constant(&self, values: &[i64], shape: &Shape, width: Width) -> Shared<D> {
         fn pair<D: Device, W: Word>(dev: &D, me: usize, values: &[i64]) -> Pair<D, W> {
             let component =
@@ -288,8 +296,11 @@ impl<D: Device> Protocol for Rep3<D> {
     fn inject(&self, at: Step, bit: &Bits<D>) -> Result<Shared<D>> {
         self.inject_bits(&at, bit)
     }
-    fn relu(&self, at: Step, x: &Shared<D>, out: Width) -> Result<Shared<D>> {
+    fn relu_with_bit(&self, at: Step, x: &Shared<D>, out: Width) -> Result<(Shared<D>, Bits<D>)> {
         self.relu_shared(&at, x, out)
+    }
+    fn select(&self, at: Step, bit: &Bits<D>, x: &Shared<D>, out: Width) -> Result<Shared<D>> {
+        self.select_shared(&at, bit, x, out)
     }
     fn extend(&self, at: Step, x: &Shared<D>) -> Result<Shared<D>> {
         self.extend_shared(&at, x)

@@ -5,7 +5,7 @@ use super::engine::{Rep3, form};
 use super::keys::Side;
 use super::layout::{plane_words, thirds};
 use super::share::{Pair, Shared, local};
-use crate::{Local, Result, Step, Width};
+use crate::{Error, Local, Result, Step, Width};
 use sordino_net::{Message, Part, Segment};
 use sordino_ring::{Comparison, Device, Shape, ZipOp};
 
@@ -111,7 +111,7 @@ impl<D: Device> Rep3<D> {
     }
 
     /// max(x, 0): one deal carries the comparison, the selection and the extension.
-    pub(crate) fn relu_shared(&self, at: &Step, x: &Shared<D>, out: Width) -> Result<Shared<D>> {
+    pub(crate) fn relu_shared(&self, at: &Step, x: &Shared<D>, out: Width) -> Result<(Shared<D>, Bits<D>)> {
         let n = x.shape.len();
         let parts = thirds(n);
         let (me, prev, next) = (self.me, self.prev(), self.next());
@@ -147,16 +147,65 @@ impl<D: Device> Rep3<D> {
         let r2 = self.random::<u32>(Side::Next, at, "r", next, len);
         let q2 = self.random::<u32>(Side::Next, at, "q", next, len);
         let y2 = dev.select(&e[1], &v.second[0], &v.second[1], &r2, &q2);
-        match out {
-            Width::Narrow => Ok(Shared::narrow(x.shape.clone(), self.remask(at, n, y1, y2)?)),
-            Width::Wide => {
-                let product = next_part(self.settings.most_shift())?;
-                let masked = self.mask_tops(at, n, [&y1, &y2]);
-                let opened = self.exchange(at, "tops", [&masked[0], &masked[1]])?;
-                let [y1, y2] = self.widened(at, n, [&y1, &y2], &masked, &opened, &product);
-                Ok(Shared::wide(x.shape.clone(), self.remask(at, n, y1, y2)?))
-            }
+        let kept = Bits { shape: x.shape.clone(), rho, e };
+        let y = match out {
+            Width::Narrow => Shared::narrow(x.shape.clone(), self.remask(at, n, y1, y2)?),
+            Width::Wide => self.remask_wide(at, x.shape.clone(), [y1, y2], next_part(self.settings.most_shift())?)?,
+        };
+        Ok((y, kept))
+    }
+
+    /// Non-negative additive shares in the narrow ring to replicated ones in the wide ring, with the dealt share of
+    /// the product of the masks of their tops.
+    fn remask_wide(&self, at: &Step, shape: Shape, y: [D::Buf<u32>; 2], product: D::Buf<u32>) -> Result<Shared<D>> {
+        let n = shape.len();
+        let y = [&y[0], &y[1]];
+        let masked = self.mask_tops(at, n, y);
+        let opened = self.exchange(at, "tops", [&masked[0], &masked[1]])?;
+        let [y1, y2] = self.widened(at, n, y, &masked, &opened, &product);
+        Ok(Shared::wide(shape, self.remask(at, n, y1, y2)?))
+    }
+
+    /// bit ? x : 0 for a bit that is there already: the dealer shares rho and rho a, as in [`Rep3::relu_shared`].
+    pub(crate) fn select_shared(&self, at: &Step, bit: &Bits<D>, x: &Shared<D>, out: Width) -> Result<Shared<D>> {
+        let n = x.shape.len();
+        if bit.shape.len() != n {
+            return Err(Error::Usage(format!("{} bits select from {}", bit.shape, x.shape)));
         }
+        let parts = thirds(n);
+        let (me, prev, next) = (self.me, self.prev(), self.next());
+        let (dev, narrow) = (&self.dev, self.settings.narrow_bits);
+        let v = self.views(x.as_narrow()?, n, 0);
+        let r: D::Buf<u32> = dev.expand(&bit.rho, parts[me].1);
+        let q = dev.hadamard(&r, &v.a);
+        let sub = |x: &D::Buf<u32>, purpose: &str| {
+            let mask = self.random::<u32>(Side::Prev, at, purpose, me, parts[me].1);
+            self.outgoing(dev.zip(ZipOp::Sub, x, &mask), narrow)
+        };
+        let mut deal = vec![sub(&r, "r"), sub(&q, "q")];
+        let mut expect = vec![form(parts[prev].1, narrow); 2];
+        if out == Width::Wide {
+            deal.push(self.deal_widening(at, n));
+            expect.push(form(parts[prev].1, self.settings.most_shift()));
+        }
+        self.send(next, at, "deal", deal)?;
+        let mut dealt = self.recv(prev, at, "deal", &expect)?.into_iter();
+        let mut next_part = |bits: u32| -> Result<D::Buf<u32>> {
+            self.incoming(dealt.next().ok_or_else(wrong_form)?, parts[prev].1, bits)
+        };
+        let (r1, q1) = (next_part(narrow)?, next_part(narrow)?);
+        let y1 = dev.select(&bit.e[0], &v.first[0], &v.first[1], &r1, &q1);
+        let r2 = self.random::<u32>(Side::Next, at, "r", next, parts[next].1);
+        let q2 = self.random::<u32>(Side::Next, at, "q", next, parts[next].1);
+        let y2 = dev.select(&bit.e[1], &v.second[0], &v.second[1], &r2, &q2);
+        if out == Width::Narrow {
+            return Ok(Shared::narrow(x.shape.clone(), self.remask(at, n, y1, y2)?));
+        }
+        // An offset makes the selected value non-negative for the extension.
+        let offset = 1u32 << (narrow - 2);
+        let y1 = dev.affine(&y1, 1, offset);
+        let wide = self.remask_wide(at, x.shape.clone(), [y1, y2], next_part(self.settings.most_shift())?)?;
+        local(dev, me, &Local::Offset(-i64::from(offset)), &[&wide])
     }
 
     /// A signed narrow value in the wide ring: offset to non-negative, zero-extend, take the offset off.

@@ -40,6 +40,13 @@ pub(super) enum Pending {
     Done(Op),
     /// Terms, bias, and the real weights of each term.
     Linear { terms: Vec<(Slot, Rc<Tensor>, Conv2d)>, bias: Option<Rc<Tensor>>, channels: usize },
+    /// A convolution with computed weights; values join at the product's scale, times public reals. The
+    /// product itself is taken times `by`, which costs nothing: it is read at another scale.
+    Product { x: Slot, w: Slot, conv: Conv2d, by: f64, addends: Vec<(Slot, f64)> },
+    /// A sum of values times public reals, truncated once.
+    Blend(Vec<(Slot, f64)>),
+    /// `w - rate * v` at the scale of w, exactly.
+    Descend { w: Slot, v: Slot, rate: f64 },
     /// Product; a bias joins at the product's scale.
     Mul { x: Slot, y: Slot, bias: Option<Slot> },
     /// Times a public real, to the scale of the result.
@@ -68,11 +75,25 @@ pub(super) struct Builder {
     pub(super) layers: Vec<crate::program::LayerInfo>,
     pub(super) inputs: Vec<(String, Slot, Vec<usize>)>,
     pub(super) outputs: Vec<(String, Slot, Vec<usize>)>,
+    /// States: where they are read, where they are left, what they start as.
+    pub(super) states: Vec<(Slot, Slot, Tensor)>,
+    /// Values whose sign is kept, in order of their bits.
+    pub(super) kept: Vec<crate::network::ValueId>,
 }
 
 impl Builder {
     pub(super) fn new(options: Options) -> Self {
-        Self { options, values: vec![], steps: vec![], groups: vec![], layers: vec![], inputs: vec![], outputs: vec![] }
+        Self {
+            options,
+            values: vec![],
+            steps: vec![],
+            groups: vec![],
+            layers: vec![],
+            inputs: vec![],
+            outputs: vec![],
+            states: vec![],
+            kept: vec![],
+        }
     }
 
     fn group(&mut self, free: bool) -> usize {
@@ -108,6 +129,21 @@ impl Builder {
     pub(super) fn like(&mut self, x: Slot, ratio: f64, step: Pending, dims: &[usize], range: f64) -> Slot {
         let (group, own) = (self.values[x].group, self.values[x].ratio);
         self.push(step, dims, range, group, own * ratio, None)
+    }
+
+    /// A convolution of computed operands, at a power of two of the product of their ratios.
+    pub(super) fn product(
+        &mut self,
+        (x, w, conv): (Slot, Slot, Conv2d),
+        by: f64,
+        addends: Vec<(Slot, f64)>,
+        dims: &[usize],
+        range: f64,
+        cap: u32,
+    ) -> Slot {
+        let ratio = self.total_ratio(x) * self.total_ratio(w) / by;
+        let group = self.group(false);
+        self.push(Pending::Product { x, w, conv, by, addends }, dims, range, group, ratio, Some(cap))
     }
 
     /// The product of two values, at a power of two of the product of their ratios.

@@ -1,7 +1,7 @@
 //! Decides widths and scales, then turns every real constant into integers.
 
 use super::builder::{Builder, Pending};
-use crate::program::{Instruction, Op, Port, Program, SecretForm, Secrets, Slot, SlotInfo};
+use crate::program::{Instruction, Op, Port, Program, SecretForm, Secrets, Slot, SlotInfo, State};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 use sordino_ring::{Scale, Shape, encode};
@@ -10,6 +10,9 @@ use std::collections::BTreeMap;
 /// A value that is only ever wide has room for sums of many narrow ones: all but this many bits of its ring, which are
 /// left for a product's other factor.
 const FACTOR_BITS: f64 = 20.0;
+
+/// Fractional bits of the factors of a sum that is truncated once.
+const BLEND_BITS: u32 = 20;
 
 struct Finisher {
     b: Builder,
@@ -20,6 +23,7 @@ struct Finisher {
     slots: Vec<SlotInfo>,
     forms: Vec<SecretForm>,
     secrets: Vec<Vec<i64>>,
+    states: Vec<State>,
 }
 
 fn operands(step: &Pending) -> Vec<Slot> {
@@ -27,6 +31,9 @@ fn operands(step: &Pending) -> Vec<Slot> {
         Pending::Done(op) => op.operands(),
         Pending::Linear { terms, .. } => terms.iter().map(|t| t.0).collect(),
         Pending::Mul { x, y, bias } => [*x, *y].into_iter().chain(*bias).collect(),
+        Pending::Product { x, w, addends, .. } => [*x, *w].into_iter().chain(addends.iter().map(|a| a.0)).collect(),
+        Pending::Blend(terms) => terms.iter().map(|t| t.0).collect(),
+        Pending::Descend { w, v, .. } => vec![*w, *v],
         Pending::Rescale { x, .. }
         | Pending::MulPublic { x, .. }
         | Pending::Below { x, .. }
@@ -39,20 +46,26 @@ fn operands(step: &Pending) -> Vec<Slot> {
 
 fn takes_wide(step: &Pending) -> bool {
     match step {
-        Pending::Linear { .. } | Pending::Mul { .. } | Pending::Rescale { .. } | Pending::MulPublic { .. } => true,
+        Pending::Linear { .. }
+        | Pending::Product { .. }
+        | Pending::Blend(_)
+        | Pending::Mul { .. }
+        | Pending::Rescale { .. }
+        | Pending::MulPublic { .. } => true,
         Pending::Done(op) => op.takes_wide(),
         _ => false,
     }
 }
 
 fn takes_narrow(step: &Pending) -> bool {
-    matches!(step, Pending::Below { .. } | Pending::Done(Op::Relu { .. } | Op::Max { .. }))
+    matches!(step, Pending::Below { .. } | Pending::Done(Op::Relu { .. } | Op::Select { .. } | Op::Max { .. }))
 }
 
 fn is_local(step: &Pending) -> bool {
     match step {
         Pending::Done(op) => op.is_local(),
         Pending::Combine { .. } | Pending::CombineAtProduct { .. } | Pending::Offset { .. } => true,
+        Pending::Descend { .. } => true,
         _ => false,
     }
 }
@@ -66,7 +79,8 @@ fn makes_narrow(step: &Pending) -> bool {
 fn makes_wide(step: &Pending) -> bool {
     matches!(
         step,
-        Pending::Done(Op::Input(_) | Op::Secret(_))
+        Pending::Done(Op::Input(_) | Op::Secret(_) | Op::State(_))
+            | Pending::Descend { .. }
             | Pending::Secret(_)
             | Pending::SecretAtProduct { .. }
             | Pending::Below { .. }
@@ -84,6 +98,7 @@ pub(super) fn finish(b: Builder) -> Result<(Program, Secrets)> {
         slots: vec![],
         forms: vec![],
         secrets: vec![],
+        states: vec![],
         b,
     };
     f.choose_exponents()?;
@@ -100,7 +115,12 @@ pub(super) fn finish(b: Builder) -> Result<(Program, Secrets)> {
         scale: f.scale(*slot),
         limit: 2f64.powf((f.b.values[*slot].range * f.b.options.margin).log2().ceil()),
     };
+    for (read, left, start) in std::mem::take(&mut f.b.states) {
+        f.state(read, left, &start)?;
+    }
     let program = Program {
+        states: std::mem::take(&mut f.states),
+        bits: f.b.kept.len(),
         inputs: f.b.inputs.iter().map(|p| port(&f, p)).collect(),
         outputs: f.b.outputs.iter().map(|p| port(&f, p)).collect(),
         instructions: f.instructions,
@@ -115,6 +135,7 @@ pub(super) fn finish(b: Builder) -> Result<(Program, Secrets)> {
 /// Which values a consumer needs in the wide ring, backwards through local steps.
 fn widths(b: &Builder) -> Vec<bool> {
     let mut wide = vec![false; b.values.len()];
+    b.states.iter().for_each(|s| wide[s.1] = true);
     for (_, step, out) in b.steps.iter().rev() {
         if takes_wide(step) || (is_local(step) && wide[*out]) {
             for x in operands(step) {
@@ -198,21 +219,24 @@ impl Finisher {
     /// A product's shift must lie between 0 and the most possible: gives way where it does not.
     fn balance_products(&mut self) {
         let most = self.most_shift() as i32;
-        let products: Vec<(Slot, Slot, Slot)> = self
+        let products: Vec<(Slot, Slot, Slot, f64, i32)> = self
             .b
             .steps
             .iter()
             .filter_map(|(_, step, out)| match step {
-                Pending::Mul { x, y, .. } => Some((*x, *y, *out)),
+                Pending::Mul { x, y, .. } => Some((*x, *y, *out, 1.0, most)),
+                Pending::Product { x, w, conv, by, .. } => {
+                    Some((*x, *w, *out, *by, most - conv.gain().trailing_zeros() as i32))
+                }
                 _ => None,
             })
             .collect();
         let root = |f: &Self, s: Slot| f.b.root(f.b.values[s].group).0;
         for _ in 0..64 {
             let mut settled = true;
-            for &(x, y, out) in &products {
-                let shift = (self.scale(x) * self.scale(y) / self.scale(out)).log2().round() as i32;
-                let (group, by) = if shift < 0 {
+            for &(x, y, out, by, most) in &products {
+                let shift = (self.scale(x) * self.scale(y) / self.scale(out) / by).log2().round() as i32;
+                let (group, less) = if shift < 0 {
                     (root(self, out), -shift)
                 } else if shift > most {
                     let larger = if self.scale(x) > self.scale(y) { x } else { y };
@@ -222,7 +246,7 @@ impl Finisher {
                 };
                 settled = false;
                 if let Some(e) = self.exponents.get_mut(&group) {
-                    *e -= by;
+                    *e -= less;
                 }
             }
             if settled {
@@ -256,8 +280,54 @@ impl Finisher {
         self.instructions.push(Instruction { layer, op, out });
     }
 
-    fn shift_of(&self, x: Slot, y: Slot, out: Slot) -> u32 {
-        (self.scale(x) * self.scale(y) / self.scale(out)).log2().round().clamp(0.0, f64::from(self.most_shift())) as u32
+    fn shift_of(&self, layer: usize, x: Slot, y: Slot, out: Slot, by: f64, most: u32) -> Result<u32> {
+        let shift = (self.scale(x) * self.scale(y) / self.scale(out) / by).log2().round();
+        if (0.0..=f64::from(most)).contains(&shift) {
+            return Ok(shift as u32);
+        }
+        let why = "the scales of its operands and its result do not go together in these rings".into();
+        Err(Error::Range { layer: self.b.layers[layer].name.clone(), why })
+    }
+
+    /// A state's first value, shared by the model owner.
+    fn state(&mut self, read: Slot, left: Slot, start: &Tensor) -> Result<()> {
+        let layer = self.b.steps.iter().find(|s| s.2 == read).map_or(0, |s| s.0);
+        let values = self.encode(layer, &start.data, self.scale(read))?;
+        let start = self.secret(SecretForm::Tensor(self.slots[read].shape.clone()), values);
+        self.states.push(State { read, left, start });
+        Ok(())
+    }
+
+    /// A wide value times a public integer.
+    fn scaled(&mut self, layer: usize, x: Slot, factor: i64) -> Slot {
+        let scale = self.slots[x].scale * factor as f64;
+        self.slots.push(SlotInfo { shape: self.slots[x].shape.clone(), scale, wide: true });
+        let slot = self.slots.len() - 1;
+        self.push(layer, Op::Scale { x, factor }, slot);
+        slot
+    }
+
+    /// The sum of values times reals at a scale; values of one shape.
+    fn sum(&mut self, layer: usize, terms: &[(Slot, f64)], scale: f64) -> Result<Option<Slot>> {
+        let mut sum: Option<Slot> = None;
+        for &(x, by) in terms {
+            let factor = self.number(layer, by, scale / self.scale(x))?;
+            if factor == 0 {
+                continue;
+            }
+            let y = self.scaled(layer, x, factor);
+            sum = Some(match sum {
+                None => y,
+                Some(x) => {
+                    let info = SlotInfo { shape: self.slots[y].shape.clone(), scale, wide: true };
+                    self.slots.push(info);
+                    let slot = self.slots.len() - 1;
+                    self.push(layer, Op::Add { x, y }, slot);
+                    slot
+                }
+            });
+        }
+        Ok(sum)
     }
 
     fn integers(&self, layer: usize, values: &[f64], scale: f64) -> Result<Vec<i64>> {
@@ -266,10 +336,35 @@ impl Finisher {
 
     fn emit(&mut self, layer: usize, step: &Pending, out: Slot) -> Result<()> {
         let op = match step {
-            Pending::Done(Op::Relu { x, .. }) => Op::Relu { x: *x, wide: self.wide[out] },
+            Pending::Done(Op::Relu { x, keep, .. }) => Op::Relu { x: *x, wide: self.wide[out], keep: *keep },
+            Pending::Done(Op::Select { x, bit, .. }) => Op::Select { x: *x, bit: *bit, wide: self.wide[out] },
             Pending::Done(op) => op.clone(),
             Pending::Linear { .. } => self.linear(layer, step, out)?,
-            Pending::Mul { x, y, bias } => Op::Mul { x: *x, y: *y, bias: *bias, shift: self.shift_of(*x, *y, out) },
+            Pending::Product { x, w, conv, by, addends } => {
+                let most = self.most_shift() - conv.gain().trailing_zeros();
+                let shift = self.shift_of(layer, *x, *w, out, *by, most)?;
+                let bias = self.sum(layer, addends, self.scale(out) * 2f64.powi(shift as i32))?;
+                Op::Product { x: *x, w: *w, conv: *conv, bias, shift }
+            }
+            Pending::Blend(terms) => {
+                let shift = BLEND_BITS.min(self.most_shift());
+                let sum = self.sum(layer, terms, self.scale(out) * 2f64.powi(shift as i32))?;
+                let x = sum.ok_or_else(|| Error::Model("a sum without terms".into()))?;
+                Op::Rescale { x, factor: 1, shift }
+            }
+            Pending::Descend { w, v, rate } => {
+                let factor = self.number(layer, *rate, self.scale(*w) / self.scale(*v))?;
+                if factor == 0 {
+                    let name = self.b.layers[layer].name.clone();
+                    let why = format!("a learning rate of {rate} is below the weights' resolution");
+                    return Err(Error::Range { layer: name, why });
+                }
+                let y = self.scaled(layer, *v, factor);
+                Op::Sub { x: *w, y }
+            }
+            Pending::Mul { x, y, bias } => {
+                Op::Mul { x: *x, y: *y, bias: *bias, shift: self.shift_of(layer, *x, *y, out, 1.0, self.most_shift())? }
+            }
             Pending::Rescale { x, by } => {
                 // As many bits of the factor as keep the product within the ring.
                 let factor = by * self.scale(out) / self.scale(*x);

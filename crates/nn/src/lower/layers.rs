@@ -25,15 +25,27 @@ fn reorder<T: Copy>(list: &[T]) -> Vec<T> {
     if list.len() == 4 { vec![list[0], list[2], list[3], list[1]] } else { list.to_vec() }
 }
 
-pub(super) fn lower(net: &Network, ranges: &Ranges, b: &mut Builder) -> Result<()> {
+/// `start` are the first values of the states, which are the last inputs and the last outputs of the network.
+pub(super) fn lower(net: &Network, ranges: &Ranges, start: &[Tensor], b: &mut Builder) -> Result<()> {
+    let data = net.inputs.len() - start.len();
     let mut slots: Vec<Option<Slot>> = vec![None; net.shapes.len()];
     b.layers.push(LayerInfo { name: "input".into(), op: "Input".into(), result: None });
     for (i, &id) in net.inputs.iter().enumerate() {
         let range = ranges.0.get(&net.names[id]).copied().unwrap_or(1.0);
-        let slot = b.source(Pending::Done(Op::Input(i)), &physical(&net.shapes[id]), range, b.cap());
-        b.inputs.push((net.names[id].clone(), slot, net.shapes[id].clone()));
-        slots[id] = Some(slot);
+        let dims = physical(&net.shapes[id]);
+        slots[id] = Some(match i.checked_sub(data) {
+            None => {
+                let slot = b.source(Pending::Done(Op::Input(i)), &dims, range, b.cap());
+                b.inputs.push((net.names[id].clone(), slot, net.shapes[id].clone()));
+                slot
+            }
+            Some(state) => {
+                let cap = super::training::state_cap(state);
+                b.source(Pending::Done(Op::State(state)), &dims, range.max(1e-3), cap)
+            }
+        });
     }
+    b.kept = super::training::kept(net);
     let fused = sums_of_linears(net);
     for (index, node) in net.nodes.iter().enumerate() {
         if fused.iter().any(|f| f.parts.contains(&index)) {
@@ -55,7 +67,13 @@ pub(super) fn lower(net: &Network, ranges: &Ranges, b: &mut Builder) -> Result<(
         }
     }
     b.layers.push(LayerInfo { name: "output".into(), op: "Output".into(), result: None });
-    for (name, id) in &net.outputs {
+    let answers = net.outputs.len() - start.len();
+    let ends = net.inputs[data..].iter().zip(&net.outputs[answers..]).zip(start);
+    for ((&read, (_, left)), start) in ends {
+        let start = if start.dims.len() == 4 { start.permute(&[0, 2, 3, 1]) } else { start.clone() };
+        b.states.push((operand(&slots, read)?, operand(&slots, *left)?, start));
+    }
+    for (name, id) in &net.outputs[..answers] {
         let slot = row_major(b, operand(&slots, *id)?, &net.shapes[*id]);
         b.outputs.push((name.clone(), slot, net.shapes[*id].clone()));
     }
@@ -82,7 +100,7 @@ fn sums_of_linears(net: &Network) -> Vec<Fused> {
     adds.filter_map(|(sum, n)| Some(Fused { sum, parts: vec![maker(n.inputs[0])?, maker(n.inputs[1])?] })).collect()
 }
 
-fn conv2d(window: &Window, groups: usize, input: &[usize], cout: usize) -> Conv2d {
+pub(super) fn conv2d(window: &Window, groups: usize, input: &[usize], cout: usize) -> Conv2d {
     let Window { kernel, stride, dilation, pad } = *window;
     Conv2d { n: input[0], h: input[1], w: input[2], cin: input[3], cout, kernel, stride, dilation, pad, groups }
 }
@@ -132,7 +150,14 @@ fn layer(net: &Network, node: &LayerNode, slots: &[Option<Slot>], range: f64, b:
         Layer::Conv { .. } | Layer::MatMul { .. } => linear(net, &[node], slots, range, b)?,
         Layer::BatchNorm { .. } => return Err(Error::Model("batch norms must be folded before lowering".into())),
         Layer::Affine { scale, shift } => affine(b, x, scale, shift, range),
-        Layer::Relu => relu(b, x),
+        Layer::Relu => {
+            let keep = b.kept.iter().position(|&v| v == node.inputs[0]);
+            relu_with(b, x, keep)
+        }
+        Layer::Training(training) => {
+            let operands = node.inputs.iter().map(|&id| operand(slots, id)).collect::<Result<Vec<_>>>()?;
+            super::training::layer(b, training, &operands, node, &dims, range)?
+        }
         Layer::Clip { lo, hi } => clip(b, x, *lo, *hi, range),
         Layer::LeakyRelu(alpha) => {
             // x + (alpha - 1) min(x, 0) = alpha x + (1 - alpha) max(x, 0)
@@ -242,8 +267,13 @@ fn layer(net: &Network, node: &LayerNode, slots: &[Option<Slot>], range: f64, b:
 }
 
 fn relu(b: &mut Builder, x: Slot) -> Slot {
+    relu_with(b, x, None)
+}
+
+/// A ReLU that may keep its bit.
+fn relu_with(b: &mut Builder, x: Slot, keep: Option<usize>) -> Slot {
     let (dims, range) = (b.dims(x), b.range(x));
-    b.like(x, 1.0, Pending::Done(Op::Relu { x, wide: false }), &dims, range)
+    b.like(x, 1.0, Pending::Done(Op::Relu { x, wide: false, keep }), &dims, range)
 }
 
 fn add(b: &mut Builder, x: Slot, y: Slot, range: f64) -> Slot {
@@ -257,12 +287,12 @@ fn offset(b: &mut Builder, x: Slot, addend: f64) -> Slot {
     b.like(x, 1.0, Pending::Offset { x, addend }, &dims, range)
 }
 
-fn reshape(b: &mut Builder, x: Slot, dims: &[usize]) -> Slot {
+pub(super) fn reshape(b: &mut Builder, x: Slot, dims: &[usize]) -> Slot {
     let range = b.range(x);
     b.like(x, 1.0, Pending::Done(Op::Reshape { x, dims: dims.to_vec() }), dims, range)
 }
 
-fn permute(b: &mut Builder, x: Slot, perm: &[usize]) -> Slot {
+pub(super) fn permute(b: &mut Builder, x: Slot, perm: &[usize]) -> Slot {
     let (dims, range) = (b.dims(x), b.range(x));
     let view = View::Permute { dims, perm: perm.to_vec() };
     let out = view.out();
@@ -403,7 +433,7 @@ fn tree(b: &mut Builder, level: &mut Vec<Slot>) -> Slot {
 }
 
 /// Sums over `size` neighbours in each line of `[lines, length, 1, 1]`, with zeros before and after it.
-fn line_sums(b: &mut Builder, x: Slot, size: usize, pad: [usize; 2], range: f64) -> Slot {
+pub(super) fn line_sums(b: &mut Builder, x: Slot, size: usize, pad: [usize; 2], range: f64) -> Slot {
     let window = Window { kernel: [size, 1], stride: [1, 1], dilation: [1, 1], pad: [pad[0], 0, pad[1], 0] };
     let op = conv2d(&window, 1, &b.dims(x), 1);
     b.like(x, 1.0, Pending::Done(Op::WindowSum { x, windows: WindowSum(op) }), op.output().dims(), range)

@@ -4,6 +4,7 @@ mod builder;
 mod finish;
 mod layers;
 mod spline;
+mod training;
 
 use crate::network::Network;
 use crate::program::{Program, Secrets};
@@ -51,6 +52,14 @@ impl Ranges {
         Ok(ranges)
     }
 
+    /// The larger of two ranges for every value.
+    pub fn merge(&mut self, other: &Self) {
+        for (name, &range) in &other.0 {
+            let mine = self.0.entry(name.clone()).or_default();
+            *mine = mine.max(range);
+        }
+    }
+
     fn add(&mut self, name: &str, x: &Tensor) {
         let range = self.0.entry(name.to_string()).or_default();
         *range = range.max(f64::from(x.max_abs()));
@@ -79,6 +88,21 @@ pub fn compile(net: &Network, ranges: &Ranges, options: &Options) -> Result<(Pro
         }
     }
     let mut builder = builder::Builder::new(options.clone());
-    layers::lower(net, ranges, &mut builder)?;
+    layers::lower(net, ranges, &[], &mut builder)?;
+    finish::finish(builder)
+}
+
+/// Compiles one step of training ([`crate::training::step`]) with calibrated ranges. The states it starts from are among
+/// the secrets.
+///
+/// # Errors
+/// As for [`compile`].
+pub fn compile_step(
+    step: &crate::training::TrainingStep,
+    ranges: &Ranges,
+    options: &Options,
+) -> Result<(Program, Secrets)> {
+    let mut builder = builder::Builder::new(options.clone());
+    layers::lower(&step.net, ranges, &step.start, &mut builder)?;
     finish::finish(builder)
 }

@@ -39,6 +39,12 @@ impl Function {
         let f = |x: f64| 1.0 / (1.0 + (-x).exp());
         Self { f: Box::new(f), lo: -r, hi: r, origin: None, ends: [f(-r), f(r)] }
     }
+    /// -log(x) from 2^-12 to a little over one.
+    pub(super) fn negative_log() -> Self {
+        let f = |x: f64| -x.ln();
+        let (lo, hi) = (2f64.powi(-12), 1.02);
+        Self { f: Box::new(f), lo, hi, origin: Some(0.0), ends: [f(lo), f(hi)] }
+    }
     /// tanh.
     pub(super) fn tanh(range: f64) -> Self {
         let r = range.clamp(0.5, 7.5);

@@ -3,7 +3,7 @@
 use super::{Inputs, input_dims, print};
 use clap::Args;
 use sordino::model::{self, Calibration};
-use sordino::widths::{self, Widths};
+use sordino::widths::{self, Chosen, Widths};
 use sordino::{Error, Result};
 use sordino_nn::{Options, Ranges, Tensor};
 use std::path::{Path, PathBuf};
@@ -25,6 +25,9 @@ pub(crate) struct CalibrateArgs {
     /// 0.02; later runs take them from the calibration. Narrower rings send less.
     #[arg(long, value_name = "PERCENT")]
     error_budget: Option<f64>,
+    /// Room above the ranges that the widths are chosen with, as a factor.
+    #[arg(long, default_value_t = 2.0, requires = "error_budget")]
+    margin: f64,
 }
 
 /// Where a model's calibration is looked for.
@@ -46,11 +49,15 @@ impl CalibrateArgs {
             if !(budget > 0.0 && budget.is_finite()) {
                 return Err(Error::Usage(format!("--error-budget {budget} must be a positive number of percent")));
             }
+            if !(1.0..=1e6).contains(&self.margin) {
+                return Err(Error::Usage(format!("--margin {} must be at least 1", self.margin)));
+            }
+            let options = Options { margin: self.margin, ..Options::default() };
             let few = &samples[..samples.len().min(BUDGET_SAMPLES)];
-            for trial in widths::choose(&typed, &ranges, &Options::default(), few, budget / 100.0)? {
+            for trial in widths::choose(&typed, &ranges, &options, few, budget / 100.0)? {
                 let Widths { narrow, wide } = trial.widths;
                 text += &format!("rings of {narrow} and {wide} bits: expected error {:.6} %\n", 100.0 * trial.error);
-                chosen = Some(trial.widths);
+                chosen = Some(Chosen { widths: trial.widths, margin: self.margin });
             }
         }
         Calibration { samples: samples.len(), ranges, widths: chosen }.write(&output)?;

@@ -9,7 +9,7 @@ mod zoo;
 
 use clap::{Args, Parser, Subcommand};
 use sordino::inputs::Preprocess;
-use sordino::widths::Widths;
+use sordino::widths::Chosen;
 use sordino::{Error, Result};
 use sordino_mpc::Settings;
 use sordino_net::LinkModel;
@@ -97,7 +97,7 @@ pub(crate) struct Compile {
     narrow_bits: Option<u32>,
     /// Width of the ring of products, at most 32 more than the other; fewer bits leave weights fewer fractional bits
     /// [default: the calibration's choice, else 64].
-    #[arg(long, value_parser = clap::value_parser!(u32).range(24..=64))]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(36..=64))]
     wide_bits: Option<u32>,
     /// Room above the calibrated ranges, as a factor.
     #[arg(long, default_value_t = 2.0)]
@@ -111,12 +111,22 @@ pub(crate) struct Compile {
 }
 
 impl Compile {
-    fn options(&self, calibrated: Option<Widths>) -> Result<Options> {
+    fn options(&self, calibrated: Option<Chosen>) -> Result<Options> {
         if !(1.0..=1e6).contains(&self.margin) {
             return Err(Error::Usage(format!("--margin {} must be at least 1", self.margin)));
         }
         // A width from the command line sets aside the calibration's choice, which was made for both.
         let calibrated = calibrated.filter(|_| self.narrow_bits.is_none() && self.wide_bits.is_none());
+        if let Some(chosen) = calibrated {
+            let other = self.margin != chosen.margin || self.frac_bits != 20 || self.weight_bits.is_some();
+            if other {
+                return Err(Error::Usage(format!(
+                    "the calibration's widths keep their error for --margin {} without --frac-bits and --weight-bits; name --narrow-bits to set them aside",
+                    chosen.margin
+                )));
+            }
+        }
+        let calibrated = calibrated.map(|c| c.widths);
         let narrow_bits = self.narrow_bits.or(calibrated.map(|w| w.narrow)).unwrap_or(32);
         let wide_bits = self.wide_bits.or(calibrated.map(|w| w.wide)).unwrap_or(64).min(narrow_bits + 32);
         let settings = Settings { faithful: self.faithful, narrow_bits, wide_bits };

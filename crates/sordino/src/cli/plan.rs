@@ -130,7 +130,7 @@ impl PlanArgs {
             );
         }
         text += &format!(
-            "{} sent by all parties, {} rounds, at most {:.0} MB of memory per party, about {:.2} s on this machine and link\n",
+            "{} sent by all parties, {} rounds, at most about {:.0} MB of memory per party, about {:.2} s on this machine and link\n",
             human_bytes(planned.bytes),
             planned.rounds,
             planned.peak_memory_mb,

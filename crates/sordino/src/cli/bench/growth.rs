@@ -88,7 +88,8 @@ impl Growth {
             let depth = Series { name: self.depths.join(", "), points: points(&|l| self.depths.contains(&l.name)) };
             batches.chain([depth]).collect()
         };
-        let plots: [(&str, &str, &dyn Fn(&Line) -> f64); 3] = [
+        type Figure<'a> = &'a dyn Fn(&Line) -> f64;
+        let plots: [(&str, &str, Figure<'_>); 3] = [
             ("seconds", "seconds", &|l| l.measured.seconds),
             ("megabytes", "MB sent", &|l| l.measured.bytes.payload as f64 / 1e6),
             ("memory", "MB per party", &|l| l.measured.peak_rss_mb),
