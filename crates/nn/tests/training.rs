@@ -139,14 +139,16 @@ fn the_compiled_step_follows_floats() {
         floats = next;
         worst = worst.max((got - want).abs());
     }
-    assert!(worst < 0.01, "loss differs by {worst}");
+    assert!(worst < 0.002, "loss differs by {worst}");
     for (i, want) in floats.iter().enumerate() {
         let integers = loaded.open_state(&clear, at.child("open"), i).unwrap().unwrap();
         let got: Vec<f32> =
             integers.iter().map(|&v| (v as f64 / program.slots[program.states[i].read].scale) as f32).collect();
         let want = if want.dims.len() == 4 { want.permute(&[0, 2, 3, 1]) } else { want.clone() };
         let error = got.iter().zip(&want.data).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        assert!(error < 0.01 * (1.0 + want.max_abs()), "state {i}: {error}");
+        // A ReLU that falls to the other side of zero moves a velocity of so small a batch.
+        let limit = if i % 2 == 0 { 0.005 } else { 0.03 };
+        assert!(error < limit, "state {i}: {error}");
     }
     // The plan runs it too.
     let plan = Plan::new(program.settings);

@@ -10,6 +10,7 @@ pub mod report;
 pub mod session;
 pub mod tls;
 pub mod trace;
+pub mod training;
 pub mod widths;
 
 pub use error::{Error, Result};

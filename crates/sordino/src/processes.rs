@@ -2,7 +2,7 @@
 
 use crate::party::{Assignment, Said, connect};
 use crate::report::EndReport;
-use crate::session::{Driven, Shared, drive};
+use crate::session::{Driven, Owner, Shared, drive};
 use crate::tls::{Authority, Ends};
 use crate::{Error, Result};
 use sordino_net::{Endpoint, LinkModel};
@@ -110,7 +110,7 @@ pub fn run(
     shared: Shared<'_>,
     setup: &Processes,
     secrets: &Secrets,
-    inputs: &[Vec<Vec<i64>>],
+    owner: &mut dyn Owner,
     progress: &AtomicU64,
 ) -> Result<(Driven, Vec<EndReport>)> {
     let certificate = |e: rcgen::Error| Error::Session(format!("cannot make certificates: {e}"));
@@ -164,7 +164,7 @@ pub fn run(
         scope.spawn(move || supervise(&hears, heard, children, setup, done, progress));
         let driven = connect(Endpoint::CLIENT, &ends, None, &addresses, setup.link, patient)
             .map_err(|e| e.to_string())
-            .and_then(|net| drive(shared, net, secrets, inputs).map_err(|e| e.to_string()));
+            .and_then(|net| drive(shared, net, secrets, owner).map_err(|e| e.to_string()));
         // The supervisor goes on until the children's last words are heard.
         done.store(true, Ordering::Relaxed);
         driven

@@ -64,7 +64,25 @@ pub fn serve(shared: Shared<'_>, net: Net, threads: usize, progress: &AtomicU64)
         })?;
         marks.end_run();
     }
-    Ok(marks.report())
+    let report = marks.report();
+    for state in 0..shared.program.states.len() {
+        loaded.open_state(&server, at.child("state"), state)?;
+    }
+    Ok(report)
+}
+
+/// What the client does around each run.
+pub trait Owner {
+    /// The encoded inputs of a run.
+    fn inputs(&mut self, run: usize) -> sordino_nn::Result<Vec<Vec<i64>>>;
+    /// A run's outputs have been opened.
+    fn opened(&mut self, _run: usize, _outputs: &[Vec<i64>], _seconds: f64) {}
+}
+
+impl Owner for &[Vec<Vec<i64>>] {
+    fn inputs(&mut self, run: usize) -> sordino_nn::Result<Vec<Vec<i64>>> {
+        Ok(self.get(run).cloned().unwrap_or_default())
+    }
 }
 
 /// What the client ends with.
@@ -73,15 +91,17 @@ pub struct Driven {
     pub outputs: Vec<Vec<Vec<i64>>>,
     /// Seconds of every run: from the first share sent to the last output opened.
     pub seconds: Vec<f64>,
+    /// Integers of every state at the end.
+    pub states: Vec<Vec<i64>>,
     /// Traffic.
     pub report: EndReport,
 }
 
-/// Runs the client: shares the model, then each input, and opens the outputs.
+/// Runs the client: shares the model, then each input, and opens the outputs; at the end the states, to the model's owner.
 ///
 /// # Errors
 /// Those of the protocol.
-pub fn drive(shared: Shared<'_>, net: Net, secrets: &Secrets, inputs: &[Vec<Vec<i64>>]) -> sordino_nn::Result<Driven> {
+pub fn drive(shared: Shared<'_>, net: Net, secrets: &Secrets, owner: &mut dyn Owner) -> sordino_nn::Result<Driven> {
     let client = Client::new(net, shared.program.settings);
     let mut at = Step::root(shared.session);
     let loaded = Loaded::load(&client, at.child("load"), shared.program, Some(secrets))?;
@@ -90,15 +110,23 @@ pub fn drive(shared: Shared<'_>, net: Net, secrets: &Secrets, inputs: &[Vec<Vec<
     }
     client.net().reset_meter();
     let (mut outputs, mut seconds, mut marks) = (vec![], vec![], Marks::new(client.net(), false));
-    for input in inputs {
+    for run in 0..shared.runs {
+        let input = owner.inputs(run)?;
         let started = Instant::now();
         marks.run();
-        let opened = loaded.run(&client, at.child("run"), Some(input), |layer| marks.layer(layer))?;
+        let opened = loaded.run(&client, at.child("run"), Some(&input), |layer| marks.layer(layer))?;
         marks.end_run();
         seconds.push(started.elapsed().as_secs_f64());
-        outputs.push(opened.into_iter().map(Option::unwrap_or_default).collect());
+        let opened: Vec<Vec<i64>> = opened.into_iter().map(Option::unwrap_or_default).collect();
+        owner.opened(run, &opened, started.elapsed().as_secs_f64());
+        outputs.push(opened);
     }
-    Ok(Driven { outputs, seconds, report: marks.report() })
+    let report = marks.report();
+    let mut states = vec![];
+    for state in 0..shared.program.states.len() {
+        states.push(loaded.open_state(&client, at.child("state"), state)?.unwrap_or_default());
+    }
+    Ok(Driven { outputs, seconds, states, report })
 }
 
 /// Attributes time, bytes and rounds to runs and layers.
@@ -177,7 +205,7 @@ pub fn in_process(
     shared: Shared<'_>,
     setup: &InProcess,
     secrets: &Secrets,
-    inputs: &[Vec<Vec<i64>>],
+    owner: &mut dyn Owner,
     progress: &AtomicU64,
 ) -> Result<(Driven, Vec<EndReport>)> {
     let mut ends: Vec<BTreeMap<Endpoint, Box<dyn Link>>> = (0..4).map(|_| BTreeMap::new()).collect();
@@ -204,7 +232,7 @@ pub fn in_process(
                 })
             })
             .collect();
-        let driven = drive(shared, Net::new(Endpoint::CLIENT, client), secrets, inputs);
+        let driven = drive(shared, Net::new(Endpoint::CLIENT, client), secrets, owner);
         let mut reports = vec![];
         for server in servers {
             match server.join() {

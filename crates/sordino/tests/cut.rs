@@ -79,7 +79,8 @@ fn run(bytes: usize) -> (Vec<Result<EndReport, Error>>, Result<usize, Error>) {
                 scope.spawn(move || serve(shared, link(i as u8, Some(listener), to), 1, &AtomicU64::new(0)))
             })
             .collect();
-        let client = drive(shared, link(3, None, addresses), &secrets, &[input]).map(|d| d.outputs.len());
+        let client =
+            drive(shared, link(3, None, addresses), &secrets, &mut [input].as_slice()).map(|d| d.outputs.len());
         (servers.into_iter().map(|s| s.join().unwrap()).collect(), client)
     })
 }

@@ -1,7 +1,7 @@
 //! `sordino infer`.
 
-use super::{Compile, Inputs, LinkArg, human_bytes, input_dims, parse_link, positive, print};
-use clap::{Args, ValueEnum};
+use super::{Compile, Inputs, LinkArg, Parties, human_bytes, input_dims, parse_link, positive, print};
+use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use sordino::model::{self, Calibration, Typed};
 use sordino::processes::{self, Processes};
@@ -19,15 +19,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-
-/// Where the parties run.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Parties {
-    /// Threads of this process, talking through memory.
-    InProcess,
-    /// Three child processes over loopback TCP with mutual TLS and throw-away certificates.
-    Processes,
-}
 
 /// Arguments of `infer`.
 #[derive(Args)]
@@ -141,7 +132,7 @@ impl Infer {
                         std::process::exit(130);
                     });
                     let setup = InProcess { link: self.link.0, deadline, threads };
-                    in_process(shared, &setup, secrets, inputs, &progress)
+                    in_process(shared, &setup, secrets, &mut &*inputs, &progress)
                 }
                 Parties::Processes => {
                     let interrupted = Arc::new(AtomicBool::new(false));
@@ -149,7 +140,7 @@ impl Infer {
                     // Without a handler an interrupt still ends everything: the children notice that we are gone.
                     let _ = ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed));
                     let setup = Processes { link: self.link.0, deadline, threads, interrupted };
-                    processes::run(shared, &setup, secrets, inputs, &progress)
+                    processes::run(shared, &setup, secrets, &mut &*inputs, &progress)
                 }
             };
             finished.store(true, Ordering::Relaxed);

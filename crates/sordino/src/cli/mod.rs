@@ -5,9 +5,10 @@ mod calibrate;
 mod infer;
 mod inspect;
 mod plan;
+mod train;
 mod zoo;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use sordino::inputs::Preprocess;
 use sordino::widths::Chosen;
 use sordino::{Error, Result};
@@ -38,6 +39,8 @@ pub(crate) struct Cli {
 enum Command {
     /// Run a model on inputs, privately.
     Infer(infer::Infer),
+    /// Train a model on data, privately.
+    Train(Box<train::Train>),
     /// Say what a run will send, how many rounds it takes and how much memory it needs, before running anything.
     Plan(plan::PlanArgs),
     /// Describe a model: inputs, outputs, layers, and whether everything is supported.
@@ -51,6 +54,15 @@ enum Command {
     /// A server as a child process; started by infer --parties processes.
     #[command(hide = true)]
     Party,
+}
+
+/// Where the parties run.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Parties {
+    /// Threads of this process, talking through memory.
+    InProcess,
+    /// Three child processes over loopback TCP with mutual TLS and throw-away certificates.
+    Processes,
 }
 
 /// A link by name or by numbers.
@@ -197,6 +209,7 @@ pub(crate) fn main() -> u8 {
     tracing_subscriber::fmt().with_max_level(cli.log).with_writer(std::io::stderr).init();
     let result = match cli.command {
         Command::Infer(args) => args.run(),
+        Command::Train(args) => args.run(),
         Command::Plan(args) => args.run(),
         Command::Inspect(args) => args.run(),
         Command::Calibrate(args) => args.run(),

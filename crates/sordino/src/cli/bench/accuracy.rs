@@ -151,7 +151,7 @@ impl Accuracy {
             deadline: Duration::from_secs(600),
             threads: self.common.threads(),
         };
-        let (driven, _) = in_process(shared, &setup, &job.secrets, &inputs, &AtomicU64::new(0))?;
+        let (driven, _) = in_process(shared, &setup, &job.secrets, &mut inputs.as_slice(), &AtomicU64::new(0))?;
         let (mut got, mut want) = (vec![], vec![]);
         for (x, outputs) in drawn.iter().zip(&driven.outputs) {
             let reference = float::evaluate(&job.typed.reference, std::slice::from_ref(x), |_, _| ())?;

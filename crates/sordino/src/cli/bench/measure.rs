@@ -104,7 +104,7 @@ impl Common {
             threads: self.threads(),
             interrupted: interrupted(),
         };
-        processes::run(shared, &setup, &job.secrets, &inputs, &AtomicU64::new(0))
+        processes::run(shared, &setup, &job.secrets, &mut inputs.as_slice(), &AtomicU64::new(0))
     }
 
     pub(crate) fn measure(&self, job: &Job, link: LinkModel) -> Result<Measured> {

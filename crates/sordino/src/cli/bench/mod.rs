@@ -8,7 +8,7 @@ mod link;
 mod measure;
 mod ops;
 mod output;
-mod plot;
+pub(super) mod plot;
 mod published;
 
 use super::positive;
