@@ -164,39 +164,50 @@ unsafe fn avx512<const MR: usize>(taps: &Taps, row: &mut Row<'_>, at: usize) {
 #[cfg(target_arch = "x86_64")]
 const AVX2_DEPTH: usize = 256;
 
+/// Pixels of one block: their part of the depth stays in the second-level cache.
+#[cfg(target_arch = "x86_64")]
+const AVX2_PIXELS: usize = 64;
+
 /// A row in passes over the depth, each of which adds to sums in memory.
 #[cfg(target_arch = "x86_64")]
 fn avx2_row(taps: &Taps, row: &mut Row<'_>) {
-    let n = row.rows.len();
-    let mut sums = vec![[0u64; CHANNELS]; n];
-    for (half, mut w) in row.w.chunks_exact(taps.weights() / 2).take(row.lanes.div_ceil(8)).enumerate() {
-        for ky in 0..taps.kernel[0] {
-            for kx in 0..taps.kernel[1] {
-                let tap = ky * taps.step[0] + kx * taps.step[1];
-                for k in (0..taps.depth).step_by(AVX2_DEPTH) {
-                    let depth = AVX2_DEPTH.min(taps.depth - k);
-                    let (now, rest) = w.split_at(depth * CHANNELS / 2);
-                    w = rest;
-                    for (pair, sums) in sums.chunks_mut(2).enumerate() {
-                        let x = &row.x[2 * pair * row.sx + tap + k..];
-                        // SAFETY: the level was detected. `x` reaches `depth` elements from each of the pixels'
-                        // starts, which `row` asserted; `now` has `depth` rows of eight; half is 0 or 1.
-                        unsafe {
-                            match sums {
-                                [a, b] => avx2::<2>(x, row.sx, now, depth, [a, b], half),
-                                [a] => avx2::<1>(x, row.sx, now, depth, [a], half),
-                                _ => {}
-                            }
-                        }
-                    }
-                }
-            }
+    let mut sums = vec![[0u64; CHANNELS]; row.rows.len()];
+    for (block, sums) in sums.chunks_mut(AVX2_PIXELS).enumerate() {
+        for (half, w) in row.w.chunks_exact(taps.weights() / 2).take(row.lanes.div_ceil(8)).enumerate() {
+            avx2_block(taps, row, block * AVX2_PIXELS, w, half, sums);
         }
     }
     for (r, sums) in sums.iter().enumerate() {
         let out = &mut row.out[r * row.ldo..][..row.lanes];
         for ((out, sum), corr) in out.iter_mut().zip(sums).zip(row.corr) {
             *out = sum.wrapping_sub(row.rows[r]).wrapping_sub(*corr);
+        }
+    }
+}
+
+/// Adds to the sums of the pixels from `first` on what half a panel's weights `w` contribute.
+#[cfg(target_arch = "x86_64")]
+fn avx2_block(taps: &Taps, row: &Row<'_>, first: usize, mut w: &[u64], half: usize, sums: &mut [[u64; CHANNELS]]) {
+    for ky in 0..taps.kernel[0] {
+        for kx in 0..taps.kernel[1] {
+            let tap = ky * taps.step[0] + kx * taps.step[1];
+            for k in (0..taps.depth).step_by(AVX2_DEPTH) {
+                let depth = AVX2_DEPTH.min(taps.depth - k);
+                let (now, rest) = w.split_at(depth * CHANNELS / 2);
+                w = rest;
+                for (pair, sums) in sums.chunks_mut(2).enumerate() {
+                    let x = &row.x[(first + 2 * pair) * row.sx + tap + k..];
+                    // SAFETY: the level was detected. `x` reaches `depth` elements from each of the pixels' starts,
+                    // which `row` asserted; `now` has `depth` rows of eight; half is 0 or 1.
+                    unsafe {
+                        match sums {
+                            [a, b] => avx2::<2>(x, row.sx, now, depth, [a, b], half),
+                            [a] => avx2::<1>(x, row.sx, now, depth, [a], half),
+                            _ => {}
+                        }
+                    }
+                }
+            }
         }
     }
 }

@@ -241,10 +241,16 @@ impl Prepared {
 }
 
 /// The data owner while a training runs.
-struct Trainer<'a> {
+pub(super) struct Trainer<'a> {
     prepared: &'a Prepared,
     losses: Vec<f32>,
     quiet: bool,
+}
+
+impl<'a> Trainer<'a> {
+    pub(super) fn new(prepared: &'a Prepared, quiet: bool) -> Self {
+        Self { prepared, losses: vec![], quiet }
+    }
 }
 
 impl Owner for Trainer<'_> {
@@ -317,7 +323,7 @@ impl Train {
         let mut batches = order(set.samples.len(), batch, epochs, seed)?;
         batches.truncate(schedule.iterations.unwrap_or(usize::MAX));
         let prepared = Prepared::new(&graph, set, batches, classes, &rule, self.margin, self.calibration_iterations)?;
-        let mut owner = Trainer { prepared: &prepared, losses: vec![], quiet: self.json };
+        let mut owner = Trainer::new(&prepared, self.json);
         let (driven, servers) = self.session(&prepared, &mut owner)?;
         let losses = owner.losses;
         let states = prepared.states(&driven.states);

@@ -10,6 +10,7 @@ mod ops;
 mod output;
 pub(super) mod plot;
 mod published;
+mod training;
 
 use super::positive;
 use clap::{Args, Subcommand};
@@ -37,6 +38,8 @@ enum Command {
     Link(link::LinkBench),
     /// Seconds, bytes and memory against batch and depth.
     Growth(growth::Growth),
+    /// One iteration of training.
+    Training(training::Training),
     /// Ring kernels against floating-point matrix products on this processor.
     Kernels(kernels::Kernels),
 }
@@ -76,6 +79,7 @@ impl Bench {
             Command::Accuracy(args) => args.run(),
             Command::Link(args) => args.run(),
             Command::Growth(args) => args.run(),
+            Command::Training(args) => args.run(),
             Command::Kernels(args) => args.run(),
         }
     }

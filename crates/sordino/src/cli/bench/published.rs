@@ -57,3 +57,16 @@ pub(crate) fn cryptgpu_batch(network: &str, batch: usize) -> Option<Figure> {
         _ => return None,
     })
 }
+
+/// One iteration of training: CryptGPU and Falcon (table IV of CryptGPU), Piranha (P-Falcon without preprocessing, USENIX
+/// Security 2022).
+pub(crate) fn training(network: &str) -> [Option<Figure>; 3] {
+    match network {
+        "lenet" => [Some((2.21, 1140.0)), Some((14.90, 346.0)), Some((0.888, 417.0))],
+        "alexnet-cifar10" => [Some((2.91, 1370.0)), Some((62.37, 621.0)), Some((1.419, 581.0))],
+        "vgg16-cifar10" => [Some((12.14, 7550.0)), Some((360.83, 1780.0)), Some((7.47, 4260.0))],
+        "alexnet-tinyimagenet" => [Some((11.30, 6980.0)), Some((415.67, 2350.0)), None],
+        "vgg16-tinyimagenet" => [Some((13.89, 7590.0)), Some((359.60, 1780.0)), None],
+        _ => [None; 3],
+    }
+}
