@@ -46,6 +46,12 @@ pub enum Error {
         /// What does not fit.
         why: String,
     },
+    /// The model cannot be trained.
+    #[error("training: {0}")]
+    Training(String),
+    /// A party cannot keep or find its states.
+    #[error("{0}")]
+    State(String),
     /// The protocol failed.
     #[error(transparent)]
     Protocol(#[from] sordino_mpc::Error),

@@ -169,6 +169,16 @@ impl<'p, P: Protocol> Loaded<'p, P> {
         Ok(outputs)
     }
 
+    /// The states as the last run left them.
+    pub fn states(&self) -> Vec<P::Arith> {
+        self.states.borrow().clone()
+    }
+
+    /// Puts other values in place of the states.
+    pub fn resume(&self, states: Vec<P::Arith>) {
+        *self.states.borrow_mut() = states;
+    }
+
     /// Opens a state to its owner, who gets the integers; everybody else gets `None`.
     ///
     /// # Errors

@@ -97,10 +97,10 @@ impl Maker {
 /// The step of a network for its batch.
 ///
 /// # Errors
-/// [`Error::Model`] names a layer that cannot be trained.
+/// [`Error::Training`] names a layer that cannot be trained.
 pub fn step(model: &Network, rule: &Rule) -> Result<TrainingStep> {
     let ([input], [(_, answer)]) = (&model.inputs[..], &model.outputs[..]) else {
-        return Err(Error::Model("training takes a model with one input and one output".into()));
+        return Err(Error::Training("training takes a model with one input and one output".into()));
     };
     let empty = Network { shapes: model.shapes.clone(), names: model.names.clone(), ..Network::default() };
     let mut m = Maker {
@@ -113,7 +113,7 @@ pub fn step(model: &Network, rule: &Rule) -> Result<TrainingStep> {
     };
     let dims = model.shapes[*answer].clone();
     if dims.len() != 2 {
-        return Err(Error::Model(format!("training takes answers of shape [batch, classes], not {dims:?}")));
+        return Err(Error::Training(format!("training takes answers of shape [batch, classes], not {dims:?}")));
     }
     let labels = m.net.value("labels", &dims);
     let mut nodes = model.nodes.clone();
@@ -137,7 +137,7 @@ pub fn step(model: &Network, rule: &Rule) -> Result<TrainingStep> {
         }
         Loss::SquaredError => {
             if rule.tell_loss {
-                return Err(Error::Model("the squared error is not told; leave the loss out".into()));
+                return Err(Error::Training("the squared error is not told; leave the loss out".into()));
             }
             (m.push("error.gradient", "Sub", Layer::Sub, vec![logits, labels], &dims), None)
         }
@@ -154,7 +154,7 @@ pub fn step(model: &Network, rule: &Rule) -> Result<TrainingStep> {
     }
     for &state in &m.states {
         let next = m.next.get(&state).copied().ok_or_else(|| {
-            Error::Model(format!("{} does not reach the answer: it cannot be trained", m.net.names[state]))
+            Error::Training(format!("{} does not reach the answer: it cannot be trained", m.net.names[state]))
         })?;
         m.net.outputs.push((m.net.names[state].clone(), next));
     }
@@ -179,7 +179,7 @@ fn forward(m: &mut Maker, i: usize, node: &LayerNode) -> Result<()> {
             m.net.nodes.push(node.clone());
             return Ok(());
         }
-        _ => return Err(Error::Model(format!("{}: training does not support {} here", node.name, node.op))),
+        _ => return Err(Error::Training(format!("{}: training does not support {} here", node.name, node.op))),
     };
     let w = m.state(&node.name, i, false, weight);
     let b = m.state(&node.name, i, true, bias);
@@ -240,7 +240,7 @@ fn backward(
             add(m, gradients, node.inputs[1], dy);
             dy
         }
-        _ => return Err(Error::Model(format!("{}: training does not support {}", node.name, node.op))),
+        _ => return Err(Error::Training(format!("{}: training does not support {}", node.name, node.op))),
     };
     add(m, gradients, x, dx);
     Ok(())

@@ -37,7 +37,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) | Self::File { .. } => 2,
-            Self::Model(sordino_nn::Error::Protocol(_)) | Self::Session(_) => 1,
+            Self::Model(sordino_nn::Error::Protocol(_) | sordino_nn::Error::State(_)) | Self::Session(_) => 1,
             Self::Model(_) => 2,
             Self::Interrupted => 130,
         }

@@ -1,5 +1,6 @@
 //! A party as a process of its own: links over TLS, and the body of the child process.
 
+use crate::checkpoint::Checkpoints;
 use crate::report::EndReport;
 use crate::session::{Shared, serve};
 use crate::tls::{ConnectError, Connection, Direction, Ends, Identity, Stream};
@@ -142,6 +143,8 @@ pub struct Assignment {
     pub runs: usize,
     /// Whether it keeps a record of when it did what.
     pub trace: bool,
+    /// Where it keeps its shares of the states.
+    pub checkpoints: Option<Checkpoints>,
     /// How long it waits for another party, in seconds.
     pub deadline: f64,
     /// Shape of its links: latency in seconds, bytes per second.
@@ -228,7 +231,13 @@ fn body() -> Result<EndReport, (String, bool)> {
     });
     let net = connect(me, &ends, Some(&listener), &addresses, link, deadline).map_err(|e| plain(&e))?;
     let progress = AtomicU64::new(0);
-    let shared = Shared { session: task.session, program: &task.program, runs: task.runs, trace: task.trace };
+    let shared = Shared {
+        session: task.session,
+        program: &task.program,
+        runs: task.runs,
+        trace: task.trace,
+        checkpoints: task.checkpoints.as_ref(),
+    };
     let finished = AtomicBool::new(false);
     let result = std::thread::scope(|scope| {
         let _finish = Finish(&finished);

@@ -45,6 +45,8 @@ pub struct EndReport {
 pub struct RunReport {
     /// By layer.
     pub layers: BTreeMap<usize, LayerReport>,
+    /// Seconds from its first layer to its end.
+    pub seconds: f64,
     /// Processor seconds of this end's process; of all ends when they are threads of one process.
     pub cpu_seconds: f64,
     /// Rounds of this run as this end sees them.
@@ -91,6 +93,13 @@ impl EndReport {
         }
         sum
     }
+}
+
+/// Seconds of every run: the slowest server's. An owner who gets no answer does not wait for the servers.
+#[must_use]
+pub fn run_seconds(servers: &[EndReport], runs: usize) -> Vec<f64> {
+    let of = |run: usize| servers.iter().filter_map(|s| s.runs.get(run)).map(|r| r.seconds).fold(0.0, f64::max);
+    (0..runs).map(of).collect()
 }
 
 /// Processor seconds this process has used, all threads.

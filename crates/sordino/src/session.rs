@@ -1,5 +1,6 @@
 //! A session: three servers and a client run one program any number of times.
 
+use crate::checkpoint::Checkpoints;
 use crate::report::{EndReport, RunReport, Trace, cpu_seconds};
 use crate::{Error, Result};
 use sordino_mpc::rep3::{Rep3, SessionInfo, establish};
@@ -19,10 +20,19 @@ pub struct Shared<'a> {
     pub session: [u8; 16],
     /// The compiled program.
     pub program: &'a Program,
-    /// How many times it runs.
+    /// How many times it runs, earlier sessions included.
     pub runs: usize,
     /// Whether ends keep a record of when they did what.
     pub trace: bool,
+    /// Where servers keep their shares of the states.
+    pub checkpoints: Option<&'a Checkpoints>,
+}
+
+impl Shared<'_> {
+    /// The first run: those before it were done by an earlier session.
+    fn first(&self) -> usize {
+        self.checkpoints.map_or(0, |c| c.first)
+    }
 }
 
 /// Fresh randomness for a session's id.
@@ -53,22 +63,56 @@ pub fn serve(shared: Shared<'_>, net: Net, threads: usize, progress: &AtomicU64)
         Rep3::new(Cpu::new(threads), net, prss, shared.program.settings).map_err(sordino_nn::Error::Protocol)?;
     let mut at = Step::root(shared.session);
     let loaded = Loaded::load(&server, at.child("load"), shared.program, None)?;
+    let keep = Keep { shared: &shared, server: &server, loaded: &loaded, hash: shared.program.hash() };
+    keep.resume()?;
     server.net().send(Endpoint::CLIENT, READY, vec![]).map_err(net_error)?;
     server.net().reset_meter();
     let mut marks = Marks::new(server.net(), shared.trace);
-    for _ in 0..shared.runs {
+    for run in shared.first()..shared.runs {
         marks.run();
         loaded.run(&server, at.child("run"), None, |layer| {
             marks.layer(layer);
             progress.fetch_add(1, Ordering::Relaxed);
         })?;
         marks.end_run();
+        keep.checkpoint(run + 1)?;
     }
     let report = marks.report();
     for state in 0..shared.program.states.len() {
         loaded.open_state(&server, at.child("state"), state)?;
     }
     Ok(report)
+}
+
+/// A server's states and its disk.
+struct Keep<'a> {
+    shared: &'a Shared<'a>,
+    server: &'a Rep3<Cpu>,
+    loaded: &'a Loaded<'a, Rep3<Cpu>>,
+    hash: [u8; 32],
+}
+
+impl Keep<'_> {
+    fn number(&self) -> u8 {
+        self.server.net().me().0
+    }
+
+    fn resume(&self) -> sordino_nn::Result<()> {
+        let Some(checkpoints) = self.shared.checkpoints.filter(|c| c.first > 0) else { return Ok(()) };
+        let shares = checkpoints.read(self.number(), self.hash).map_err(|e| sordino_nn::Error::State(e.to_string()))?;
+        let program = self.shared.program;
+        let shapes: Vec<_> = program.states.iter().map(|s| program.slots[s.read].shape.clone()).collect();
+        self.loaded.resume(self.server.import(&shares, &shapes).map_err(sordino_nn::Error::Protocol)?);
+        Ok(())
+    }
+
+    fn checkpoint(&self, done: usize) -> sordino_nn::Result<()> {
+        let due = |c: &&Checkpoints| done.is_multiple_of(c.every) || done == self.shared.runs;
+        let Some(checkpoints) = self.shared.checkpoints.filter(due) else { return Ok(()) };
+        let shares = self.server.export(&self.loaded.states()).map_err(sordino_nn::Error::Protocol)?;
+        let written = checkpoints.write(self.number(), done, self.hash, shares);
+        written.map_err(|e| sordino_nn::Error::State(e.to_string()))
+    }
 }
 
 /// What the client does around each run.
@@ -110,7 +154,7 @@ pub fn drive(shared: Shared<'_>, net: Net, secrets: &Secrets, owner: &mut dyn Ow
     }
     client.net().reset_meter();
     let (mut outputs, mut seconds, mut marks) = (vec![], vec![], Marks::new(client.net(), false));
-    for run in 0..shared.runs {
+    for run in shared.first()..shared.runs {
         let input = owner.inputs(run)?;
         let started = Instant::now();
         marks.run();
@@ -135,8 +179,8 @@ struct Marks<'n> {
     runs: Vec<RunReport>,
     trace: Option<Trace>,
     open: Option<(usize, u64, Meter)>,
-    /// Processor seconds and rounds when the run began.
-    began: (f64, u32),
+    /// Processor seconds, rounds and time when the run began.
+    began: (f64, u32, Instant),
 }
 
 impl<'n> Marks<'n> {
@@ -147,11 +191,11 @@ impl<'n> Marks<'n> {
             let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
             Trace { origin: (since.as_nanos() as u64).saturating_sub(timeline.now()), ..Trace::default() }
         });
-        Self { net, runs: vec![], trace, open: None, began: (0.0, 0) }
+        Self { net, runs: vec![], trace, open: None, began: (0.0, 0, Instant::now()) }
     }
     fn run(&mut self) {
         self.runs.push(RunReport::default());
-        self.began = (cpu_seconds(), self.net.meter().rounds);
+        self.began = (cpu_seconds(), self.net.meter().rounds, Instant::now());
     }
     fn layer(&mut self, layer: usize) {
         self.end();
@@ -175,6 +219,7 @@ impl<'n> Marks<'n> {
     fn end_run(&mut self) {
         self.end();
         if let Some(run) = self.runs.last_mut() {
+            run.seconds = self.began.2.elapsed().as_secs_f64();
             run.cpu_seconds = cpu_seconds() - self.began.0;
             run.rounds = self.net.meter().rounds - self.began.1;
         }
@@ -233,16 +278,21 @@ pub fn in_process(
             })
             .collect();
         let driven = drive(shared, Net::new(Endpoint::CLIENT, client), secrets, owner);
-        let mut reports = vec![];
+        let (mut reports, mut causes) = (vec![], vec![]);
         for server in servers {
             match server.join() {
                 Ok(Ok(report)) => reports.push(report),
-                // The client's error is the consequence, if there is one.
-                Ok(Err(e)) if driven.is_ok() => return Err(Error::Model(e)),
-                Ok(Err(_)) => {}
+                Ok(Err(e)) => causes.push(e),
                 Err(_) => return Err(Error::Session("a party stopped unexpectedly".into())),
             }
         }
-        Ok((driven?, reports))
+        // A lost or silent peer is the consequence of another party's failure, if there is one.
+        let net = |e: &sordino_nn::Error| matches!(e, sordino_nn::Error::Protocol(sordino_mpc::Error::Net(_)));
+        causes.sort_by_key(net);
+        match (driven, causes.into_iter().next()) {
+            (Err(e), Some(cause)) if net(&e) && !net(&cause) => Err(Error::Model(cause)),
+            (Err(e), _) | (Ok(_), Some(e)) => Err(Error::Model(e)),
+            (Ok(driven), None) => Ok((driven, reports)),
+        }
     })
 }

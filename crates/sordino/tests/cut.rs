@@ -65,7 +65,7 @@ fn run(bytes: usize) -> (Vec<Result<EndReport, Error>>, Result<usize, Error>) {
         listeners.iter().enumerate().map(|(i, l)| (i as u8, l.local_addr().unwrap())).collect();
     let mut detour = addresses.clone();
     detour.insert(1, proxy(addresses[&1], bytes));
-    let shared = Shared { session: SESSION, program: &program, runs: 1, trace: false };
+    let shared = Shared { session: SESSION, program: &program, runs: 1, trace: false, checkpoints: None };
     let link = |me: u8, listener: Option<&TcpListener>, to: &BTreeMap<u8, SocketAddr>| -> Net {
         connect(Endpoint(me), &ends(me), listener, to, LinkModel::UNLIMITED, DEADLINE).unwrap()
     };

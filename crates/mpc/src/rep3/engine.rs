@@ -8,6 +8,7 @@ use super::share::{Pair, Shared, local};
 use crate::{Checked, Error, Local, Protocol, Result, Role, Settings, Step, Width};
 use sordino_net::{Activity, Endpoint, Message, Net, Part, Segment};
 use sordino_ring::{Conv2d, Device, PrgKey, Shape, Word, Words, ZipOp, packed_words};
+use zeroize::Zeroizing;
 
 /// One of the three servers.
 pub struct Rep3<D: Device> {
@@ -39,6 +40,41 @@ impl<D: Device> Rep3<D> {
         }
         settings.check()?;
         Ok(Self { dev, net, prss, me: usize::from(me.0), settings })
+    }
+
+    /// This server's two components of wide tensors, for its own disk: secret only to the others.
+    ///
+    /// # Errors
+    /// For a narrow tensor.
+    pub fn export(&self, tensors: &[Shared<D>]) -> Result<Zeroizing<Vec<u8>>> {
+        let mut bytes = Zeroizing::new(vec![]);
+        for x in tensors {
+            let pair = x.as_wide()?;
+            for component in [&pair.0, &pair.1] {
+                let words = Zeroizing::new(self.dev.download(self.dev.copy(component)));
+                words.iter().for_each(|w| bytes.extend_from_slice(&w.to_le_bytes()));
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Wide tensors of these shapes from what [`Rep3::export`] gave.
+    ///
+    /// # Errors
+    /// When the bytes are not as many as the shapes need.
+    pub fn import(&self, bytes: &[u8], shapes: &[Shape]) -> Result<Vec<Shared<D>>> {
+        let need: usize = shapes.iter().map(|s| 16 * s.len()).sum();
+        if bytes.len() != need {
+            return Err(Error::Usage(format!("{} bytes of shares where {need} are needed", bytes.len())));
+        }
+        let mut rest = bytes;
+        let mut next = |n: usize| {
+            let (now, later) = rest.split_at(8 * n);
+            rest = later;
+            let word = |c: &[u8]| c.iter().rev().fold(0u64, |v, &b| v << 8 | u64::from(b));
+            self.dev.upload(now.chunks_exact(8).map(word).collect())
+        };
+        Ok(shapes.iter().map(|s| Shared::wide(s.clone(), Pair(next(s.len()), next(s.len())))).collect())
     }
 
     /// The transport, for its meter.

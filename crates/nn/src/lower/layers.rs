@@ -40,7 +40,7 @@ pub(super) fn lower(net: &Network, ranges: &Ranges, start: &[Tensor], b: &mut Bu
                 slot
             }
             Some(state) => {
-                let cap = super::training::state_cap(state);
+                let cap = super::training::state_cap(net, state);
                 b.source(Pending::Done(Op::State(state)), &dims, range.max(1e-3), cap)
             }
         });

@@ -9,15 +9,26 @@ use crate::{Error, Result};
 use sordino_ring::{Conv2d, WindowSum};
 
 /// Most fractional bits of weights: a step of the optimiser is a multiple of the last.
-const WEIGHT_BITS: u32 = 28;
-/// Most fractional bits of velocities: few enough that a learning rate is many units of weights for one of theirs.
+const WEIGHT_BITS: u32 = 30;
+/// Most fractional bits of velocities.
 const VELOCITY_BITS: u32 = 16;
+/// Units of weights that a learning rate is for one unit of velocity, at least: the rate is exact to one in twice as many.
+const RATE_UNITS: f64 = 48.0;
 /// Most fractional bits of gradients, which are small.
 const GRADIENT_BITS: u32 = 28;
 
-/// States alternate: a weight, its velocity.
-pub(super) fn state_cap(state: usize) -> u32 {
-    if state.is_multiple_of(2) { WEIGHT_BITS } else { VELOCITY_BITS }
+/// Most fractional bits of a state. States alternate: a weight, its velocity, which has few enough bits that a learning
+/// rate is many units of weights for one of its own.
+pub(super) fn state_cap(net: &Network, state: usize) -> u32 {
+    if state.is_multiple_of(2) {
+        return WEIGHT_BITS;
+    }
+    let rates = net.nodes.iter().filter_map(|n| match n.layer {
+        Layer::Training(Training::Descend(rate)) => Some(f64::from(rate)),
+        _ => None,
+    });
+    let finest = rates.fold(1.0, f64::min);
+    VELOCITY_BITS.min(WEIGHT_BITS.saturating_sub((RATE_UNITS / finest).log2().ceil() as u32).max(4))
 }
 
 /// Values whose sign a ReLU's gradient needs.
@@ -46,7 +57,7 @@ fn backwards(window: &Window, dy: &[usize], out: &[usize], cout: usize, name: &s
     };
     let (true, Some(pad)) = (window.dilation == [1, 1], fit()) else {
         let why = "its gradient needs dilation, or padding as wide as the window, which training does not have";
-        return Err(Error::Model(format!("{name}: {why}")));
+        return Err(Error::Training(format!("{name}: {why}")));
     };
     let (kernel, stride, dilation) = (window.kernel, [1, 1], [1, 1]);
     Ok(Conv2d { n: dy[0], h: spread(0), w: spread(1), cin: dy[3], cout, kernel, stride, dilation, pad, groups: 1 })
@@ -151,7 +162,7 @@ pub(super) fn layer(
         }
         Training::Relu => {
             let bit = b.kept.iter().position(|&v| v == node.inputs[0]);
-            let bit = bit.ok_or_else(|| Error::Model("a gradient of a ReLU whose bit is not kept".into()))?;
+            let bit = bit.ok_or_else(|| Error::Training("a gradient of a ReLU whose bit is not kept".into()))?;
             b.like(xs[1], 1.0, Pending::Done(Op::Select { x: xs[1], bit, wide: false }), dims, range)
         }
         Training::AveragePool(window) => {

@@ -115,7 +115,13 @@ impl Infer {
         secrets: &Secrets,
         inputs: &[Vec<Vec<i64>>],
     ) -> Result<(Driven, Vec<EndReport>)> {
-        let shared = Shared { session: fresh_id()?, program, runs: inputs.len(), trace: self.trace.is_some() };
+        let shared = Shared {
+            session: fresh_id()?,
+            program,
+            runs: inputs.len(),
+            trace: self.trace.is_some(),
+            checkpoints: None,
+        };
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let threads = self.threads.unwrap_or(cores / 3).max(1);
         let deadline = Duration::from_secs_f64(self.timeout);

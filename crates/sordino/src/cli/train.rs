@@ -4,10 +4,11 @@ use super::bench::plot::{Axes, Series, lines};
 use super::{LinkArg, Parties, human_bytes, input_dims, parse_link, positive, print};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
+use sordino::checkpoint::{self, Checkpoints};
 use sordino::inputs::{self, Preprocess};
 use sordino::model::{self, write_whole};
 use sordino::processes::{self, Processes};
-use sordino::report::{Bytes, EndReport};
+use sordino::report::{Bytes, EndReport, run_seconds};
 use sordino::session::{Driven, InProcess, Owner, Shared, fresh_id, in_process};
 use sordino::training::{Floats, Set, accuracy, order, trained};
 use sordino::{Error, Result};
@@ -19,6 +20,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+
+/// Growth of a weight within the first iterations that no training means.
+const WILD: f32 = 30.0;
 
 /// Iterations of a moving average of the loss.
 const WINDOW: usize = 20;
@@ -64,6 +68,15 @@ pub(crate) struct Train {
     /// Train the same model in floats beside it and compare losses and accuracies.
     #[arg(long)]
     check: bool,
+    /// Folder in which each server keeps its shares of weights and velocities, encrypted under its own key.
+    #[arg(long, value_name = "DIR")]
+    checkpoint: Option<PathBuf>,
+    /// Iterations from one checkpoint to the next.
+    #[arg(long, default_value_t = 50, value_parser = positive, requires = "checkpoint")]
+    checkpoint_every: usize,
+    /// Go on from the last checkpoint in the folder; model, data and options must be the same.
+    #[arg(long, requires = "checkpoint")]
+    resume: bool,
     /// Where to write the trained model, opened to its owner.
     #[arg(long, short)]
     output: Option<PathBuf>,
@@ -181,7 +194,8 @@ struct Report {
 struct Checked {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     losses: Vec<f32>,
-    /// Largest difference of the moving averages of the loss, relative to the float one.
+    /// Largest difference of the moving averages of the loss, relative to the float one, while that is above a
+    /// twentieth of the first.
     #[serde(skip_serializing_if = "Option::is_none")]
     largest_relative_loss_difference: Option<f64>,
     /// Largest difference of a weight.
@@ -219,6 +233,18 @@ impl Prepared {
             floats.run(set.batch(rows, classes), Some(&mut ranges)).map_err(|e| {
                 Error::Usage(format!("training leaves the floats within the first iterations ({e}); lower the rate"))
             })?;
+        }
+        // A step that is far too large shows in floats, where it can be seen.
+        let wild = floats.states.iter().zip(&step.start).step_by(2).find(|(now, start)| {
+            let (now, start) = (now.max_abs(), start.max_abs());
+            !now.is_finite() || now > WILD * start.max(1.0)
+        });
+        if let Some((now, _)) = wild {
+            return Err(Error::Usage(format!(
+                "a rate of {} is too large: weights reach {:.1e} within the first iterations",
+                rule.rate,
+                now.max_abs()
+            )));
         }
         let (program, secrets) = compile_step(&step, &ranges, &Options { margin, ..Options::default() })?;
         Ok(Self { step, program, secrets, set, batches, classes })
@@ -323,8 +349,10 @@ impl Train {
         let mut batches = order(set.samples.len(), batch, epochs, seed)?;
         batches.truncate(schedule.iterations.unwrap_or(usize::MAX));
         let prepared = Prepared::new(&graph, set, batches, classes, &rule, self.margin, self.calibration_iterations)?;
+        let checkpoints = self.checkpoints(prepared.batches.len())?;
+        let done = checkpoints.as_ref().map_or(0, |c| c.first);
         let mut owner = Trainer::new(&prepared, self.json);
-        let (driven, servers) = self.session(&prepared, &mut owner)?;
+        let (driven, servers) = self.session(&prepared, checkpoints.as_ref(), &mut owner)?;
         let losses = owner.losses;
         let states = prepared.states(&driven.states);
         let result = trained(&graph, &prepared.step, &states)?;
@@ -335,17 +363,17 @@ impl Train {
         let check = if self.check { Some(self.checked(&prepared, &graph, &states, &losses, &judge)?) } else { None };
         self.plot(&losses, check.as_ref())?;
         let ends = || servers.iter().chain([&driven.report]);
-        let n = prepared.batches.len();
-        let seconds: f64 = driven.seconds.iter().sum();
+        let n = prepared.batches.len() - done;
+        let seconds: f64 = run_seconds(&servers, n).iter().sum();
         let mut by_party = [0; 4];
         by_party.iter_mut().zip(ends()).for_each(|(b, e)| *b = e.payload);
         let report = Report {
             iterations: n,
             batch,
             seconds,
-            seconds_per_iteration: seconds / n as f64,
+            seconds_per_iteration: seconds / n.max(1) as f64,
             bytes: Bytes { payload: ends().map(|e| e.payload).sum(), wire: ends().map(|e| e.wire).sum(), by_party },
-            rounds_per_iteration: driven.report.runs.last().map_or(0, |r| r.rounds),
+            rounds_per_iteration: ends().filter_map(|e| e.runs.last()).map(|r| r.rounds).max().unwrap_or(0),
             losses,
             validation_accuracy: judge(&result)?,
             check,
@@ -357,8 +385,37 @@ impl Train {
         show(&report)
     }
 
-    fn session(&self, p: &Prepared, owner: &mut dyn Owner) -> Result<(Driven, Vec<EndReport>)> {
-        let shared = Shared { session: fresh_id()?, program: &p.program, runs: p.batches.len(), trace: false };
+    fn checkpoints(&self, iterations: usize) -> Result<Option<Checkpoints>> {
+        let Some(folder) = &self.checkpoint else { return Ok(None) };
+        let found = checkpoint::latest(folder);
+        let first = match (self.resume, found) {
+            (true, Some(first)) if first <= iterations => first,
+            (true, Some(first)) => {
+                return Err(Error::Usage(format!(
+                    "the last checkpoint is of iteration {first}, but there are only {iterations}"
+                )));
+            }
+            (true, None) => {
+                let why = "no iteration has checkpoints of all three servers; start without --resume".into();
+                return Err(Error::File { path: folder.clone(), why });
+            }
+            (false, Some(_)) => {
+                let why = "it holds checkpoints; --resume goes on from them, another folder starts anew".into();
+                return Err(Error::File { path: folder.clone(), why });
+            }
+            (false, None) => 0,
+        };
+        Ok(Some(Checkpoints { folder: folder.clone(), every: self.checkpoint_every, first }))
+    }
+
+    fn session(
+        &self,
+        p: &Prepared,
+        checkpoints: Option<&Checkpoints>,
+        owner: &mut dyn Owner,
+    ) -> Result<(Driven, Vec<EndReport>)> {
+        let shared =
+            Shared { session: fresh_id()?, program: &p.program, runs: p.batches.len(), trace: false, checkpoints };
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let threads = self.threads.unwrap_or(cores / 3).max(1);
         let deadline = Duration::from_secs_f64(self.timeout);
@@ -391,11 +448,14 @@ impl Train {
         for rows in &p.batches {
             own.extend(floats.run(p.set.batch(rows, p.classes), None)?);
         }
-        let pairs = average(losses).into_iter().zip(average(&own));
+        // After a resumption the losses are those of its own iterations.
+        let own = own.split_off(own.len().saturating_sub(losses.len()));
+        let floor = own.first().map_or(0.0, |l| f64::from(*l) / 20.0);
+        let pairs = average(losses).into_iter().zip(average(&own)).filter(|p| p.1 > floor);
         let weights = states.iter().zip(&floats.states).step_by(2);
         let difference = weights.flat_map(|(a, b)| a.data.iter().zip(&b.data)).map(|(a, b)| f64::from((a - b).abs()));
         Ok(Checked {
-            largest_relative_loss_difference: pairs.map(|(a, b)| (a - b).abs() / b.max(1e-6)).reduce(f64::max),
+            largest_relative_loss_difference: pairs.map(|(a, b)| (a - b).abs() / b).reduce(f64::max),
             max_abs_weight_difference: difference.fold(0.0, f64::max),
             validation_accuracy: judge(&trained(graph, &p.step, &floats.states)?)?,
             losses: own,
@@ -430,8 +490,8 @@ fn show(r: &Report) -> Result<()> {
         r.iterations,
         r.batch,
         r.seconds_per_iteration,
-        human_bytes(r.bytes.payload / r.iterations as u64),
-        human_bytes(r.bytes.wire / r.iterations as u64),
+        human_bytes(r.bytes.payload / r.iterations.max(1) as u64),
+        human_bytes(r.bytes.wire / r.iterations.max(1) as u64),
         r.rounds_per_iteration
     );
     if let Some(loss) = average(&r.losses).last() {

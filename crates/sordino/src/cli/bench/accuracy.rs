@@ -145,7 +145,8 @@ impl Accuracy {
             .iter()
             .map(|x| Ok(encode_inputs(&job.program, std::slice::from_ref(x))?))
             .collect::<Result<Vec<_>>>()?;
-        let shared = Shared { session: fresh_id()?, program: &job.program, runs: inputs.len(), trace: false };
+        let shared =
+            Shared { session: fresh_id()?, program: &job.program, runs: inputs.len(), trace: false, checkpoints: None };
         let setup = InProcess {
             link: LinkModel::UNLIMITED,
             deadline: Duration::from_secs(600),

@@ -97,7 +97,7 @@ impl Common {
     pub(crate) fn session(&self, job: &Job, link: LinkModel, runs: usize) -> Result<(Driven, Vec<EndReport>)> {
         let encoded = encode_inputs(&job.program, std::slice::from_ref(&job.input))?;
         let inputs = vec![encoded; runs];
-        let shared = Shared { session: fresh_id()?, program: &job.program, runs, trace: false };
+        let shared = Shared { session: fresh_id()?, program: &job.program, runs, trace: false, checkpoints: None };
         let setup = Processes {
             link,
             deadline: Duration::from_secs_f64(self.timeout),

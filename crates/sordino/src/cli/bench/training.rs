@@ -8,6 +8,7 @@ use crate::cli::train::{Prepared, Trainer};
 use clap::Args;
 use serde::Serialize;
 use sordino::processes::{self, Processes};
+use sordino::report::run_seconds;
 use sordino::session::{Shared, fresh_id};
 use sordino::training::{Set, order};
 use sordino::{Error, Result};
@@ -125,7 +126,7 @@ impl Training {
         let batches = order(batch, batch, runs, 0)?;
         let rule = Rule { loss: Loss::CrossEntropy, rate: 0.01, momentum: 0.9, decay: 0.0, tell_loss: false };
         let prepared = Prepared::new(&graph, set, batches, classes, &rule, 16.0, 2)?;
-        let shared = Shared { session: fresh_id()?, program: &prepared.program, runs, trace: false };
+        let shared = Shared { session: fresh_id()?, program: &prepared.program, runs, trace: false, checkpoints: None };
         let setup = Processes {
             link: LinkModel::UNLIMITED,
             deadline: Duration::from_secs_f64(self.common.timeout),
@@ -139,12 +140,12 @@ impl Training {
         Ok(Line {
             name: name.into(),
             batch,
-            seconds: median(&sorted(driven.seconds[1..].to_vec())),
+            seconds: median(&sorted(run_seconds(&servers, runs)[1..].to_vec())),
             bytes: PerRun {
                 payload: ends().map(|e| e.payload).sum::<u64>() / runs as u64,
                 wire: ends().map(|e| e.wire).sum::<u64>() / runs as u64,
             },
-            rounds: driven.report.runs.last().map_or(0, |r| r.rounds),
+            rounds: ends().filter_map(|e| e.runs.last()).map(|r| r.rounds).max().unwrap_or(0),
             peak_rss_mb: servers.iter().map(|e| e.peak_rss_mb).fold(0.0, f64::max),
             cpu_seconds: median(&sorted(cpu.collect())),
         })
