@@ -77,7 +77,7 @@ impl Kernels {
         });
         for isa in Isa::available() {
             let cpu = Cpu::with(isa, 1);
-            let name = format!("{isa:?}");
+            let name = isa.to_string();
             note(&name);
             let op = Conv2d::matmul(n, n, n);
             let (x0, x1) = (words(n * n, 1), words(n * n, 2));
