@@ -1,7 +1,7 @@
 //! A server's shares of the states of a training, on its own disk: encrypted under its own key, written whole or not at
 //! all, the last two kept.
 //!
-//! File: one line of JSON (server, iteration, hash of the program), which is authenticated; a nonce; AES-256-GCM of both
+//! File: one line of JSON (server, iteration, hashes of the program and the data), which is authenticated; a nonce; AES-256-GCM of both
 //! components of every state. The key is made on first use and lies beside, readable by its owner alone; whoever runs a
 //! server on a host of its own puts the folder on a disk that only this server reads.
 
@@ -22,6 +22,8 @@ pub struct Checkpoints {
     pub every: usize,
     /// Iterations that are done already.
     pub first: usize,
+    /// Hash of the data and their order.
+    pub data: [u8; 32],
 }
 
 #[derive(Serialize, Deserialize, PartialEq)]
@@ -29,6 +31,7 @@ struct Header {
     server: u8,
     iteration: usize,
     program: [u8; 32],
+    data: [u8; 32],
 }
 
 fn file(folder: &Path, server: u8, iteration: usize) -> PathBuf {
@@ -83,7 +86,7 @@ impl Checkpoints {
         std::fs::create_dir_all(&self.folder).map_err(Error::at(&self.folder))?;
         let path = file(&self.folder, server, iteration);
         let fault = |why: &str| Error::File { path: path.clone(), why: why.into() };
-        let header = Header { server, iteration, program };
+        let header = Header { server, iteration, program, data: self.data };
         let header = serde_json::to_vec(&header).map_err(|e| fault(&e.to_string()))?;
         let sealed = key(&self.folder, server)?.seal_in_place_append_tag(Aad::from(&header), &mut *shares);
         let nonce = sealed.map_err(|_| fault("it cannot be encrypted"))?;
@@ -107,7 +110,7 @@ impl Checkpoints {
         let mut bytes = Zeroizing::new(std::fs::read(&path).map_err(Error::at(&path))?);
         let end = bytes.iter().position(|b| *b == b'\n').ok_or_else(|| fault("not a checkpoint"))?;
         let header: Header = serde_json::from_slice(&bytes[..end]).map_err(|_| fault("not a checkpoint"))?;
-        if header != (Header { server, iteration: self.first, program }) {
+        if header != (Header { server, iteration: self.first, program, data: self.data }) {
             return Err(fault("it belongs to another training: the same model, data and options are needed"));
         }
         let from = end + 1 + NONCE_LEN;

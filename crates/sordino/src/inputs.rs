@@ -79,6 +79,25 @@ impl Preprocess {
     }
 }
 
+impl Preprocess {
+    /// The TOML file that tells a model trained on these files how to read pictures; `None` when there is nothing to tell.
+    #[must_use]
+    pub fn beside(&self, files: &[PathBuf]) -> Option<String> {
+        let idx = files.iter().any(|f| f.to_string_lossy().to_lowercase().contains("idx"));
+        let scale = self.scale.or(idx.then_some(1.0 / 255.0));
+        let mut text = String::new();
+        if let Some(scale) = scale {
+            text += &format!("scale = {scale}\n");
+        }
+        for (name, list) in [("mean", &self.mean), ("std", &self.std)] {
+            if let Some(list) = list {
+                text += &format!("{name} = {list:?}\n");
+            }
+        }
+        (!text.is_empty()).then_some(text)
+    }
+}
+
 /// Reads files as single samples of the model's input, whose dimensions are `dims` (batch first).
 ///
 /// # Errors

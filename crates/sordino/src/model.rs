@@ -88,11 +88,11 @@ impl Calibration {
     }
 }
 
-/// Writes a file by writing a temporary one in the same folder and renaming it.
+/// Checks that a file can be put there, before work is done for it. Returns its folder.
 ///
 /// # Errors
 /// [`Error::File`].
-pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+pub fn writable(path: &Path) -> Result<&Path> {
     let fault = |why: &str| Error::File { path: path.into(), why: why.into() };
     if path.exists() && !path.is_file() {
         return Err(fault("not a regular file; it would be replaced"));
@@ -104,6 +104,15 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     if !folder.is_dir() {
         return Err(fault("its folder does not exist"));
     }
+    Ok(folder)
+}
+
+/// Writes a file by writing a temporary one in the same folder and renaming it.
+///
+/// # Errors
+/// [`Error::File`].
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    let folder = writable(path)?;
     let mut builder = tempfile::Builder::new();
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));

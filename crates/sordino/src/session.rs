@@ -48,6 +48,9 @@ pub fn fresh_id() -> Result<[u8; 16]> {
 /// Tells the client that a server holds its shares of the model.
 const READY: Tag = Tag(*b"model is loaded.");
 
+/// Tells the client that a run without outputs is over.
+const DONE: Tag = Tag(*b"the run is over.");
+
 fn net_error(e: sordino_net::NetError) -> sordino_nn::Error {
     sordino_nn::Error::Protocol(e.into())
 }
@@ -75,6 +78,10 @@ pub fn serve(shared: Shared<'_>, net: Net, threads: usize, progress: &AtomicU64)
             progress.fetch_add(1, Ordering::Relaxed);
         })?;
         marks.end_run();
+        // An owner who opens nothing is told, so that inputs do not pile up.
+        if shared.program.outputs.is_empty() {
+            server.net().send(Endpoint::CLIENT, DONE, vec![]).map_err(net_error)?;
+        }
         keep.checkpoint(run + 1)?;
     }
     let report = marks.report();
@@ -159,6 +166,11 @@ pub fn drive(shared: Shared<'_>, net: Net, secrets: &Secrets, owner: &mut dyn Ow
         let started = Instant::now();
         marks.run();
         let opened = loaded.run(&client, at.child("run"), Some(&input), |layer| marks.layer(layer))?;
+        if shared.program.outputs.is_empty() {
+            for server in Endpoint::SERVERS {
+                client.net().recv(server, DONE, &[]).map_err(net_error)?;
+            }
+        }
         marks.end_run();
         seconds.push(started.elapsed().as_secs_f64());
         let opened: Vec<Vec<i64>> = opened.into_iter().map(Option::unwrap_or_default).collect();

@@ -1,6 +1,7 @@
 //! Training sets, their public order, the same training in floats, and the trained model.
 
 use crate::{Error, Result};
+use sha2::{Digest, Sha256};
 use sordino_nn::graph::{Attribute, Graph};
 use sordino_nn::training::TrainingStep;
 use sordino_nn::{Constant, Ranges, Tensor, float};
@@ -40,6 +41,16 @@ impl Set {
         rows.iter().enumerate().for_each(|(i, &r)| labels.data[i * classes + usize::from(self.labels[r])] = 1.0);
         [Tensor::new(&dims, data), labels]
     }
+}
+
+/// A hash of a set and of the seed of its order: what a resumed training must have in common with the first.
+#[must_use]
+pub fn fingerprint(set: &Set, seed: u64) -> [u8; 32] {
+    let mut hash = Sha256::new().chain_update(seed.to_le_bytes()).chain_update(&set.labels);
+    for v in set.samples.iter().flat_map(|s| &s.data) {
+        hash.update(v.to_le_bytes());
+    }
+    hash.finalize().into()
 }
 
 /// The rows of every batch: each epoch is a permutation drawn from the seed, cut into whole batches. Public.

@@ -66,6 +66,7 @@ impl Infer {
         if !(0.05..=86400.0).contains(&self.timeout) {
             return Err(Error::Usage(format!("--timeout {} must be between 0.05 and 86400 seconds", self.timeout)));
         }
+        self.trace.as_deref().map(model::writable).transpose()?;
         let graph = model::read(&self.model)?;
         let single = model::typed(&graph, 1)?;
         let samples = self.inputs.read(&self.model, &input_dims(&single.reference)?)?;

@@ -133,7 +133,7 @@ impl Compile {
             let other = self.margin != chosen.margin || self.frac_bits != 20 || self.weight_bits.is_some();
             if other {
                 return Err(Error::Usage(format!(
-                    "the calibration's widths keep their error for --margin {} without --frac-bits and --weight-bits; name --narrow-bits to set them aside",
+                    "the calibration's widths were chosen for --margin {} and default fractional bits; leave those as they are, or set both --narrow-bits and --wide-bits yourself",
                     chosen.margin
                 )));
             }

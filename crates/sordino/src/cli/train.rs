@@ -10,7 +10,7 @@ use sordino::model::{self, write_whole};
 use sordino::processes::{self, Processes};
 use sordino::report::{Bytes, EndReport, run_seconds};
 use sordino::session::{Driven, InProcess, Owner, Shared, fresh_id, in_process};
-use sordino::training::{Floats, Set, accuracy, order, trained};
+use sordino::training::{Floats, Set, accuracy, fingerprint, order, trained};
 use sordino::{Error, Result};
 use sordino_nn::exec::{decode_outputs, encode_inputs};
 use sordino_nn::program::{Program, Secrets};
@@ -333,6 +333,12 @@ impl Train {
         if !(1.0..=1e6).contains(&self.margin) || !(0.05..=86400.0).contains(&self.timeout) {
             return Err(Error::Usage("--margin must be at least 1 and --timeout between 0.05 and 86400".into()));
         }
+        for path in self.output.iter().chain(&self.plot) {
+            model::writable(path)?;
+        }
+        if self.plot.is_some() && !self.reveal_loss {
+            return Err(Error::Usage("--plot draws the loss, which only --reveal-loss opens".into()));
+        }
         let schedule = self.schedule()?;
         let rule = schedule.rule(self.reveal_loss)?;
         let graph = self.graph(schedule.seed.unwrap_or(0))?;
@@ -349,7 +355,8 @@ impl Train {
         let mut batches = order(set.samples.len(), batch, epochs, seed)?;
         batches.truncate(schedule.iterations.unwrap_or(usize::MAX));
         let prepared = Prepared::new(&graph, set, batches, classes, &rule, self.margin, self.calibration_iterations)?;
-        let checkpoints = self.checkpoints(prepared.batches.len())?;
+        let data = fingerprint(&prepared.set, seed);
+        let checkpoints = self.checkpoints(prepared.batches.len(), data)?;
         let done = checkpoints.as_ref().map_or(0, |c| c.first);
         let mut owner = Trainer::new(&prepared, self.json);
         let (driven, servers) = self.session(&prepared, checkpoints.as_ref(), &mut owner)?;
@@ -358,6 +365,10 @@ impl Train {
         let result = trained(&graph, &prepared.step, &states)?;
         if let Some(path) = &self.output {
             write_whole(path, &onnx::write(&result))?;
+            // Pictures must reach the trained model as the training's data did.
+            if let Some(beside) = self.preprocess.clone().or_beside(Path::new(&self.model))?.beside(&self.data) {
+                write_whole(&path.with_extension("toml"), beside.as_bytes())?;
+            }
         }
         let judge = |g: &Graph| validation.as_ref().map(|v| accuracy(g, v, classes)).transpose();
         let check = if self.check { Some(self.checked(&prepared, &graph, &states, &losses, &judge)?) } else { None };
@@ -371,7 +382,7 @@ impl Train {
             iterations: n,
             batch,
             seconds,
-            seconds_per_iteration: seconds / n.max(1) as f64,
+            seconds_per_iteration: seconds.abs() / n.max(1) as f64,
             bytes: Bytes { payload: ends().map(|e| e.payload).sum(), wire: ends().map(|e| e.wire).sum(), by_party },
             rounds_per_iteration: ends().filter_map(|e| e.runs.last()).map(|r| r.rounds).max().unwrap_or(0),
             losses,
@@ -382,10 +393,15 @@ impl Train {
             let text = serde_json::to_string(&report).map_err(|e| Error::Session(e.to_string()))?;
             return print(&format!("{text}\n"));
         }
-        show(&report)
+        let mut text = shown(&report);
+        text += "scales come from the first iterations of this very training in floats and are public\n";
+        if self.output.is_none() && self.checkpoint.is_none() {
+            text += "the trained model is not kept; -o FILE.onnx opens it to its owner, --checkpoint DIR keeps its shares\n";
+        }
+        print(&text)
     }
 
-    fn checkpoints(&self, iterations: usize) -> Result<Option<Checkpoints>> {
+    fn checkpoints(&self, iterations: usize, data: [u8; 32]) -> Result<Option<Checkpoints>> {
         let Some(folder) = &self.checkpoint else { return Ok(None) };
         let found = checkpoint::latest(folder);
         let first = match (self.resume, found) {
@@ -405,7 +421,7 @@ impl Train {
             }
             (false, None) => 0,
         };
-        Ok(Some(Checkpoints { folder: folder.clone(), every: self.checkpoint_every, first }))
+        Ok(Some(Checkpoints { folder: folder.clone(), every: self.checkpoint_every, first, data }))
     }
 
     fn session(
@@ -422,6 +438,10 @@ impl Train {
         let progress = AtomicU64::new(0);
         match self.parties {
             Parties::InProcess => {
+                let _ = ctrlc::set_handler(|| {
+                    eprintln!("sordino: interrupted");
+                    std::process::exit(130);
+                });
                 let setup = InProcess { link: self.link.0, deadline, threads };
                 in_process(shared, &setup, &p.secrets, owner, &progress)
             }
@@ -464,9 +484,6 @@ impl Train {
 
     fn plot(&self, losses: &[f32], check: Option<&Checked>) -> Result<()> {
         let Some(path) = &self.plot else { return Ok(()) };
-        if losses.is_empty() {
-            return Err(Error::Usage("--plot draws the loss, which only --reveal-loss opens".into()));
-        }
         let curve = |name: &str, losses: &[f32]| {
             let points = average(losses).into_iter().enumerate().map(|(i, l)| (i as f64 + 1.0, l)).collect();
             Series { name: name.into(), points }
@@ -484,7 +501,7 @@ impl Train {
     }
 }
 
-fn show(r: &Report) -> Result<()> {
+fn shown(r: &Report) -> String {
     let mut text = format!(
         "{} iterations of {} samples: {:.3} s each, {} sent by all parties each ({} on the wire), {} rounds each\n",
         r.iterations,
@@ -513,5 +530,5 @@ fn show(r: &Report) -> Result<()> {
         }
         text.push('\n');
     }
-    print(&text)
+    text
 }
