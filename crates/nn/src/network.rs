@@ -138,30 +138,30 @@ pub struct Velocity {
     pub decay: f32,
 }
 
-/// Layers whose weights are values, their gradients, and the optimiser. Operands in brackets.
+/// Layers whose weights are values, their gradients, and the optimiser.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Training {
-    /// [x, w `[o, c, kh, kw]`, bias `[o]`]: convolution.
+    /// Operands x, w `[o, c, kh, kw]`, bias `[o]`: convolution.
     Conv(Window),
-    /// [x `[m, k]`, w `[n, k]`, bias `[n]`]: `x w^T + bias`.
+    /// Operands x `[m, k]`, w `[n, k]`, bias `[n]`: `x w^T + bias`.
     Full,
-    /// [dy, w]: the gradient of a convolution's input.
+    /// Operands dy, w: the gradient of a convolution's input.
     ConvInput(Window),
-    /// [dy, w]: the gradient of a fully connected layer's input.
+    /// Operands dy, w: the gradient of a fully connected layer's input.
     FullInput,
-    /// [x, dy, velocity, w]: the next velocity of a convolution's weights.
+    /// Operands x, dy, velocity, w: the next velocity of a convolution's weights.
     ConvWeight(Window, Velocity),
-    /// [x, dy, velocity, w]: the next velocity of a fully connected layer's weights.
+    /// Operands x, dy, velocity, w: the next velocity of a fully connected layer's weights.
     FullWeight(Velocity),
-    /// [dy, velocity]: the next velocity of a bias; sums over everything but axis 1.
+    /// Operands dy, velocity: the next velocity of a bias; sums over everything but axis 1.
     Bias(Velocity),
-    /// [x, dy]: dy where the ReLU's operand x is not negative.
+    /// Operands x, dy: dy where the ReLU's operand x is not negative.
     Relu,
-    /// [dy]: the gradient of an average pooling whose divisor counts padding.
+    /// Operand dy: the gradient of an average pooling whose divisor counts padding.
     AveragePool(Window),
-    /// [w, velocity]: `w - rate * velocity`.
+    /// Operands w, velocity: `w - rate * velocity`.
     Descend(f32),
-    /// [p, y]: cross-entropy `-mean over rows of log(sum_j y_j p_j)`, one element; probabilities below 2^-12 count as that.
+    /// Operands p, y: cross-entropy `-mean over rows of log(sum_j y_j p_j)`, one element; probabilities below 2^-12 count as that.
     CrossEntropy,
 }
 
