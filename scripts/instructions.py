@@ -5,7 +5,7 @@ Counts repeat exactly for one compiler, so a slower kernel shows as a larger cou
 AVX-512, so these are the AVX2 kernels (portable ones where the processor has no AVX2). Fails when a count grew by more
 than 3 %. With --update writes the file anew. Needs valgrind.
 """
-import json, re, subprocess, sys, tempfile
+import json, os, re, subprocess, sys, tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +14,7 @@ STORED = ROOT / "crates/ring/instructions.json"
 TOLERANCE = 1.03
 
 subprocess.run(["cargo", "build", "--release", "--locked", "--quiet", "-p", "sordino-ring", "--example", "kernel"], cwd=ROOT, check=True)
-EXE = ROOT / "target/release/examples/kernel"
+EXE = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "release/examples/kernel"
 
 
 def total(name, times):
