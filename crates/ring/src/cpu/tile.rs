@@ -164,9 +164,9 @@ unsafe fn avx512<const MR: usize>(taps: &Taps, row: &mut Row<'_>, at: usize) {
 #[cfg(target_arch = "x86_64")]
 const AVX2_DEPTH: usize = 256;
 
-/// Pixels of one block: their part of the depth stays in the second-level cache.
+/// Pixels of one block: fewer would read the weights more often than they save.
 #[cfg(target_arch = "x86_64")]
-const AVX2_PIXELS: usize = 64;
+const AVX2_PIXELS: usize = 256;
 
 /// A row in passes over the depth, each of which adds to sums in memory.
 #[cfg(target_arch = "x86_64")]
