@@ -67,6 +67,11 @@ impl<D: Device> Clear<D> {
         }
     }
 
+    fn panel(&self, values: &[i64], op: &Conv2d) -> D::Panel {
+        let zero = self.dev.upload(vec![0; values.len()]);
+        self.dev.prepare(&self.dev.upload(ring(values)), &zero, op, false)
+    }
+
     fn rounded(
         &self,
         shape: Shape,
@@ -109,9 +114,7 @@ impl<D: Device> Protocol for Clear<D> {
         Ok(self.tensor(shape.clone(), Width::Wide, values.to_vec()))
     }
     fn prepare(&self, _at: Step, _from: Role, values: Option<&[i64]>, op: &Conv2d) -> Result<D::Panel> {
-        let values = values.ok_or_else(|| Error::Usage("a weight has no values".into()))?;
-        let zero = self.dev.upload(vec![0; values.len()]);
-        Ok(self.dev.prepare(&self.dev.upload(ring(values)), &zero, op, false))
+        Ok(self.panel(values.ok_or_else(|| Error::Usage("a weight has no values".into()))?, op))
     }
     fn constant(&self, values: &[i64], shape: &Shape, width: Width) -> ClearTensor {
         self.tensor(shape.clone(), width, values.to_vec())
@@ -122,8 +125,12 @@ impl<D: Device> Protocol for Clear<D> {
         let shape = crate::plan::local_shape(op, &shapes)?;
         let x = operands[0];
         let values = match op {
-            Local::Add => x.values.iter().zip(operands[1].values.iter()).map(|(a, b)| a.wrapping_add(*b)).collect(),
-            Local::Sub => x.values.iter().zip(operands[1].values.iter()).map(|(a, b)| a.wrapping_sub(*b)).collect(),
+            Local::Add => {
+                x.values.iter().zip(operands[1].values.iter().cycle()).map(|(a, b)| a.wrapping_add(*b)).collect()
+            }
+            Local::Sub => {
+                x.values.iter().zip(operands[1].values.iter().cycle()).map(|(a, b)| a.wrapping_sub(*b)).collect()
+            }
             Local::Scale(c) => x.values.iter().map(|v| v.wrapping_mul(*c)).collect(),
             Local::Offset(c) => x.values.iter().map(|v| v.wrapping_add(*c)).collect(),
             Local::Reshape(_) | Local::Low => x.values.to_vec(),
@@ -166,6 +173,21 @@ impl<D: Device> Protocol for Clear<D> {
         };
         Ok(self.rounded(op.output(), z.into_iter(), bias, shift))
     }
+    fn weight_gradient(
+        &self,
+        _at: Step,
+        x: &ClearTensor,
+        dy: &ClearTensor,
+        op: &Conv2d,
+        bias: Option<&ClearTensor>,
+        shift: u32,
+    ) -> Result<ClearTensor> {
+        crate::plan::fits_gradient(&x.shape, &dy.shape, op)?;
+        let parts = [&x.values, &dy.values].map(|v| [ring(v), vec![0; v.len()]].map(|v| self.dev.upload(v)));
+        let [[x0, x1], [dy0, dy1]] = &parts;
+        let z = self.dev.download(self.dev.weight_gradient([x0, x1], [dy0, dy1], op));
+        Ok(self.rounded(op.weight(), z.into_iter().map(|v| v as i64), bias, shift))
+    }
     fn mul(
         &self,
         _at: Step,
@@ -195,9 +217,7 @@ impl<D: Device> Protocol for Clear<D> {
         Ok((y, self.tensor(x.shape.clone(), Width::Narrow, bits)))
     }
     fn select(&self, _at: Step, bit: &ClearTensor, x: &ClearTensor, out: Width) -> Result<ClearTensor> {
-        if bit.values.len() != x.values.len() {
-            return Err(Error::Usage(format!("{} bits select from {}", bit.shape, x.shape)));
-        }
+        crate::plan::fits_bits(&bit.shape, &x.shape)?;
         if out == Width::Wide {
             self.watch(&x.values, self.settings.narrow_bits - 1);
         }
@@ -205,11 +225,8 @@ impl<D: Device> Protocol for Clear<D> {
         Ok(self.tensor(x.shape.clone(), out, values))
     }
     fn pack(&self, weights: &ClearTensor, op: &Conv2d) -> Result<D::Panel> {
-        if weights.values.len() != op.weight().len() {
-            return Err(Error::Usage(format!("{} elements as weights of {}", weights.shape, op.weight())));
-        }
-        let zero = self.dev.upload(vec![0; weights.values.len()]);
-        Ok(self.dev.prepare(&self.dev.upload(ring(&weights.values)), &zero, op, false))
+        crate::plan::fits_weight(&weights.shape, op)?;
+        Ok(self.panel(&weights.values, op))
     }
     fn extend(&self, _at: Step, x: &ClearTensor) -> Result<ClearTensor> {
         self.watch(&x.values, self.settings.narrow_bits - 1);

@@ -6,7 +6,8 @@ use sordino_net::{Endpoint, Net, Part};
 use sordino_ring::{Conv2d, PrgKey, Shape, pack, unpack};
 use zeroize::Zeroizing;
 
-/// Plays the model owner and the data owner. Walks the same program as the servers, so that both name steps alike.
+/// Plays the model owner and the data owner, or a further data owner: whoever its endpoint is. Walks the same program as
+/// the servers, so that both name steps alike.
 pub struct Client {
     net: Net,
     shapes: Plan,
@@ -73,11 +74,15 @@ impl Protocol for Client {
         self.shapes.width(x)
     }
     fn input(&self, at: Step, from: Role, values: Option<&[i64]>, shape: &Shape) -> Result<Symbol> {
-        self.share(&at, Self::checked(values, shape)?)?;
+        if from.endpoint() == self.net.me() {
+            self.share(&at, Self::checked(values, shape)?)?;
+        }
         self.shapes.input(at, from, None, shape)
     }
     fn prepare(&self, at: Step, from: Role, values: Option<&[i64]>, op: &Conv2d) -> Result<Self::Weight> {
-        self.share(&at, Self::checked(values, &op.weight())?)?;
+        if from.endpoint() == self.net.me() {
+            self.share(&at, Self::checked(values, &op.weight())?)?;
+        }
         self.shapes.prepare(at, from, None, op)
     }
     fn constant(&self, values: &[i64], shape: &Shape, width: Width) -> Symbol {
@@ -94,6 +99,17 @@ impl Protocol for Client {
         shift: u32,
     ) -> Result<Symbol> {
         self.shapes.linear(at, terms, bias, shift)
+    }
+    fn weight_gradient(
+        &self,
+        at: Step,
+        x: &Symbol,
+        dy: &Symbol,
+        op: &Conv2d,
+        bias: Option<&Symbol>,
+        shift: u32,
+    ) -> Result<Symbol> {
+        self.shapes.weight_gradient(at, x, dy, op, bias, shift)
     }
     fn mul(&self, at: Step, x: &Symbol, y: &Symbol, bias: Option<&Symbol>, shift: u32) -> Result<Symbol> {
         self.shapes.mul(at, x, y, bias, shift)
@@ -123,7 +139,10 @@ impl Protocol for Client {
         self.shapes.verify(at, x)
     }
 
-    fn open(&self, at: Step, x: Checked<Symbol>, _to: Role) -> Result<Option<Vec<i64>>> {
+    fn open(&self, at: Step, x: Checked<Symbol>, to: Role) -> Result<Option<Vec<i64>>> {
+        if to.endpoint() != self.net.me() {
+            return Ok(None);
+        }
         let n = self.shapes.shape(&x.0).len();
         let width = self.shapes.width(&x.0);
         let bits = self.settings.bits(width);

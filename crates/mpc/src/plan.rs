@@ -165,8 +165,8 @@ pub(crate) fn local_shape(op: &Local<'_>, operands: &[&Shape]) -> Result<Shape> 
     let one = || operands.first().copied().ok_or_else(|| misfit("an operand is missing"));
     match op {
         Local::Add | Local::Sub => match operands {
-            [x, y] if x == y => Ok((*x).clone()),
-            _ => Err(misfit("operands of a sum must be two tensors of one shape")),
+            [x, y] if x == y || x.dims().last() == Some(&y.len()) => Ok((*x).clone()),
+            _ => Err(misfit("operands of a sum must be two tensors of one shape, or one and a row of it")),
         },
         Local::Scale(_) | Local::Offset(_) | Local::Low => one().cloned(),
         Local::Reshape(shape) if one()?.len() == shape.len() => Ok(shape.clone()),
@@ -188,6 +188,31 @@ pub(crate) fn local_shape(op: &Local<'_>, operands: &[&Shape]) -> Result<Shape> 
         Local::WindowSum(w) if one()?.len() == w.0.input().len() => Ok(w.0.output()),
         Local::WindowSum(_) => Err(misfit("pooling windows do not fit their operand")),
     }
+}
+
+/// Checks computed weights.
+pub(crate) fn fits_weight(weights: &Shape, op: &Conv2d) -> Result<()> {
+    if weights.len() == op.weight().len() {
+        return Ok(());
+    }
+    Err(Error::Usage(format!("{weights} elements as weights of {}", op.weight())))
+}
+
+/// Checks the operands of a selection.
+pub(crate) fn fits_bits(bits: &Shape, x: &Shape) -> Result<()> {
+    if bits.len() == x.len() {
+        return Ok(());
+    }
+    Err(Error::Usage(format!("{bits} bits select from {x}")))
+}
+
+/// Checks the operands of a gradient of weights.
+pub(crate) fn fits_gradient(x: &Shape, dy: &Shape, op: &Conv2d) -> Result<()> {
+    op.check().map_err(|e| Error::Usage(format!("a gradient of weights: {e}")))?;
+    if x.len() == op.input().len() && dy.len() == op.output().len() {
+        return Ok(());
+    }
+    Err(Error::Usage(format!("a gradient of weights of {} from {x} and {dy}", op.weight())))
 }
 
 impl Protocol for Plan {
@@ -244,6 +269,20 @@ impl Protocol for Plan {
         let gain = terms.iter().map(|t| t.2.gain()).max().unwrap_or(1);
         Ok(self.truncated(&op.output(), shift + gain.trailing_zeros()))
     }
+    fn weight_gradient(
+        &self,
+        _at: Step,
+        x: &Symbol,
+        dy: &Symbol,
+        op: &Conv2d,
+        _bias: Option<&Symbol>,
+        shift: u32,
+    ) -> Result<Symbol> {
+        fits_gradient(&x.shape, &dy.shape, op)?;
+        self.state.borrow_mut().cost.macs += 2 * op.macs();
+        drop(self.lease(16 * op.output().len() as u64));
+        Ok(self.truncated(&op.weight(), shift))
+    }
     fn mul(&self, _at: Step, x: &Symbol, _y: &Symbol, _bias: Option<&Symbol>, shift: u32) -> Result<Symbol> {
         self.state.borrow_mut().cost.macs += 2 * x.shape.len() as u64;
         Ok(self.truncated(&x.shape, shift))
@@ -265,15 +304,14 @@ impl Protocol for Plan {
         drop(self.lease(comparison_bytes(x.shape.len())));
         Ok((self.symbol(x.shape.clone(), out), x.shape.clone()))
     }
-    fn select(&self, _at: Step, _bit: &Shape, x: &Symbol, out: Width) -> Result<Symbol> {
+    fn select(&self, _at: Step, bit: &Shape, x: &Symbol, out: Width) -> Result<Symbol> {
+        fits_bits(bit, &x.shape)?;
         self.spend(cost::select(x.shape.len(), out, self.settings));
         drop(self.lease(48 * x.shape.len() as u64));
         Ok(self.symbol(x.shape.clone(), out))
     }
     fn pack(&self, weights: &Symbol, op: &Conv2d) -> Result<Self::Weight> {
-        if weights.shape.len() != op.weight().len() {
-            return Err(Error::Usage(format!("{} elements as weights of {}", weights.shape, op.weight())));
-        }
+        fits_weight(&weights.shape, op)?;
         Ok(self.lease(panel_bytes(op)))
     }
     fn extend(&self, _at: Step, x: &Symbol) -> Result<Symbol> {

@@ -65,6 +65,8 @@ pub enum Role {
     ModelOwner,
     /// Holds the inputs and receives the outputs.
     DataOwner,
+    /// Holds other inputs, and receives nothing: the second data owner is number 1.
+    FurtherOwner(u8),
 }
 
 impl Role {
@@ -73,16 +75,23 @@ impl Role {
     pub fn endpoint(self) -> sordino_net::Endpoint {
         match self {
             Self::ModelOwner | Self::DataOwner => sordino_net::Endpoint::CLIENT,
+            Self::FurtherOwner(k) => sordino_net::Endpoint(sordino_net::Endpoint::CLIENT.0.saturating_add(k)),
         }
+    }
+
+    /// Data owner number k, from zero.
+    #[must_use]
+    pub fn owner(k: u8) -> Self {
+        if k == 0 { Self::DataOwner } else { Self::FurtherOwner(k) }
     }
 }
 
 /// An operation without communication, the same on every share.
 #[derive(Clone, Debug)]
 pub enum Local<'a> {
-    /// a + b.
+    /// a + b; b has the shape of a, or is one of its rows (its last axis) and added to all.
     Add,
-    /// a - b.
+    /// a - b, as for a sum.
     Sub,
     /// x * c for a public integer.
     Scale(i64),
@@ -165,6 +174,20 @@ pub trait Protocol {
         bias: Option<&Self::Arith>,
         shift: u32,
     ) -> Result<Self::Arith>;
+    /// `round((dW + bias) / 2^shift)`, narrow and OHWI, where dW is the gradient of the weights of `op`: for each the sum over
+    /// output pixels of the input it meets times `dy`, for wide x and dy. Bias, shift and result as for [`Protocol::linear`].
+    ///
+    /// # Errors
+    /// Lost peers; sizes that do not fit.
+    fn weight_gradient(
+        &self,
+        at: Step,
+        x: &Self::Arith,
+        dy: &Self::Arith,
+        op: &Conv2d,
+        bias: Option<&Self::Arith>,
+        shift: u32,
+    ) -> Result<Self::Arith>;
     /// `round((x * y + bias) / 2^shift)` element by element, narrow, for wide operands of one shape.
     ///
     /// # Errors
@@ -220,10 +243,17 @@ pub trait Protocol {
     ///
     /// # Errors
     /// Lost peers.
-    fn max(&self, mut at: Step, x: &Self::Arith, y: &Self::Arith) -> Result<Self::Arith> {
+    fn max(&self, at: Step, x: &Self::Arith, y: &Self::Arith) -> Result<Self::Arith> {
+        Ok(self.max_with_bit(at, x, y)?.0)
+    }
+    /// [`Protocol::max`] and the bit `x >= y`.
+    ///
+    /// # Errors
+    /// Lost peers.
+    fn max_with_bit(&self, mut at: Step, x: &Self::Arith, y: &Self::Arith) -> Result<(Self::Arith, Self::Bit)> {
         let difference = self.local(&Local::Sub, &[x, y])?;
-        let positive = self.relu(at.child("relu"), &difference, Width::Narrow)?;
-        self.local(&Local::Add, &[y, &positive])
+        let (positive, bit) = self.relu_with_bit(at.child("relu"), &difference, Width::Narrow)?;
+        Ok((self.local(&Local::Add, &[y, &positive])?, bit))
     }
 
     /// Passes when the value is what honest parties would have computed. A semi-honest protocol trusts its peers to

@@ -30,6 +30,10 @@ enum Op {
     Select(Width),
     /// A linear layer with computed weights.
     Packed,
+    /// The gradient of the weights of a strided convolution.
+    WeightGradient {
+        shift: u32,
+    },
     Extend,
     Max,
     Local(usize),
@@ -48,7 +52,7 @@ struct One {
 impl One {
     fn new(op: Op, n: usize) -> Self {
         let conv = match op {
-            Op::Linear { .. } if n.is_multiple_of(2) => Conv2d {
+            Op::Linear { .. } | Op::WeightGradient { .. } if n.is_multiple_of(2) => Conv2d {
                 n: 1,
                 h: 5,
                 w: 4,
@@ -80,7 +84,8 @@ impl One {
             Op::Msb | Op::Relu(_) | Op::Select(_) | Op::Extend | Op::Max | Op::Local(_) | Op::Constant | Op::Input
         );
         let limit = if narrow { 1 << 30 } else { 1 << 22 };
-        let len = if matches!(op, Op::Linear { .. } | Op::Gain { .. }) { conv.input().len() } else { n };
+        let whole = matches!(op, Op::Linear { .. } | Op::Gain { .. } | Op::WeightGradient { .. });
+        let len = if whole { conv.input().len() } else { n };
         Self {
             op,
             n,
@@ -141,6 +146,12 @@ impl Job for One {
                 let w = p.pack(&w, &self.conv)?;
                 p.linear(step, &[(&wide, &w, self.conv)], None, 20)?
             }
+            Op::WeightGradient { shift } => {
+                let dy = integers(4, self.conv.output().len(), 1 << 18);
+                let dy = p.input(at.child("dy"), Role::DataOwner, Some(&dy), &self.conv.output())?;
+                let bias = p.constant(&vec![-98765; self.conv.weight().len()], &self.conv.weight(), Width::Wide);
+                p.weight_gradient(step, &wide, &dy, &self.conv, Some(&bias), shift)?
+            }
             Op::Truncate { shift } => p.truncate(step, &wide, shift)?,
             Op::Msb => {
                 let bits = p.msb(step, &narrow)?;
@@ -177,6 +188,15 @@ impl Job for One {
                     1 => p.local(&Local::Scale(-3), &[&wide])?,
                     2 => p.local(&Local::Offset(7), &[&narrow])?,
                     3 => p.local(&Local::Gather(&map, -9), &[&narrow])?,
+                    // A row of one element is added to all rows.
+                    6 => {
+                        let rows = p.local(&Local::Reshape(Shape::new(&[n, 1])), &[&wide])?;
+                        let one = IndexMap { source: vec![0], shape: Shape::new(&[1]) };
+                        let row = p.local(&Local::Gather(&one, 0), &[&wide])?;
+                        let sum = p.local(&Local::Add, &[&rows, &row])?;
+                        let row = p.local(&Local::Scale(5), &[&row])?;
+                        p.local(&Local::Sub, &[&sum, &row])?
+                    }
                     4 => p.local(&concat, &[&wide, &wide])?,
                     _ => p.local(&Local::WindowSum(windows), &[&wide])?,
                 }
@@ -202,7 +222,13 @@ fn check(op: Op, n: usize, settings: Settings) {
     assert_eq!(got.len(), want.len(), "{op:?}");
     let rounding = matches!(
         op,
-        Op::Linear { .. } | Op::TwoTerms | Op::Packed | Op::Gain { .. } | Op::Mul { .. } | Op::Truncate { .. }
+        Op::Linear { .. }
+            | Op::TwoTerms
+            | Op::Packed
+            | Op::WeightGradient { .. }
+            | Op::Gain { .. }
+            | Op::Mul { .. }
+            | Op::Truncate { .. }
     );
     let tolerance = i64::from(rounding && !settings.faithful);
     for (g, w) in got.iter().zip(&want) {
@@ -233,6 +259,8 @@ fn every_operation_equals_the_oracle_at_its_declared_cost() {
         Op::Select(Width::Narrow),
         Op::Select(Width::Wide),
         Op::Packed,
+        Op::WeightGradient { shift: 20 },
+        Op::WeightGradient { shift: 32 },
         Op::Extend,
         Op::Max,
         Op::Constant,
@@ -241,7 +269,7 @@ fn every_operation_equals_the_oracle_at_its_declared_cost() {
         check(Op::Gain { shift: 20 }, n, Settings::default());
         check(Op::Gain { shift: 30 }, n, Settings::default());
     }
-    ops.extend((0..6).map(Op::Local));
+    ops.extend((0..7).map(Op::Local));
     for op in ops {
         for n in [1, 2, 3, 10, 192, 193, 1000] {
             check(op, n, Settings::default());

@@ -27,7 +27,8 @@ pub use timeline::{Activity, Span, Spent, Timeline};
 
 use std::fmt;
 
-/// A machine taking part: servers are 0, 1 and 2; whoever provides inputs and receives outputs is 3.
+/// A machine taking part: servers are 0, 1 and 2; whoever provides inputs and receives outputs is 3; further owners of
+/// data follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Endpoint(pub u8);
 
@@ -46,6 +47,10 @@ impl Endpoint {
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.is_server() { write!(f, "server {}", self.0) } else { write!(f, "the client") }
+        match self.0 {
+            0..=2 => write!(f, "server {}", self.0),
+            3 => write!(f, "the client"),
+            n => write!(f, "data owner {}", n - 2),
+        }
     }
 }

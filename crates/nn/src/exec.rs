@@ -1,11 +1,13 @@
 //! The one executor: runs a compiled program over any protocol. It never sees a party index, a device or a socket.
 
+use crate::network::Mask;
 use crate::program::{Instruction, Op, Port, Program, SecretForm, Secrets, Slot};
 use crate::tensor::Tensor;
+use crate::training::TrainingStep;
 use crate::{Error, Result};
 use sordino_mpc::{Local, Protocol, Role, Step, Width};
 use sordino_ring::{Conv2d, IndexMap, Scale, Shape, encode};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 /// A value in the rings it has been needed in.
 struct Held<A> {
@@ -26,6 +28,8 @@ pub struct Loaded<'p, P: Protocol> {
     tensors: Vec<Option<P::Arith>>,
     maps: Vec<Option<IndexMap>>,
     states: RefCell<Vec<P::Arith>>,
+    /// Runs that are over, earlier sessions' included: the number of the next one.
+    iteration: Cell<usize>,
     /// After which instruction each value is no longer needed.
     last_use: Vec<usize>,
 }
@@ -35,28 +39,32 @@ pub struct Loaded<'p, P: Protocol> {
 /// # Errors
 /// [`Error::Input`] for a missing input, another shape, or values that do not fit the calibrated range.
 pub fn encode_inputs(program: &Program, inputs: &[Tensor]) -> Result<Vec<Vec<i64>>> {
-    let fault = |port: &Port, why: String| Error::Input { name: port.name.clone(), why };
-    program
-        .inputs
-        .iter()
-        .enumerate()
-        .map(|(i, port)| {
-            let Some(x) = inputs.get(i) else { return Err(fault(port, "it is missing".into())) };
-            if x.dims != port.dims {
-                return Err(fault(port, format!("its shape is {:?} where the program takes {:?}", x.dims, port.dims)));
-            }
-            if let Some(at) = x.data.iter().position(|v| f64::from(v.abs()) > port.limit || v.is_nan()) {
-                let why = format!(
-                    "element {at} is {:.4e}, beyond the calibrated range of {:.4e}; calibrate with such inputs",
-                    x.data[at], port.limit
-                );
-                return Err(fault(port, why));
-            }
-            let laid = if x.dims.len() == 4 { x.permute(&[0, 2, 3, 1]) } else { x.clone() };
-            let scale = Scale::new(port.scale).ok_or_else(|| fault(port, "its scale is not positive".into()))?;
-            encode(&laid.data, scale, program.settings.narrow_bits).map_err(|e| fault(port, e.to_string()))
-        })
-        .collect()
+    let encode = |(i, port): (usize, &Port)| match inputs.get(i) {
+        Some(x) => encode_input(program, port, x),
+        None => Err(Error::Input { name: port.name.clone(), why: "it is missing".into() }),
+    };
+    program.inputs.iter().enumerate().map(encode).collect()
+}
+
+/// Encodes one input.
+///
+/// # Errors
+/// As for [`encode_inputs`].
+pub fn encode_input(program: &Program, port: &Port, x: &Tensor) -> Result<Vec<i64>> {
+    let fault = |why: String| Error::Input { name: port.name.clone(), why };
+    if x.dims != port.dims {
+        return Err(fault(format!("its shape is {:?} where the program takes {:?}", x.dims, port.dims)));
+    }
+    if let Some(at) = x.data.iter().position(|v| f64::from(v.abs()) > port.limit || v.is_nan()) {
+        let why = format!(
+            "element {at} is {:.4e}, beyond the calibrated range of {:.4e}; calibrate with such inputs",
+            x.data[at], port.limit
+        );
+        return Err(fault(why));
+    }
+    let laid = if x.dims.len() == 4 { x.permute(&[0, 2, 3, 1]) } else { x.clone() };
+    let scale = Scale::new(port.scale).ok_or_else(|| fault("its scale is not positive".into()))?;
+    encode(&laid.data, scale, program.settings.narrow_bits).map_err(|e| fault(e.to_string()))
 }
 
 /// Decodes outputs into the model's own layout.
@@ -66,6 +74,21 @@ pub fn decode_outputs(program: &Program, outputs: &[Vec<i64>]) -> Vec<Tensor> {
         Tensor::new(&port.dims, v.iter().map(|&v| (v as f64 / port.scale) as f32).collect())
     };
     program.outputs.iter().zip(outputs).map(decode).collect()
+}
+
+/// Decodes the integers of a training's states into the model's own layout.
+#[must_use]
+pub fn decode_states(program: &Program, step: &TrainingStep, integers: &[Vec<i64>]) -> Vec<Tensor> {
+    let decode = |(i, v): (usize, &Vec<i64>)| {
+        let scale = program.slots[program.states[i].read].scale;
+        let data = v.iter().map(|&v| (v as f64 / scale) as f32).collect();
+        match step.states[i].start.dims[..] {
+            // Kernels are laid out with their input channels last.
+            [o, c, h, w] => Tensor::new(&[o, h, w, c], data).permute(&[0, 3, 1, 2]),
+            ref dims => Tensor::new(dims, data),
+        }
+    };
+    integers.iter().enumerate().map(decode).collect()
 }
 
 impl<'p, P: Protocol> Loaded<'p, P> {
@@ -111,10 +134,11 @@ impl<'p, P: Protocol> Loaded<'p, P> {
             })
             .collect();
         let mut states = vec![];
-        for state in &program.states {
-            states.push(tensors[state.start].take().ok_or_else(missing)?);
+        for start in program.states.iter().filter_map(|s| s.start) {
+            states.push(tensors[start].take().ok_or_else(missing)?);
         }
-        Ok(Self { program, weights, tensors, maps, states: RefCell::new(states), last_use })
+        let (states, iteration) = (RefCell::new(states), Cell::new(0));
+        Ok(Self { program, weights, tensors, maps, states, iteration, last_use })
     }
 
     /// Runs once. `inputs` are the encoded inputs at the data owner; `watch` is told each layer before it starts.
@@ -152,6 +176,7 @@ impl<'p, P: Protocol> Loaded<'p, P> {
         if self.program.layers.len() > layer.wrapping_add(1) {
             watch(self.program.layers.len() - 1);
         }
+        self.iteration.set(self.iteration.get() + 1);
         let mut states = self.states.borrow_mut();
         for (state, value) in self.program.states.iter().zip(states.iter_mut()) {
             *value = held[state.left].wide.clone().ok_or_else(missing)?;
@@ -174,9 +199,10 @@ impl<'p, P: Protocol> Loaded<'p, P> {
         self.states.borrow().clone()
     }
 
-    /// Puts other values in place of the states.
-    pub fn resume(&self, states: Vec<P::Arith>) {
+    /// Puts other values in place of the states, as so many runs have left them.
+    pub fn resume(&self, states: Vec<P::Arith>, iteration: usize) {
         *self.states.borrow_mut() = states;
+        self.iteration.set(iteration);
     }
 
     /// Opens a state to its owner, who gets the integers; everybody else gets `None`.
@@ -215,7 +241,7 @@ impl<'p, P: Protocol> Loaded<'p, P> {
         Ok(match &instruction.op {
             Op::Input(i) => {
                 let values = inputs.and_then(|v| v.get(*i)).map(Vec::as_slice);
-                p.input(at, Role::DataOwner, values, shape)?
+                p.input(at, Role::owner(self.program.inputs[*i].owner), values, shape)?
             }
             Op::Secret(i) => self.tensors[*i].clone().ok_or_else(missing)?,
             Op::Linear { terms, bias, shift } => {
@@ -240,13 +266,30 @@ impl<'p, P: Protocol> Loaded<'p, P> {
                 let factors = p.constant(factors, shape, Width::Wide);
                 p.mul(at, &wide(*x)?, &factors, None, *shift)?
             }
-            Op::State(i) => self.states.borrow()[*i].clone(),
-            Op::Product { x, w, conv, bias, shift } => {
-                let x = p.local(&Local::Reshape(conv.input()), &[&wide(*x)?])?;
-                let panel = p.pack(&wide(*w)?, conv)?;
+            Op::State(i) => self.states.borrow().get(*i).cloned().ok_or_else(missing)?,
+            Op::Product { terms, bias, shift } => {
+                let mut operands = vec![];
+                for (x, w, conv) in terms {
+                    let x = p.local(&Local::Reshape(conv.input()), &[&wide(*x)?])?;
+                    operands.push((x, p.pack(&wide(*w)?, conv)?, *conv));
+                }
+                let operands: Vec<_> = operands.iter().map(|(x, w, conv)| (x, w, *conv)).collect();
                 let bias = bias.map(wide).transpose()?;
-                let y = p.linear(at, &[(&x, &panel, *conv)], bias.as_ref(), *shift)?;
+                let y = p.linear(at, &operands, bias.as_ref(), *shift)?;
                 p.local(&Local::Reshape(shape.clone()), &[&y])?
+            }
+            Op::WeightGradient { x, dy, conv, bias, shift } => {
+                let bias = bias.map(wide).transpose()?;
+                let y = p.weight_gradient(at, &wide(*x)?, &wide(*dy)?, conv, bias.as_ref(), *shift)?;
+                p.local(&Local::Reshape(shape.clone()), &[&y])?
+            }
+            Op::Descend { w, v, per_rate } => {
+                let factor = (self.program.rate(self.iteration.get()) * per_rate).round() as i64;
+                p.local(&Local::Sub, &[&wide(*w)?, &p.local(&Local::Scale(factor), &[&wide(*v)?])?])?
+            }
+            Op::Dropout { x, mask, dims } => {
+                let map = dropout(mask, self.iteration.get(), dims, shape);
+                unary(&Local::Gather(&map, 0), *x)?
             }
             Op::Relu { x, wide, keep } => {
                 let (y, bit) = p.relu_with_bit(at, &narrow(*x)?, width(*wide))?;
@@ -259,7 +302,13 @@ impl<'p, P: Protocol> Loaded<'p, P> {
                 let bit = bits[*bit].as_ref().ok_or_else(missing)?;
                 p.select(at, bit, &narrow(*x)?, width(*wide))?
             }
-            Op::Max { x, y } => p.max(at, &narrow(*x)?, &narrow(*y)?)?,
+            Op::Max { x, y, keep } => {
+                let (y, bit) = p.max_with_bit(at, &narrow(*x)?, &narrow(*y)?)?;
+                if let Some(i) = keep {
+                    bits[*i] = Some(bit);
+                }
+                y
+            }
             Op::Extend { x } => p.extend(at, &narrow(*x)?)?,
             Op::Below { x, thresholds } => {
                 let x = narrow(*x)?;
@@ -304,6 +353,20 @@ impl<'p, P: Protocol> Loaded<'p, P> {
     }
 }
 
+/// What a mask keeps of a value, whose own dimensions are those of the model.
+fn dropout(mask: &Mask, iteration: usize, dims: &[usize], shape: &Shape) -> IndexMap {
+    let kept = mask.kept(iteration as u32, dims.iter().product());
+    let keep = |at: usize, own: usize| if kept[own] { at as u32 } else { sordino_ring::PAD };
+    let source = match dims {
+        // Laid out with the channels last.
+        [_, c, h, w] => (0..kept.len())
+            .map(|at| keep(at, ((at / (h * w * c) * c + at % c) * h + at / (w * c) % h) * w + at / c % w))
+            .collect(),
+        _ => (0..kept.len()).map(|at| keep(at, at)).collect(),
+    };
+    IndexMap { source, shape: shape.clone() }
+}
+
 fn width(wide: bool) -> Width {
     if wide { Width::Wide } else { Width::Narrow }
 }
@@ -317,7 +380,8 @@ fn missing() -> Error {
 pub fn macs(program: &Program) -> u64 {
     let terms = program.instructions.iter().filter_map(|i| match &i.op {
         Op::Linear { terms, .. } => Some(terms.iter().map(|t| Conv2d::macs(&t.2)).sum::<u64>()),
-        Op::Product { conv, .. } => Some(conv.macs()),
+        Op::Product { terms, .. } => Some(terms.iter().map(|t| t.2.macs()).sum()),
+        Op::WeightGradient { conv, .. } => Some(conv.macs()),
         _ => None,
     });
     terms.sum()

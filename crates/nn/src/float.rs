@@ -68,7 +68,7 @@ fn layer(layer: &Layer, xs: &[&Tensor], out: &[usize]) -> Tensor {
             gemm(m, k, n, &x.data, &weight.data, &mut data);
             Tensor::new(out, data)
         }
-        Layer::BatchNorm { stats, epsilon } => {
+        Layer::BatchNorm { stats, epsilon, .. } => {
             let [scale, shift, mean, var] = stats;
             channels(x, |c, v| (v - mean.data[c]) / (var.data[c] + epsilon).sqrt() * scale.data[c] + shift.data[c])
         }
@@ -103,8 +103,8 @@ fn layer(layer: &Layer, xs: &[&Tensor], out: &[usize]) -> Tensor {
         Layer::Reshape => Tensor::new(out, x.data.clone()),
         Layer::Transpose(perm) => x.permute(perm),
         Layer::Softmax { axis, end } => softmax(x, *axis, *end),
-        Layer::Sigmoid => map(x, |v| 1.0 / (1.0 + (-v).exp())),
-        Layer::Tanh => map(x, f32::tanh),
+        Layer::Smooth(f) => map(x, |v| f.value(f64::from(v)) as f32),
+        Layer::Dropout(_) => x.clone(),
         Layer::Training(training) => training::layer(training, xs, out),
         Layer::Lrn { size, alpha, beta, bias } => {
             let inner: usize = x.dims[2..].iter().product();
@@ -137,33 +137,51 @@ fn conv(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, window: &Window, gro
     let [n, o, oh, ow] = [out[0], out[1], out[2], out[3]];
     let [c, h, w] = [x.dims[1], x.dims[2], x.dims[3]];
     let (ci, co) = (c / groups, o / groups);
-    let [kh, kw] = window.kernel;
-    let (k, pixels) = (ci * kh * kw, oh * ow);
+    let (k, pixels) = (ci * window.kernel[0] * window.kernel[1], oh * ow);
     let mut data = vec![0f32; n * o * pixels];
     if let Some(b) = bias {
         for (i, plane) in data.chunks_exact_mut(pixels).enumerate() {
             plane.fill(b.data[i % o]);
         }
     }
-    let mut columns = vec![0f32; k * pixels];
     for image in 0..n {
         for g in 0..groups {
-            for r in 0..k {
-                let (ch, ky, kx) = (g * ci + r / (kh * kw), r / kw % kh, r % kw);
-                let plane = &x.data[(image * c + ch) * h * w..][..h * w];
-                for (oy, row) in columns[r * pixels..(r + 1) * pixels].chunks_exact_mut(ow).enumerate() {
-                    let y = (oy * window.stride[0] + ky * window.dilation[0]).wrapping_sub(window.pad[0]);
-                    for (ox, v) in row.iter_mut().enumerate() {
-                        let xx = (ox * window.stride[1] + kx * window.dilation[1]).wrapping_sub(window.pad[1]);
-                        *v = if y < h && xx < w { plane[y * w + xx] } else { 0.0 };
-                    }
-                }
-            }
+            let columns = columns(&x.data[image * c * h * w..], [c, h, w], g * ci..(g + 1) * ci, window, [oh, ow]);
             let weights = &weight.data[g * co * k..(g + 1) * co * k];
             gemm(co, k, pixels, weights, &columns, &mut data[(image * o + g * co) * pixels..][..co * pixels]);
         }
     }
     Tensor::new(out, data)
+}
+
+/// `[channels * kh * kw, oh * ow]` of one image: what each weight meets at each output pixel.
+fn columns(
+    image: &[f32],
+    [_, h, w]: [usize; 3],
+    channels: std::ops::Range<usize>,
+    window: &Window,
+    [oh, ow]: [usize; 2],
+) -> Vec<f32> {
+    let [kh, kw] = window.kernel;
+    let mut out = vec![0f32; channels.len() * kh * kw * oh * ow];
+    for (r, rows) in out.chunks_exact_mut(oh * ow).enumerate() {
+        let (ch, ky, kx) = (channels.start + r / (kh * kw), r / kw % kh, r % kw);
+        let plane = &image[ch * h * w..][..h * w];
+        for (oy, row) in rows.chunks_exact_mut(ow).enumerate() {
+            for (ox, v) in row.iter_mut().enumerate() {
+                if let Some(at) = source(window, [h, w], [oy, ox], [ky, kx]) {
+                    *v = plane[at];
+                }
+            }
+        }
+    }
+    out
+}
+
+/// Where a kernel position of an output pixel reads, if inside.
+fn source(window: &Window, [h, w]: [usize; 2], out: [usize; 2], k: [usize; 2]) -> Option<usize> {
+    let at = |a: usize| (out[a] * window.stride[a] + k[a] * window.dilation[a]).wrapping_sub(window.pad[a]);
+    (at(0) < h && at(1) < w).then(|| at(0) * w + at(1))
 }
 
 fn pool(

@@ -25,6 +25,6 @@ pub mod zoo;
 pub use error::{Error, Result};
 pub use graph::Graph;
 pub use import::{SUPPORTED, check_inputs, import};
-pub use lower::{Options, Ranges, compile, compile_step, for_inference};
+pub use lower::{Options, Ranges, compile, compile_answer, compile_step, for_inference};
 pub use network::Network;
 pub use tensor::{Constant, Tensor};

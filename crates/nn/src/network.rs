@@ -44,6 +44,8 @@ pub enum Layer {
         stats: [Rc<Tensor>; 4],
         /// Added to the variance.
         epsilon: f32,
+        /// Share of the batch's statistics that running ones take in training.
+        momentum: f32,
     },
     /// Per-channel (axis 1) `x * scale + shift`; what passes turn batch norms and per-channel constants into.
     Affine {
@@ -108,10 +110,10 @@ pub enum Layer {
         /// One past the last.
         end: usize,
     },
-    /// 1 / (1 + e^-x).
-    Sigmoid,
-    /// tanh(x).
-    Tanh,
+    /// A smooth function of every element.
+    Smooth(Smooth),
+    /// The same values; in training, a public random mask drops this share of them and scales the rest up.
+    Dropout(f32),
     /// A layer of a training step.
     Training(Training),
     /// Across channels: `x / (bias + alpha / size * sum x^2)^beta`.
@@ -127,42 +129,182 @@ pub enum Layer {
     },
 }
 
-/// How a gradient becomes a velocity: `mean * gradient + momentum * velocity + decay * weight`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Velocity {
-    /// One over the batch.
-    pub mean: f32,
-    /// Momentum.
-    pub momentum: f32,
-    /// Weight decay.
-    pub decay: f32,
+/// Smooth functions of one variable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Smooth {
+    /// 1 / (1 + e^-x).
+    Sigmoid,
+    /// tanh(x).
+    Tanh,
+    /// x times the normal distribution function of x.
+    Gelu,
+    /// The error function.
+    Erf,
+    /// e^x.
+    Exp,
+    /// Natural logarithm of a positive argument.
+    Log,
+    /// Square root of an argument that is not negative.
+    Sqrt,
+    /// 1 / x for a positive argument.
+    Reciprocal,
 }
 
-/// Layers whose weights are values, their gradients, and the optimiser.
+impl Smooth {
+    /// The function.
+    #[must_use]
+    pub fn value(self, x: f64) -> f64 {
+        match self {
+            Self::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+            Self::Tanh => x.tanh(),
+            Self::Gelu => x * normal_distribution(x),
+            Self::Erf => erf(x),
+            Self::Exp => x.exp(),
+            Self::Log => x.ln(),
+            Self::Sqrt => x.sqrt(),
+            Self::Reciprocal => 1.0 / x,
+        }
+    }
+
+    /// Its derivative.
+    #[must_use]
+    pub fn slope(self, x: f64) -> f64 {
+        match self {
+            Self::Sigmoid => self.value(x) * (1.0 - self.value(x)),
+            Self::Tanh => 1.0 - x.tanh().powi(2),
+            Self::Gelu => normal_distribution(x) + x * (-x * x / 2.0).exp() / std::f64::consts::TAU.sqrt(),
+            Self::Erf => std::f64::consts::FRAC_2_SQRT_PI * (-x * x).exp(),
+            Self::Exp => x.exp(),
+            Self::Log => 1.0 / x,
+            Self::Sqrt => 0.5 / x.sqrt(),
+            Self::Reciprocal => -1.0 / (x * x),
+        }
+    }
+}
+
+/// The distribution function of the normal distribution.
+pub(crate) fn normal_distribution(x: f64) -> f64 {
+    0.5 * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2))
+}
+
+/// The error function: its Taylor series (Abramowitz and Stegun 7.1.6) within three, the continued fraction of its
+/// complement (7.1.14) beyond. Exact to 1e-13.
+fn erf(x: f64) -> f64 {
+    let a = x.abs();
+    let value = if a < 3.0 {
+        let mut term = a;
+        let mut sum = a;
+        let mut n = 0.0;
+        while term > 1e-17 * sum {
+            n += 1.0;
+            term *= 2.0 * a * a / (2.0 * n + 1.0);
+            sum += term;
+        }
+        std::f64::consts::FRAC_2_SQRT_PI * (-a * a).exp() * sum
+    } else {
+        let fraction = (1..=40).rev().fold(a, |f, k| a + f64::from(k) / 2.0 / f);
+        1.0 - (-a * a).exp() / (fraction * std::f64::consts::PI.sqrt())
+    };
+    value.copysign(x)
+}
+
+/// How a gradient becomes a state: `gradient * g`, plus each further operand times its factor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Blend {
+    /// Factor of the gradient, summed over the batch.
+    pub gradient: f32,
+    /// Factors of the operands that follow.
+    pub others: Vec<f32>,
+}
+
+/// Layers whose weights are values, their gradients, and the optimiser. A *channel value* has one element for each
+/// channel (axis 1).
 #[derive(Clone, Debug, PartialEq)]
 pub enum Training {
-    /// Operands x, w `[o, c, kh, kw]`, bias `[o]`: convolution.
-    Conv(Window),
+    /// Operands x, w, bias. Groups.
+    Conv(Window, usize),
     /// Operands x `[m, k]`, w `[n, k]`, bias `[n]`: `x w^T + bias`.
     Full,
-    /// Operands dy, w: the gradient of a convolution's input.
-    ConvInput(Window),
+    /// Operands dy, w: the gradient of a convolution's input. Groups.
+    ConvInput(Window, usize),
     /// Operands dy, w: the gradient of a fully connected layer's input.
     FullInput,
-    /// Operands x, dy, velocity, w: the next velocity of a convolution's weights.
-    ConvWeight(Window, Velocity),
-    /// Operands x, dy, velocity, w: the next velocity of a fully connected layer's weights.
-    FullWeight(Velocity),
-    /// Operands dy, velocity: the next velocity of a bias; sums over everything but axis 1.
-    Bias(Velocity),
+    /// Operands x, dy and others: what the gradient of a convolution's weights becomes. Groups.
+    ConvWeight(Window, usize, Blend),
+    /// Operands x, dy and others: what the gradient of a fully connected layer's weights becomes.
+    FullWeight(Blend),
+    /// Operands of one shape: the sum of each times its factor.
+    Sum(Vec<f32>),
     /// Operands x, dy: dy where the ReLU's operand x is not negative.
     Relu,
-    /// Operand dy: the gradient of an average pooling whose divisor counts padding.
-    AveragePool(Window),
-    /// Operands w, velocity: `w - rate * velocity`.
+    /// Operand dy: the gradient of an average pooling; whether padding counts in the divisor.
+    AveragePool(Window, bool),
+    /// Operands x, y, dy: the gradient of the maximum pooling that made y of x, at the first maximum of each window.
+    MaxPool(Window),
+    /// Operand x: a dropout in this iteration.
+    Dropout(Mask, u32),
+    /// Operand x: the channel value of sums over everything else, times a number.
+    ChannelSum(f32),
+    /// Operands x, y: the channel value of sums of products, times a number.
+    ChannelDot(f32),
+    /// Operands x and a channel value m: x - m.
+    Centre,
+    /// Operands x and channel values a, b, or x, a, y, c, b: x a + y c + b.
+    ChannelScale,
+    /// Element by element, with a gradient's precision.
+    Mul,
+    /// Operand v: 1 / sqrt(v + epsilon), to this relative error.
+    InverseRoot {
+        /// Added to the operand.
+        epsilon: f32,
+        /// Largest relative error.
+        error: f32,
+    },
+    /// Operands g, v: `a g^2 + b v`.
+    Square(f32, f32),
+    /// Operand x: the derivative there.
+    Slope(Smooth),
+    /// Operand dy: the gradient of a slice's operand.
+    Unslice {
+        /// First position on each axis, as in the slice.
+        start: Vec<isize>,
+        /// Step on each axis.
+        step: Vec<isize>,
+    },
+    /// Operands w, u: `w - rate * u`.
     Descend(f32),
     /// Operands p, y: cross-entropy `-mean over rows of log(sum_j y_j p_j)`, one element; probabilities below 2^-12 count as that.
     CrossEntropy,
+    /// Operand d: half the mean over rows of the sum of squares, one element.
+    SquaredError,
+}
+
+/// A dropout's mask: public, another one in every iteration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Mask {
+    /// Share that is dropped, in 2^-32.
+    pub drop: u32,
+    /// Which of the network's dropouts.
+    pub layer: u32,
+    /// Of the training.
+    pub seed: u64,
+}
+
+impl Mask {
+    /// True for the elements that stay, in the model's own order.
+    #[must_use]
+    pub fn kept(&self, iteration: u32, n: usize) -> Vec<bool> {
+        let mut key = [0; 16];
+        key[..8].copy_from_slice(&self.seed.to_le_bytes());
+        key[8..12].copy_from_slice(&self.layer.to_le_bytes());
+        key[12..].copy_from_slice(&iteration.to_le_bytes());
+        sordino_ring::PrgKey::new(key).words::<u32>(n).into_iter().map(|w| w >= self.drop).collect()
+    }
+    /// Share that stays.
+    #[must_use]
+    pub fn share(&self) -> f64 {
+        1.0 - f64::from(self.drop) / 4_294_967_296.0
+    }
 }
 
 /// A layer with its operands.

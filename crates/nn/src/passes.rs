@@ -4,8 +4,16 @@ use crate::network::{Layer, Network};
 use crate::tensor::Tensor;
 use std::rc::Rc;
 
+/// The passes of training, in order: weights stay those of the model.
+pub(crate) fn for_training(net: &mut Network) {
+    pool_before_relu(net);
+    concat_before_relu(net);
+    remove_unused(net);
+}
+
 /// The passes of inference, in order.
 pub(crate) fn for_inference(net: &mut Network) {
+    drop_dropouts(net);
     batch_norms_to_affine(net);
     fold_affine(net);
     pool_before_relu(net);
@@ -25,10 +33,20 @@ pub(crate) fn remove_unused(net: &mut Network) {
     }
 }
 
+/// Outside training a dropout is the identity.
+fn drop_dropouts(net: &mut Network) {
+    while let Some(at) = net.nodes.iter().position(|n| matches!(n.layer, Layer::Dropout(_))) {
+        let node = net.nodes.remove(at);
+        let inputs = net.nodes.iter_mut().flat_map(|n| &mut n.inputs);
+        let outputs = net.outputs.iter_mut().map(|(_, v)| v);
+        inputs.chain(outputs).filter(|v| **v == node.output).for_each(|v| *v = node.inputs[0]);
+    }
+}
+
 /// Batch norm with fixed statistics is a scale and a shift per channel.
 fn batch_norms_to_affine(net: &mut Network) {
     for node in &mut net.nodes {
-        if let Layer::BatchNorm { stats: [scale, shift, mean, var], epsilon } = &node.layer {
+        if let Layer::BatchNorm { stats: [scale, shift, mean, var], epsilon, .. } = &node.layer {
             let c = scale.data.len();
             let s: Vec<f32> = (0..c).map(|i| scale.data[i] / (var.data[i] + epsilon).sqrt()).collect();
             let t = (0..c).map(|i| shift.data[i] - mean.data[i] * s[i]).collect();
@@ -162,6 +180,7 @@ mod tests {
         let norm = |i: u8| Layer::BatchNorm {
             stats: [tensor(&[4], i), tensor(&[4], i + 1), tensor(&[4], i + 2), Rc::clone(&positive)],
             epsilon: 1e-5,
+            momentum: 0.1,
         };
         let layers = [
             (Layer::Conv { window, groups: 1, weight: tensor(&[4, 2, 3, 3], 1), bias: None }, 6),

@@ -1,6 +1,7 @@
 //! The compiled program: a list of protocol steps with every shape, shift and scale decided. It holds nothing secret,
 //! can be printed, hashed, planned and run; weights are apart, in [`Secrets`].
 
+use crate::network::Mask;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sordino_mpc::Settings;
@@ -41,19 +42,23 @@ pub enum View {
         /// Dimensions of the result.
         out: Vec<usize>,
     },
-    /// From `[n, h, w, c]` to `[kh * kw * c, n * oh * ow]`: what each weight of a convolution meets at each output pixel.
-    Columns(Conv2d),
-    /// From `[o, kh, kw, c]` to `[c, kh, kw, o]` with the kernel turned by half a turn.
+    /// From `[o, kh, kw, c / groups]` to `[c, kh, kw, o / groups]` with the kernel turned by half a turn.
     Rotate {
         /// Dimensions of the operand.
         dims: [usize; 4],
+        /// Groups.
+        groups: usize,
     },
-    /// Pixels of `[n, h, w, c]` moved `stride` apart, what is between them open.
-    Dilate {
+    /// The way back of [`View::Window`]: element j of every axis goes to `start + step * j`, what is between stays open.
+    Scatter {
         /// Dimensions of the operand.
-        dims: [usize; 4],
-        /// Distance on both axes.
-        stride: [usize; 2],
+        dims: Vec<usize>,
+        /// Where the first goes on each axis; may lie outside.
+        start: Vec<isize>,
+        /// Step on each axis.
+        step: Vec<isize>,
+        /// Dimensions of the result.
+        out: Vec<usize>,
     },
     /// NumPy broadcasting.
     Broadcast {
@@ -76,24 +81,11 @@ impl View {
                 Some((0..dims.len()).fold(0, |p, a| p * dims[a] + at(a)))
             }),
             Self::Broadcast { dims, out } => IndexMap::broadcast(dims, out),
-            Self::Columns(op) => {
-                let pixels = op.out_h() * op.out_w();
-                IndexMap::build(&self.out(), |c| {
-                    let (row, col) = (c[0], c[1]);
-                    let (ky, kx, ch) = (row / (op.kernel[1] * op.cin), row / op.cin % op.kernel[1], row % op.cin);
-                    let (n, oy, ox) = (col / pixels, col / op.out_w() % op.out_h(), col % op.out_w());
-                    let y = (oy * op.stride[0] + ky * op.dilation[0]).wrapping_sub(op.pad[0]);
-                    let x = (ox * op.stride[1] + kx * op.dilation[1]).wrapping_sub(op.pad[1]);
-                    (y < op.h && x < op.w).then(|| ((n * op.h + y) * op.w + x) * op.cin + ch)
-                })
-            }
-            Self::Rotate { dims: [_, kh, kw, ci] } => IndexMap::build(&self.out(), |c| {
-                Some(((c[3] * kh + (kh - 1 - c[1])) * kw + (kw - 1 - c[2])) * ci + c[0])
+            Self::Rotate { dims: [o, kh, kw, ci], groups } => IndexMap::build(&self.out(), |c| {
+                let from = c[0] / ci * (o / groups) + c[3];
+                Some(((from * kh + (kh - 1 - c[1])) * kw + (kw - 1 - c[2])) * ci + c[0] % ci)
             }),
-            Self::Dilate { dims: [_, h, w, ch], stride } => IndexMap::build(&self.out(), |c| {
-                let on = c[1] % stride[0] == 0 && c[2] % stride[1] == 0;
-                on.then(|| ((c[0] * h + c[1] / stride[0]) * w + c[2] / stride[1]) * ch + c[3])
-            }),
+            Self::Scatter { dims, start, step, out } => scatter(dims, start, step, out),
         }
     }
     /// Dimensions of the result.
@@ -102,13 +94,21 @@ impl View {
         match self {
             Self::Permute { dims, perm } => perm.iter().map(|&p| dims[p]).collect(),
             Self::Window { out, .. } | Self::Clamped { out, .. } | Self::Broadcast { out, .. } => out.clone(),
-            Self::Columns(op) => vec![op.kernel[0] * op.kernel[1] * op.cin, op.n * op.out_h() * op.out_w()],
-            Self::Rotate { dims: [o, kh, kw, c] } => vec![*c, *kh, *kw, *o],
-            Self::Dilate { dims: [n, h, w, c], stride } => {
-                vec![*n, (h - 1) * stride[0] + 1, (w - 1) * stride[1] + 1, *c]
-            }
+            Self::Scatter { out, .. } => out.clone(),
+            Self::Rotate { dims: [o, kh, kw, c], groups } => vec![c * groups, *kh, *kw, o / groups],
         }
     }
+}
+
+/// The map that puts element j of every axis at `start + step * j` and leaves the rest open.
+pub(crate) fn scatter(dims: &[usize], start: &[isize], step: &[isize], out: &[usize]) -> IndexMap {
+    IndexMap::build(out, |c| {
+        (0..dims.len()).try_fold(0, |p, a| {
+            let from = c[a] as isize - start[a];
+            let j = usize::try_from(from / step[a]).ok().filter(|&j| from % step[a] == 0 && j < dims[a])?;
+            (from / step[a] >= 0).then_some(p * dims[a] + j)
+        })
+    })
 }
 
 /// One step.
@@ -121,13 +121,31 @@ pub enum Op {
     Secret(usize),
     /// State number i, as the last run left it.
     State(usize),
-    /// A convolution whose weights are a wide value, bias at the product's scale, truncated.
+    /// Sum of convolutions whose weights are wide values, bias at the product's scale, truncated.
     Product {
+        terms: Vec<(Slot, Slot, Conv2d)>,
+        bias: Option<Slot>,
+        shift: u32,
+    },
+    /// Gradient of the weights of a convolution, bias at the product's scale, truncated.
+    WeightGradient {
         x: Slot,
-        w: Slot,
+        dy: Slot,
         conv: Conv2d,
         bias: Option<Slot>,
         shift: u32,
+    },
+    /// `w - round(rate * per_rate) * v`, with the rate of the iteration.
+    Descend {
+        w: Slot,
+        v: Slot,
+        per_rate: f64,
+    },
+    /// What the mask of the iteration keeps; `dims` are the model's own.
+    Dropout {
+        x: Slot,
+        mask: Mask,
+        dims: Vec<usize>,
     },
     /// Where kept bit number `bit` is set, into the wide ring or the narrow one.
     Select {
@@ -166,10 +184,11 @@ pub enum Op {
         wide: bool,
         keep: Option<usize>,
     },
-    /// Element-wise maximum.
+    /// Element-wise maximum; may keep the bit x >= y.
     Max {
         x: Slot,
         y: Slot,
+        keep: Option<usize>,
     },
     /// From the narrow ring to the wide one.
     Extend {
@@ -272,6 +291,9 @@ pub struct Port {
     pub name: String,
     /// Its value.
     pub slot: Slot,
+    /// Number of the data owner who provides it; outputs go to the first.
+    #[serde(default)]
+    pub owner: u8,
     /// Dimensions as the model has them.
     pub dims: Vec<usize>,
     /// Integer steps per unit.
@@ -287,8 +309,8 @@ pub struct State {
     pub read: Slot,
     /// Where a run leaves it.
     pub left: Slot,
-    /// Number of the secret it starts as.
-    pub start: usize,
+    /// Number of the secret it starts as; none where an earlier program's states are taken over.
+    pub start: Option<usize>,
 }
 
 /// A compiled program.
@@ -310,6 +332,8 @@ pub struct Program {
     pub states: Vec<State>,
     /// Bits that are kept within a run.
     pub bits: usize,
+    /// Learning rate of every iteration; the last one holds on.
+    pub rates: Vec<f64>,
     /// What the protocol is to do.
     pub settings: Settings,
 }
@@ -327,6 +351,18 @@ impl Program {
         narrow.then(|| 2f64.powi(self.settings.narrow_bits as i32 - 1) / self.slots[*slot].scale)
     }
 
+    /// How many data owners take part.
+    #[must_use]
+    pub fn owners(&self) -> u8 {
+        self.inputs.iter().map(|p| p.owner).max().unwrap_or(0) + 1
+    }
+
+    /// The learning rate of an iteration.
+    #[must_use]
+    pub fn rate(&self, iteration: usize) -> f64 {
+        self.rates.get(iteration).or(self.rates.last()).copied().unwrap_or(0.0)
+    }
+
     /// Hash that parties compare before they start.
     #[must_use]
     pub fn hash(&self) -> [u8; 32] {
@@ -342,7 +378,9 @@ impl Op {
     pub fn operands(&self) -> Vec<Slot> {
         match self {
             Self::Input(_) | Self::Secret(_) | Self::State(_) => vec![],
-            Self::Product { x, w, bias, .. } => [*x, *w].into_iter().chain(*bias).collect(),
+            Self::Product { terms, bias, .. } => terms.iter().flat_map(|t| [t.0, t.1]).chain(*bias).collect(),
+            Self::WeightGradient { x, dy, bias, .. } => [*x, *dy].into_iter().chain(*bias).collect(),
+            Self::Descend { w, v, .. } => vec![*w, *v],
             Self::Linear { terms, bias, .. } => terms.iter().map(|t| t.0).chain(*bias).collect(),
             Self::Mul { x, y, bias, .. } => [*x, *y].into_iter().chain(*bias).collect(),
             Self::Rescale { x, .. }
@@ -355,9 +393,10 @@ impl Op {
             | Self::Scale { x, .. }
             | Self::Offset { x, .. }
             | Self::Reshape { x, .. }
+            | Self::Dropout { x, .. }
             | Self::Gather { x, .. }
             | Self::WindowSum { x, .. } => vec![*x],
-            Self::Max { x, y } | Self::Add { x, y } | Self::Sub { x, y } => vec![*x, *y],
+            Self::Max { x, y, .. } | Self::Add { x, y } | Self::Sub { x, y } => vec![*x, *y],
             Self::Concat { xs, .. } => xs.clone(),
         }
     }
@@ -372,6 +411,8 @@ impl Op {
                 | Self::Scale { .. }
                 | Self::Offset { .. }
                 | Self::Reshape { .. }
+                | Self::Dropout { .. }
+                | Self::Descend { .. }
                 | Self::Gather { .. }
                 | Self::Concat { .. }
                 | Self::WindowSum { .. }
@@ -384,6 +425,7 @@ impl Op {
             self,
             Self::Linear { .. }
                 | Self::Product { .. }
+                | Self::WeightGradient { .. }
                 | Self::Mul { .. }
                 | Self::Rescale { .. }
                 | Self::MulPublic { .. }

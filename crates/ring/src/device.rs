@@ -83,6 +83,10 @@ pub trait Device: Send + Sync + 'static {
     /// times the gain, if the panel was prepared with it.
     fn linear(&self, x0: &Self::Buf<u64>, x1: &Self::Buf<u64>, panel: &Self::Panel, op: &Conv2d) -> Self::Buf<u64>;
 
+    /// For every weight (OHWI) of `op`, the sum over output pixels of `dy0 (x0 + x1) + dy1 x0`: one party's term of the
+    /// replicated gradient of the weights, for inputs x and gradients dy of the outputs.
+    fn weight_gradient(&self, x: [&Self::Buf<u64>; 2], dy: [&Self::Buf<u64>; 2], op: &Conv2d) -> Self::Buf<u64>;
+
     /// Bit planes `from .. to` of each element.
     fn planes<W: Word>(&self, x: &Self::Buf<W>, from: u32, to: u32) -> Self::Buf<u64>;
     /// One 0/1 ring element for each of `n` bits of a plane.

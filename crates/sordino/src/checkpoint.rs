@@ -18,12 +18,14 @@ use zeroize::Zeroizing;
 pub struct Checkpoints {
     /// Folder of the files.
     pub folder: PathBuf,
-    /// Iterations from one to the next.
-    pub every: usize,
+    /// Iterations from one to the next; none to read only.
+    pub every: Option<usize>,
     /// Iterations that are done already.
     pub first: usize,
     /// Hash of the data and their order.
     pub data: [u8; 32],
+    /// Hash of the program that wrote them, where that is not the one that runs.
+    pub program: Option<[u8; 32]>,
 }
 
 #[derive(Serialize, Deserialize, PartialEq)]
@@ -100,6 +102,30 @@ impl Checkpoints {
         Ok(())
     }
 
+    /// Checks that the files to go on from belong to this training, as far as their headers say; servers check for themselves.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn belongs(&self, program: [u8; 32]) -> Result<()> {
+        for server in 0..3 {
+            let path = file(&self.folder, server, self.first);
+            let bytes = std::fs::read(&path).map_err(Error::at(&path))?;
+            self.header(server, program, &path, &bytes)?;
+        }
+        Ok(())
+    }
+
+    /// The end of a header that is as it must be.
+    fn header(&self, server: u8, program: [u8; 32], path: &Path, bytes: &[u8]) -> Result<usize> {
+        let fault = |why: &str| Error::File { path: path.into(), why: why.into() };
+        let end = bytes.iter().position(|b| *b == b'\n').ok_or_else(|| fault("not a checkpoint"))?;
+        let header: Header = serde_json::from_slice(&bytes[..end]).map_err(|_| fault("not a checkpoint"))?;
+        if header != (Header { server, iteration: self.first, program, data: self.data }) {
+            return Err(fault("it belongs to another training: the same model, data and options are needed"));
+        }
+        Ok(end)
+    }
+
     /// Reads a server's shares after `first` iterations.
     ///
     /// # Errors
@@ -108,11 +134,7 @@ impl Checkpoints {
         let path = file(&self.folder, server, self.first);
         let fault = |why: &str| Error::File { path: path.clone(), why: why.into() };
         let mut bytes = Zeroizing::new(std::fs::read(&path).map_err(Error::at(&path))?);
-        let end = bytes.iter().position(|b| *b == b'\n').ok_or_else(|| fault("not a checkpoint"))?;
-        let header: Header = serde_json::from_slice(&bytes[..end]).map_err(|_| fault("not a checkpoint"))?;
-        if header != (Header { server, iteration: self.first, program, data: self.data }) {
-            return Err(fault("it belongs to another training: the same model, data and options are needed"));
-        }
+        let end = self.header(server, program, &path, &bytes)?;
         let from = end + 1 + NONCE_LEN;
         if bytes.len() < from {
             return Err(fault("it ends too early"));

@@ -108,7 +108,7 @@ pub fn read(paths: &[PathBuf], dims: &[usize], preprocess: &Preprocess) -> Resul
         let fault = |why: String| Error::File { path: path.clone(), why };
         let name = path.to_string_lossy().to_lowercase();
         let found = if name.ends_with(".npy") || name.ends_with(".npz") {
-            arrays(path)?
+            arrays(path)?.into_iter().map(|(_, x)| x).collect()
         } else if name.contains("idx") && (name.ends_with(".gz") || name.ends_with("ubyte")) {
             idx(path, preprocess)?
         } else {
@@ -118,9 +118,39 @@ pub fn read(paths: &[PathBuf], dims: &[usize], preprocess: &Preprocess) -> Resul
             samples.extend(split(x, dims).map_err(|why| fault(format!("array {i}: {why}")))?);
         }
     }
-    if let Some((i, x)) = samples.iter().enumerate().find(|(_, x)| x.data.iter().any(|v| !v.is_finite())) {
-        let at = x.data.iter().position(|v| !v.is_finite()).unwrap_or(0);
-        return Err(Error::Usage(format!("input {i}: element {at} is {}, not a finite number", x.data[at])));
+    finite(&samples).map_err(Error::Usage)?;
+    Ok(samples)
+}
+
+fn finite(samples: &[Tensor]) -> std::result::Result<(), String> {
+    let wrong = |x: &Tensor| x.data.iter().position(|v| !v.is_finite());
+    match samples.iter().enumerate().find_map(|(i, x)| Some((i, wrong(x)?))) {
+        None => Ok(()),
+        Some((i, at)) => Err(format!("input {i}: element {at} is {}, not a finite number", samples[i].data[at])),
+    }
+}
+
+/// An array as single samples of the model's input; scale, mean and deviation apply if they are given.
+///
+/// # Errors
+/// One sentence on what does not fit.
+pub fn samples(x: &Tensor, dims: &[usize], p: &Preprocess) -> std::result::Result<Vec<Tensor>, String> {
+    let mut samples = split(x.clone(), dims)?;
+    finite(&samples)?;
+    let scale = p.scale.unwrap_or(1.0);
+    let channels = dims.get(1).copied().unwrap_or(1);
+    let of = |list: &Option<Vec<f32>>, c: usize, default: f32| match list.as_deref() {
+        Some([one]) => *one,
+        Some(all) => all.get(c).copied().unwrap_or(default),
+        None => default,
+    };
+    if p.scale.is_some() || p.mean.is_some() || p.std.is_some() {
+        for sample in &mut samples {
+            let inner = (sample.data.len() / channels).max(1);
+            for (i, v) in sample.data.iter_mut().enumerate() {
+                *v = (*v * scale - of(&p.mean, i / inner, 0.0)) / of(&p.std, i / inner, 1.0);
+            }
+        }
     }
     Ok(samples)
 }
@@ -190,6 +220,29 @@ fn picture(path: &Path, dims: &[usize], p: &Preprocess) -> Result<Tensor> {
         Channels::Rgb => picture.to_rgb8().into_raw(),
         Channels::Bgr => picture.to_rgb8().pixels().flat_map(|p| [p[2], p[1], p[0]]).collect(),
     };
+    normalised(&pixels, [h, w, c], layout, p, 1.0)
+}
+
+/// A picture each row of which is an image of the model's size; pixels count from 0 to 1 if nothing else is said.
+///
+/// # Errors
+/// [`Error::File`].
+pub fn rows(path: &Path, dims: &[usize], p: &Preprocess) -> Result<Vec<Tensor>> {
+    let fault = |why: String| Error::File { path: path.into(), why };
+    let [_, c @ (1 | 3), h, w] = *dims else {
+        return Err(fault(format!("the model takes {dims:?}, not pictures of one or three channels")));
+    };
+    let bytes = std::fs::read(path).map_err(Error::at(path))?;
+    let picture = image::load_from_memory(&bytes).map_err(|e| fault(format!("not a readable picture ({e})")))?;
+    if picture.width() as usize != h * w {
+        return Err(fault(format!("its rows have {} pixels; images of {h} by {w} have {}", picture.width(), h * w)));
+    }
+    let pixels = if c == 1 { picture.to_luma8().into_raw() } else { picture.to_rgb8().into_raw() };
+    pixels.chunks_exact(h * w * c).map(|one| normalised(one, [h, w, c], Layout::Nchw, p, 1.0 / 255.0)).collect()
+}
+
+/// Pixels, channels last, as a sample of batch one.
+fn normalised(pixels: &[u8], [h, w, c]: [usize; 3], layout: Layout, p: &Preprocess, scale: f32) -> Result<Tensor> {
     let per_channel = |given: &Option<Vec<f32>>, default: f32, name: &str| match given.as_deref() {
         None => Ok(vec![default; c]),
         Some([one]) => Ok(vec![*one; c]),
@@ -200,7 +253,7 @@ fn picture(path: &Path, dims: &[usize], p: &Preprocess) -> Result<Tensor> {
     if std.contains(&0.0) {
         return Err(Error::Usage("--std holds a zero".into()));
     }
-    let scale = p.scale.unwrap_or(1.0);
+    let scale = p.scale.unwrap_or(scale);
     let nhwc = pixels.iter().enumerate().map(|(i, &v)| (f32::from(v) * scale - mean[i % c]) / std[i % c]).collect();
     let nhwc = Tensor::new(&[1, h, w, c], nhwc);
     Ok(if layout == Layout::Nhwc { nhwc } else { nhwc.permute(&[0, 3, 1, 2]) })
@@ -252,17 +305,18 @@ fn idx(path: &Path, p: &Preprocess) -> Result<Vec<Tensor>> {
 ///
 /// # Errors
 /// [`Error::File`].
-pub fn labels(path: &Path) -> Result<Vec<u8>> {
+pub(crate) fn idx_labels(path: &Path) -> Result<Vec<u8>> {
     let data = bytes(path)?;
     let (_, labels) = idx_parts(&data).map_err(|why| Error::File { path: path.into(), why })?;
     Ok(labels.to_vec())
 }
 
-fn arrays(path: &Path) -> Result<Vec<Tensor>> {
+/// The arrays of a .npy or .npz file with their names, if they have any.
+pub(crate) fn arrays(path: &Path) -> Result<Vec<(String, Tensor)>> {
     let fault = |why: String| Error::File { path: path.into(), why };
     let raw = std::fs::read(path).map_err(Error::at(path))?;
     if !raw.starts_with(b"PK") {
-        return Ok(vec![npy(&raw).map_err(fault)?]);
+        return Ok(vec![(String::new(), npy(&raw).map_err(fault)?)]);
     }
     let mut archive = zip::ZipArchive::new(std::io::Cursor::new(raw)).map_err(|e| fault(e.to_string()))?;
     let mut out = vec![];
@@ -270,12 +324,13 @@ fn arrays(path: &Path) -> Result<Vec<Tensor>> {
         let mut member = archive.by_index(i).map_err(|e| fault(e.to_string()))?;
         let mut data = vec![];
         member.by_ref().take(MAX_BYTES).read_to_end(&mut data).map_err(|e| fault(e.to_string()))?;
-        out.push(npy(&data).map_err(fault)?);
+        let name = member.name().map_err(|e| fault(e.to_string()))?.trim_end_matches(".npy").to_string();
+        out.push((name, npy(&data).map_err(fault)?));
     }
     Ok(out)
 }
 
-/// NumPy's format, versions 1 to 3: little-endian floats or bytes in C order.
+/// NumPy's format, versions 1 to 3: little-endian floats and integers in C order.
 fn npy(raw: &[u8]) -> std::result::Result<Tensor, String> {
     let broken = || "not a readable .npy file".to_string();
     let (header, data) = match raw {
@@ -305,8 +360,12 @@ fn npy(raw: &[u8]) -> std::result::Result<Tensor, String> {
     let values: Vec<f32> = match kind.as_str() {
         "<f4" => data.chunks_exact(4).map(|b| f32::from_bits(le(b) as u32)).collect(),
         "<f8" => data.chunks_exact(8).map(|b| f64::from_bits(le(b)) as f32).collect(),
-        "|u1" => data.iter().map(|&b| f32::from(b)).collect(),
-        other => return Err(format!("element type {other} is not supported; use float32, float64 or uint8")),
+        "|u1" | "|b1" => data.iter().map(|&b| f32::from(b)).collect(),
+        "<i8" => data.chunks_exact(8).map(|b| le(b) as i64 as f32).collect(),
+        "<i4" => data.chunks_exact(4).map(|b| le(b) as i32 as f32).collect(),
+        other => {
+            return Err(format!("element type {other} is not supported; use float32, float64, uint8, int32 or int64"));
+        }
     };
     if dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d)) != Some(values.len()) {
         return Err(format!("it holds {} elements where its shape is {dims:?}", values.len()));

@@ -1,7 +1,9 @@
 //! What users touch: compiling models, loading inputs, sessions of three servers and a client, transports between
 //! processes, and reports. The binary `sordino` is a thin layer over this library.
 
+pub mod answer;
 pub mod checkpoint;
+pub mod data;
 pub mod error;
 pub mod inputs;
 pub mod model;

@@ -5,6 +5,7 @@ use crate::report::EndReport;
 use crate::session::{Shared, serve};
 use crate::tls::{ConnectError, Connection, Direction, Ends, Identity, Stream};
 use serde::{Deserialize, Serialize};
+use sordino_mpc::Role;
 use sordino_net::{Endpoint, Frame, Link, LinkModel, Net, Segment, StreamReceiver, StreamSender};
 use sordino_nn::program::Program;
 use std::collections::BTreeMap;
@@ -41,7 +42,8 @@ impl Link for TlsLink {
     }
 }
 
-/// Connects an end to all others: servers dial each other to send, the client dials servers for both directions.
+/// Connects an end to all others: servers dial each other to send, data owners (the client first) dial servers for both
+/// directions.
 ///
 /// # Errors
 /// [`ConnectError`].
@@ -50,6 +52,7 @@ pub fn connect(
     ends: &Ends,
     listener: Option<&TcpListener>,
     addresses: &BTreeMap<u8, SocketAddr>,
+    owners: u8,
     link: LinkModel,
     deadline: Duration,
 ) -> Result<Net, ConnectError> {
@@ -63,8 +66,9 @@ pub fn connect(
             .flat_map(|peer| [dial(peer, Direction::Send), dial(peer, Direction::Receive)])
             .collect::<Result<_, _>>()?,
         Some(listener) => {
-            let mut expected = vec![(Endpoint::CLIENT, Direction::Send), (Endpoint::CLIENT, Direction::Receive)];
-            expected.extend(servers().map(|s| (s, Direction::Send)));
+            let mut expected: Vec<_> = servers().map(|s| (s, Direction::Send)).collect();
+            let owners = (0..owners).map(|k| Role::owner(k).endpoint());
+            expected.extend(owners.flat_map(|o| [(o, Direction::Send), (o, Direction::Receive)]));
             let stop = AtomicBool::new(false);
             // Accepting goes on while dialling: the others do the same.
             std::thread::scope(|scope| {
@@ -145,6 +149,8 @@ pub struct Assignment {
     pub trace: bool,
     /// Where it keeps its shares of the states.
     pub checkpoints: Option<Checkpoints>,
+    /// How many states are opened at the end.
+    pub opened: usize,
     /// How long it waits for another party, in seconds.
     pub deadline: f64,
     /// Shape of its links: latency in seconds, bytes per second.
@@ -229,7 +235,8 @@ fn body() -> Result<EndReport, (String, bool)> {
         while std::io::stdin().lock().read_line(&mut rest).is_ok_and(|n| n > 0) {}
         std::process::exit(1);
     });
-    let net = connect(me, &ends, Some(&listener), &addresses, link, deadline).map_err(|e| plain(&e))?;
+    let net = connect(me, &ends, Some(&listener), &addresses, task.program.owners(), link, deadline)
+        .map_err(|e| plain(&e))?;
     let progress = AtomicU64::new(0);
     let shared = Shared {
         session: task.session,
@@ -237,6 +244,7 @@ fn body() -> Result<EndReport, (String, bool)> {
         runs: task.runs,
         trace: task.trace,
         checkpoints: task.checkpoints.as_ref(),
+        opened: task.opened,
     };
     let finished = AtomicBool::new(false);
     let result = std::thread::scope(|scope| {

@@ -2,9 +2,10 @@
 
 use crate::party::{Assignment, Said, connect};
 use crate::report::EndReport;
-use crate::session::{Driven, Owner, Shared, drive};
+use crate::session::{Driven, Owner, Shared, drive_all};
 use crate::tls::{Authority, Ends};
 use crate::{Error, Result};
+use sordino_mpc::Role;
 use sordino_net::{Endpoint, LinkModel};
 use sordino_nn::program::Secrets;
 use std::collections::BTreeMap;
@@ -116,7 +117,7 @@ pub fn run(
     shared: Shared<'_>,
     setup: &Processes,
     secrets: &Secrets,
-    owner: &mut dyn Owner,
+    owners: &mut [&mut dyn Owner],
     progress: &AtomicU64,
 ) -> Result<(Driven, Vec<EndReport>)> {
     let certificate = |e: rcgen::Error| Error::Session(format!("cannot make certificates: {e}"));
@@ -134,6 +135,7 @@ pub fn run(
             runs: shared.runs,
             trace: shared.trace,
             checkpoints: shared.checkpoints.cloned(),
+            opened: shared.opened,
             deadline: setup.deadline.as_secs_f64(),
             link: (setup.link.latency.as_secs_f64(), setup.link.bandwidth),
             threads: setup.threads,
@@ -159,19 +161,22 @@ pub fn run(
         write_line(stdin, &addresses, server as u8)?;
     }
 
-    let identity = authority.identity(Endpoint::CLIENT).map_err(certificate)?;
-    // The client waits for whole runs; the supervisor below ends its wait when a server fails.
+    // Owners wait for whole runs; the supervisor below ends their wait when a server fails.
     let patient = Duration::from_secs(365 * 86400);
-    let ends = Ends::new(Endpoint::CLIENT, &identity, shared.session, patient)
-        .map_err(|e| Error::Session(format!("cannot set up TLS: {e}")))?;
+    let join = |k: u8| {
+        let me = Role::owner(k).endpoint();
+        let identity = authority.identity(me).map_err(certificate)?;
+        let ends = Ends::new(me, &identity, shared.session, patient)
+            .map_err(|e| Error::Session(format!("cannot set up TLS: {e}")))?;
+        connect(me, &ends, None, &addresses, 0, setup.link, patient).map_err(|e| Error::Session(e.to_string()))
+    };
     let done = AtomicBool::new(false);
     let heard = Mutex::new(Heard::default());
     let driven = std::thread::scope(|scope| {
         let (heard, children, done) = (&heard, &children, &done);
         scope.spawn(move || supervise(&hears, heard, children, setup, done, progress));
-        let driven = connect(Endpoint::CLIENT, &ends, None, &addresses, setup.link, patient)
-            .map_err(|e| e.to_string())
-            .and_then(|net| drive(shared, net, secrets, owner).map_err(|e| e.to_string()));
+        let nets = (0..shared.program.owners()).map(join);
+        let driven = drive_all(shared, secrets, owners, nets).map_err(|e| e.to_string());
         // The supervisor goes on until the children's last words are heard.
         done.store(true, Ordering::Relaxed);
         driven

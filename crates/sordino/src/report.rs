@@ -95,13 +95,6 @@ impl EndReport {
     }
 }
 
-/// Seconds of every run: the slowest server's. An owner who gets no answer does not wait for the servers.
-#[must_use]
-pub fn run_seconds(servers: &[EndReport], runs: usize) -> Vec<f64> {
-    let of = |run: usize| servers.iter().filter_map(|s| s.runs.get(run)).map(|r| r.seconds).fold(0.0, f64::max);
-    (0..runs).map(of).collect()
-}
-
 /// Processor seconds this process has used, all threads.
 #[must_use]
 pub fn cpu_seconds() -> f64 {

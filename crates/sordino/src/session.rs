@@ -1,10 +1,10 @@
 //! A session: three servers and a client run one program any number of times.
 
 use crate::checkpoint::Checkpoints;
-use crate::report::{EndReport, RunReport, Trace, cpu_seconds};
+use crate::report::{Bytes, EndReport, RunReport, Trace, cpu_seconds};
 use crate::{Error, Result};
 use sordino_mpc::rep3::{Rep3, SessionInfo, establish};
-use sordino_mpc::{Client, Step};
+use sordino_mpc::{Client, Role, Step};
 use sordino_net::{Endpoint, Link, LinkModel, Meter, Net, Tag, memory_links};
 use sordino_nn::exec::Loaded;
 use sordino_nn::program::{Program, Secrets};
@@ -26,12 +26,24 @@ pub struct Shared<'a> {
     pub trace: bool,
     /// Where servers keep their shares of the states.
     pub checkpoints: Option<&'a Checkpoints>,
+    /// How many of the states, from the first on, are opened to the model's owner at the end.
+    pub opened: usize,
 }
 
 impl Shared<'_> {
-    /// The first run: those before it were done by an earlier session.
+    /// The first run: those before it were done by an earlier session of the same training.
     fn first(&self) -> usize {
-        self.checkpoints.map_or(0, |c| c.first)
+        self.checkpoints.filter(|c| c.every.is_some()).map_or(0, |c| c.first)
+    }
+
+    /// True for an owner whom a run opens nothing to.
+    fn untold(&self, owner: Endpoint) -> bool {
+        owner != Endpoint::CLIENT || self.program.outputs.is_empty()
+    }
+
+    /// The data owners; the client is the first.
+    fn owners(&self) -> Vec<Endpoint> {
+        (0..self.program.owners()).map(|k| Role::owner(k).endpoint()).collect()
     }
 }
 
@@ -60,15 +72,18 @@ fn net_error(e: sordino_net::NetError) -> sordino_nn::Error {
 /// # Errors
 /// Those of the protocol.
 pub fn serve(shared: Shared<'_>, net: Net, threads: usize, progress: &AtomicU64) -> sordino_nn::Result<EndReport> {
-    let info = SessionInfo { session: shared.session, program: shared.program.hash() };
+    let hash = shared.program.hash();
+    let info = SessionInfo { session: shared.session, program: hash };
     let prss = establish(&net, &info).map_err(sordino_nn::Error::Protocol)?;
     let server =
         Rep3::new(Cpu::new(threads), net, prss, shared.program.settings).map_err(sordino_nn::Error::Protocol)?;
     let mut at = Step::root(shared.session);
     let loaded = Loaded::load(&server, at.child("load"), shared.program, None)?;
-    let keep = Keep { shared: &shared, server: &server, loaded: &loaded, hash: shared.program.hash() };
+    let keep = Keep { shared: &shared, server: &server, loaded: &loaded, hash };
     keep.resume()?;
-    server.net().send(Endpoint::CLIENT, READY, vec![]).map_err(net_error)?;
+    let tell = |end: &Endpoint, what: Tag| server.net().send(*end, what, vec![]).map_err(net_error);
+    let owners = shared.owners();
+    owners.iter().try_for_each(|o| tell(o, READY))?;
     server.net().reset_meter();
     let mut marks = Marks::new(server.net(), shared.trace);
     for run in shared.first()..shared.runs {
@@ -78,14 +93,12 @@ pub fn serve(shared: Shared<'_>, net: Net, threads: usize, progress: &AtomicU64)
             progress.fetch_add(1, Ordering::Relaxed);
         })?;
         marks.end_run();
-        // An owner who opens nothing is told, so that inputs do not pile up.
-        if shared.program.outputs.is_empty() {
-            server.net().send(Endpoint::CLIENT, DONE, vec![]).map_err(net_error)?;
-        }
+        // Owners who get nothing are told, so that inputs do not pile up.
+        owners.iter().filter(|o| shared.untold(**o)).try_for_each(|o| tell(o, DONE))?;
         keep.checkpoint(run + 1)?;
     }
     let report = marks.report();
-    for state in 0..shared.program.states.len() {
+    for state in 0..shared.opened {
         loaded.open_state(&server, at.child("state"), state)?;
     }
     Ok(report)
@@ -106,15 +119,19 @@ impl Keep<'_> {
 
     fn resume(&self) -> sordino_nn::Result<()> {
         let Some(checkpoints) = self.shared.checkpoints.filter(|c| c.first > 0) else { return Ok(()) };
-        let shares = checkpoints.read(self.number(), self.hash).map_err(|e| sordino_nn::Error::State(e.to_string()))?;
+        let shares = checkpoints
+            .read(self.number(), checkpoints.program.unwrap_or(self.hash))
+            .map_err(|e| sordino_nn::Error::State(e.to_string()))?;
         let program = self.shared.program;
         let shapes: Vec<_> = program.states.iter().map(|s| program.slots[s.read].shape.clone()).collect();
-        self.loaded.resume(self.server.import(&shares, &shapes).map_err(sordino_nn::Error::Protocol)?);
+        self.loaded
+            .resume(self.server.import(&shares, &shapes).map_err(sordino_nn::Error::Protocol)?, checkpoints.first);
         Ok(())
     }
 
     fn checkpoint(&self, done: usize) -> sordino_nn::Result<()> {
-        let due = |c: &&Checkpoints| done.is_multiple_of(c.every) || done == self.shared.runs;
+        let due =
+            |c: &&Checkpoints| c.every.is_some_and(|every| done.is_multiple_of(every) || done == self.shared.runs);
         let Some(checkpoints) = self.shared.checkpoints.filter(due) else { return Ok(()) };
         let shares = self.server.export(&self.loaded.states()).map_err(sordino_nn::Error::Protocol)?;
         let written = checkpoints.write(self.number(), done, self.hash, shares);
@@ -122,9 +139,9 @@ impl Keep<'_> {
     }
 }
 
-/// What the client does around each run.
-pub trait Owner {
-    /// The encoded inputs of a run.
+/// What an owner does around each run.
+pub trait Owner: Send {
+    /// The encoded inputs of a run; what others provide is left empty.
     fn inputs(&mut self, run: usize) -> sordino_nn::Result<Vec<Vec<i64>>>;
     /// A run's outputs have been opened.
     fn opened(&mut self, _run: usize, _outputs: &[Vec<i64>], _seconds: f64) {}
@@ -140,49 +157,74 @@ impl Owner for &[Vec<Vec<i64>>] {
 pub struct Driven {
     /// Integers of every output, for every run.
     pub outputs: Vec<Vec<Vec<i64>>>,
-    /// Seconds of every run: from the first share sent to the last output opened.
-    pub seconds: Vec<f64>,
-    /// Integers of every state at the end.
+    /// Integers of the opened states at the end.
     pub states: Vec<Vec<i64>>,
     /// Traffic.
     pub report: EndReport,
+    /// Traffic of further data owners.
+    pub further: Vec<EndReport>,
 }
 
-/// Runs the client: shares the model, then each input, and opens the outputs; at the end the states, to the model's owner.
+impl Driven {
+    /// Seconds of every run: from the first share sent to the last output opened.
+    #[must_use]
+    pub fn seconds(&self) -> Vec<f64> {
+        self.report.runs.iter().map(|r| r.seconds).collect()
+    }
+
+    /// Reports of all ends: servers, the client, further data owners.
+    pub fn ends<'a>(&'a self, servers: &'a [EndReport]) -> impl Iterator<Item = &'a EndReport> {
+        servers.iter().chain([&self.report]).chain(&self.further)
+    }
+
+    /// Traffic of all ends.
+    #[must_use]
+    pub fn bytes(&self, servers: &[EndReport]) -> Bytes {
+        let mut by_party = [0; 4];
+        self.ends(servers).enumerate().for_each(|(i, e)| by_party[i.min(3)] += e.payload);
+        let sum = |of: fn(&EndReport) -> u64| self.ends(servers).map(of).sum();
+        Bytes { payload: sum(|e| e.payload), wire: sum(|e| e.wire), by_party }
+    }
+}
+
+/// Runs an owner: the client shares the model, further ones only their data. Each shares its inputs of every run; the
+/// client opens the outputs, and at the end the states that are to be opened, to the model's owner.
 ///
 /// # Errors
 /// Those of the protocol.
-pub fn drive(shared: Shared<'_>, net: Net, secrets: &Secrets, owner: &mut dyn Owner) -> sordino_nn::Result<Driven> {
-    let client = Client::new(net, shared.program.settings);
+pub fn drive(
+    shared: Shared<'_>,
+    net: Net,
+    secrets: Option<&Secrets>,
+    owner: &mut dyn Owner,
+) -> sordino_nn::Result<Driven> {
+    let (me, client) = (net.me(), Client::new(net, shared.program.settings));
     let mut at = Step::root(shared.session);
-    let loaded = Loaded::load(&client, at.child("load"), shared.program, Some(secrets))?;
-    for server in Endpoint::SERVERS {
-        client.net().recv(server, READY, &[]).map_err(net_error)?;
-    }
+    let loaded = Loaded::load(&client, at.child("load"), shared.program, secrets)?;
+    let told = |what: Tag| {
+        Endpoint::SERVERS.iter().try_for_each(|s| client.net().recv(*s, what, &[]).map(drop)).map_err(net_error)
+    };
+    told(READY)?;
     client.net().reset_meter();
-    let (mut outputs, mut seconds, mut marks) = (vec![], vec![], Marks::new(client.net(), false));
+    let (mut outputs, mut marks) = (vec![], Marks::new(client.net(), false));
     for run in shared.first()..shared.runs {
         let input = owner.inputs(run)?;
-        let started = Instant::now();
         marks.run();
         let opened = loaded.run(&client, at.child("run"), Some(&input), |layer| marks.layer(layer))?;
-        if shared.program.outputs.is_empty() {
-            for server in Endpoint::SERVERS {
-                client.net().recv(server, DONE, &[]).map_err(net_error)?;
-            }
+        if shared.untold(me) {
+            told(DONE)?;
         }
-        marks.end_run();
-        seconds.push(started.elapsed().as_secs_f64());
+        let seconds = marks.end_run();
         let opened: Vec<Vec<i64>> = opened.into_iter().map(Option::unwrap_or_default).collect();
-        owner.opened(run, &opened, started.elapsed().as_secs_f64());
+        owner.opened(run, &opened, seconds);
         outputs.push(opened);
     }
     let report = marks.report();
     let mut states = vec![];
-    for state in 0..shared.program.states.len() {
+    for state in 0..shared.opened {
         states.push(loaded.open_state(&client, at.child("state"), state)?.unwrap_or_default());
     }
-    Ok(Driven { outputs, seconds, states, report })
+    Ok(Driven { outputs, states, report, further: vec![] })
 }
 
 /// Attributes time, bytes and rounds to runs and layers.
@@ -228,13 +270,16 @@ impl<'n> Marks<'n> {
             trace.layers.push((layer, start, length));
         }
     }
-    fn end_run(&mut self) {
+    /// Returns the run's seconds.
+    fn end_run(&mut self) -> f64 {
         self.end();
+        let seconds = self.began.2.elapsed().as_secs_f64();
         if let Some(run) = self.runs.last_mut() {
-            run.seconds = self.began.2.elapsed().as_secs_f64();
+            run.seconds = seconds;
             run.cpu_seconds = cpu_seconds() - self.began.0;
             run.rounds = self.net.meter().rounds - self.began.1;
         }
+        seconds
     }
     fn report(mut self) -> EndReport {
         if let Some(trace) = &mut self.trace {
@@ -254,7 +299,7 @@ pub struct InProcess {
     pub threads: usize,
 }
 
-/// Runs a whole session on threads of this process, over memory links.
+/// Runs a whole session on threads of this process, over memory links. The first owner is the client.
 ///
 /// # Errors
 /// [`Error::Session`] or the client's error.
@@ -262,34 +307,36 @@ pub fn in_process(
     shared: Shared<'_>,
     setup: &InProcess,
     secrets: &Secrets,
-    owner: &mut dyn Owner,
+    owners: &mut [&mut dyn Owner],
     progress: &AtomicU64,
 ) -> Result<(Driven, Vec<EndReport>)> {
-    let mut ends: Vec<BTreeMap<Endpoint, Box<dyn Link>>> = (0..4).map(|_| BTreeMap::new()).collect();
-    // The client waits for whole runs; a failed server ends its wait by hanging up.
+    let all: Vec<Endpoint> = Endpoint::SERVERS.into_iter().chain(shared.owners()).collect();
+    let mut ends: Vec<BTreeMap<Endpoint, Box<dyn Link>>> = all.iter().map(|_| BTreeMap::new()).collect();
+    // Owners wait for whole runs; a failed server ends their wait by hanging up.
     let patient = Duration::from_secs(365 * 86400);
-    for a in 0..4u8 {
-        for b in a + 1..4 {
-            let deadline = if Endpoint(b) == Endpoint::CLIENT { patient } else { setup.deadline };
-            let (ab, ba) = memory_links(Endpoint(a), Endpoint(b), setup.link, deadline);
-            ends[usize::from(a)].insert(Endpoint(b), ab);
-            ends[usize::from(b)].insert(Endpoint(a), ba);
+    for (i, &a) in Endpoint::SERVERS.iter().enumerate() {
+        for (j, &b) in all.iter().enumerate().skip(i + 1) {
+            let deadline = if b.is_server() { setup.deadline } else { patient };
+            let (ab, ba) = memory_links(a, b, setup.link, deadline);
+            ends[i].insert(b, ab);
+            ends[j].insert(a, ba);
         }
     }
-    let client = ends.pop().unwrap_or_default();
+    let mut nets = all.iter().zip(ends).map(|(&end, links)| Net::new(end, links));
     std::thread::scope(|scope| {
-        let servers: Vec<_> = ends
-            .into_iter()
+        let servers: Vec<_> = nets
+            .by_ref()
+            .take(3)
             .enumerate()
-            .map(|(i, links)| {
+            .map(|(i, net)| {
                 let quiet = AtomicU64::new(0);
                 scope.spawn(move || {
                     let progress = if i == 0 { progress } else { &quiet };
-                    serve(shared, Net::new(Endpoint(i as u8), links), setup.threads, progress)
+                    serve(shared, net, setup.threads, progress)
                 })
             })
             .collect();
-        let driven = drive(shared, Net::new(Endpoint::CLIENT, client), secrets, owner);
+        let driven = drive_all(shared, secrets, owners, nets.map(Ok));
         let (mut reports, mut causes) = (vec![], vec![]);
         for server in servers {
             match server.join() {
@@ -302,9 +349,44 @@ pub fn in_process(
         let net = |e: &sordino_nn::Error| matches!(e, sordino_nn::Error::Protocol(sordino_mpc::Error::Net(_)));
         causes.sort_by_key(net);
         match (driven, causes.into_iter().next()) {
-            (Err(e), Some(cause)) if net(&e) && !net(&cause) => Err(Error::Model(cause)),
-            (Err(e), _) | (Ok(_), Some(e)) => Err(Error::Model(e)),
+            (Err(Error::Model(e)), Some(cause)) if net(&e) && !net(&cause) => Err(Error::Model(cause)),
+            (Err(e), _) => Err(e),
+            (Ok(_), Some(e)) => Err(Error::Model(e)),
             (Ok(driven), None) => Ok((driven, reports)),
         }
+    })
+}
+
+/// Runs all owners, further ones on threads of their own; the client's result is the session's, with the first cause if
+/// one of them fails.
+pub(crate) fn drive_all(
+    shared: Shared<'_>,
+    secrets: &Secrets,
+    owners: &mut [&mut dyn Owner],
+    nets: impl Iterator<Item = Result<Net>>,
+) -> Result<Driven> {
+    let nets = nets.collect::<Result<Vec<Net>>>()?;
+    if nets.len() != owners.len() {
+        return Err(Error::Session(format!("{} data owners where the program takes {}", owners.len(), nets.len())));
+    }
+    std::thread::scope(|scope| {
+        let mut ends = nets.into_iter().zip(owners.iter_mut());
+        let client = ends.next();
+        let further: Vec<_> =
+            ends.map(|(net, owner)| scope.spawn(move || drive(shared, net, None, &mut **owner))).collect();
+        let driven = match client {
+            Some((net, owner)) => drive(shared, net, Some(secrets), &mut **owner).map_err(Error::Model),
+            None => Err(Error::Session("a session without owners".into())),
+        };
+        let mut reports = vec![];
+        for owner in further {
+            match owner.join() {
+                Ok(Ok(owner)) => reports.push(owner.report),
+                // The client's failure comes first: it may be the cause.
+                Ok(Err(e)) => return Err(driven.err().unwrap_or(Error::Model(e))),
+                Err(_) => return Err(Error::Session("a data owner stopped unexpectedly".into())),
+            }
+        }
+        Ok(Driven { further: reports, ..driven? })
     })
 }

@@ -195,6 +195,9 @@ pub struct Hello {
 
 const MAGIC: &[u8; 8] = b"sordino1";
 
+/// Data owners besides the client, at most.
+pub const MOST_OWNERS: u8 = 15;
+
 impl Hello {
     /// The wire form: magic, role, direction, session.
     #[must_use]
@@ -215,7 +218,7 @@ impl Hello {
             1 => Direction::Receive,
             _ => return None,
         };
-        if bytes[..8] != *MAGIC || bytes[8] > Endpoint::CLIENT.0 {
+        if bytes[..8] != *MAGIC || bytes[8] > Endpoint::CLIENT.0 + MOST_OWNERS {
             return None;
         }
         let mut session = [0; 16];
@@ -297,7 +300,7 @@ impl Ends {
     fn settle(&self, socket: &TcpStream, peer: Endpoint, sends: bool) -> std::io::Result<()> {
         let limit = if sends {
             Some(Duration::from_millis(10))
-        } else if peer == Endpoint::CLIENT {
+        } else if !peer.is_server() {
             None
         } else {
             Some(self.deadline)

@@ -1,85 +1,89 @@
-//! Training sets, their public order, the same training in floats, and the trained model.
+//! The public order of a training's samples, the same training in floats, and the trained model.
 
+use crate::data::{Labels, Set};
 use crate::{Error, Result};
 use sha2::{Digest, Sha256};
 use sordino_nn::graph::{Attribute, Graph};
-use sordino_nn::training::TrainingStep;
+use sordino_nn::training::{Kind, Part, TrainingStep};
 use sordino_nn::{Constant, Ranges, Tensor, float};
 use sordino_ring::PrgKey;
 
-/// Samples of batch one with their classes.
-pub struct Set {
-    /// Samples.
-    pub samples: Vec<Tensor>,
-    /// Classes.
-    pub labels: Vec<u8>,
-}
-
-impl Set {
-    /// A set whose sizes and labels fit.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] for too few rows, unequal numbers, or labels out of range.
-    pub fn new(samples: Vec<Tensor>, labels: Vec<u8>, classes: usize) -> Result<Self> {
-        if samples.len() != labels.len() {
-            let (n, m) = (samples.len(), labels.len());
-            return Err(Error::Usage(format!("{n} samples and {m} labels; every sample needs one label")));
-        }
-        if let Some((i, label)) = labels.iter().enumerate().find(|(_, l)| usize::from(**l) >= classes) {
-            return Err(Error::Usage(format!("label {i} is {label}, but the model has {classes} classes")));
-        }
-        Ok(Self { samples, labels })
-    }
-
-    /// Samples and one-hot labels of a batch.
-    #[must_use]
-    pub fn batch(&self, rows: &[usize], classes: usize) -> [Tensor; 2] {
-        let mut dims = self.samples[rows[0]].dims.clone();
-        dims[0] = rows.len();
-        let data = rows.iter().flat_map(|&r| self.samples[r].data.iter().copied()).collect();
-        let mut labels = Tensor::new(&[rows.len(), classes], vec![0.0; rows.len() * classes]);
-        rows.iter().enumerate().for_each(|(i, &r)| labels.data[i * classes + usize::from(self.labels[r])] = 1.0);
-        [Tensor::new(&dims, data), labels]
-    }
-}
-
-/// A hash of a set and of the seed of its order: what a resumed training must have in common with the first.
+/// A hash of all owners' sets and of the seed of their order: what a resumed training must have in common with the first.
 #[must_use]
-pub fn fingerprint(set: &Set, seed: u64) -> [u8; 32] {
-    let mut hash = Sha256::new().chain_update(seed.to_le_bytes()).chain_update(&set.labels);
-    for v in set.samples.iter().flat_map(|s| &s.data) {
-        hash.update(v.to_le_bytes());
+pub fn fingerprint(sets: &[Set], seed: u64) -> [u8; 32] {
+    let mut hash = Sha256::new().chain_update(seed.to_le_bytes());
+    for set in sets {
+        hash.update((set.samples.len() as u64).to_le_bytes());
+        match &set.labels {
+            Labels::Classes(v) => v.iter().for_each(|c| hash.update((*c as u64).to_le_bytes())),
+            Labels::Values(v) => v.iter().flatten().for_each(|c| hash.update(c.to_le_bytes())),
+        }
+        set.samples.iter().flat_map(|s| &s.data).for_each(|v| hash.update(v.to_le_bytes()));
     }
     hash.finalize().into()
 }
 
-/// The rows of every batch: each epoch is a permutation drawn from the seed, cut into whole batches. Public.
+/// The rows of every batch, owner by owner: `[iteration][owner]`.
+pub type Order = Vec<Vec<Vec<usize>>>;
+
+/// The public order: each owner gives a share of every batch that follows the size of its set; each epoch is a permutation
+/// of every owner's rows drawn from the seed, cut into whole batches.
 ///
 /// # Errors
-/// [`Error::Usage`] when there are fewer rows than a batch has.
-pub fn order(rows: usize, batch: usize, epochs: usize, seed: u64) -> Result<Vec<Vec<usize>>> {
-    if rows < batch {
-        return Err(Error::Usage(format!("{rows} samples are fewer than the batch of {batch}")));
+/// [`Error::Usage`] when there are fewer rows than a batch has, or more owners than rows in it.
+pub fn order(sizes: &[usize], batch: usize, epochs: usize, seed: u64) -> Result<Order> {
+    let all: usize = sizes.iter().sum();
+    if all < batch {
+        return Err(Error::Usage(format!("{all} samples are fewer than the batch of {batch}")));
     }
+    if sizes.len() > batch {
+        return Err(Error::Usage(format!("a batch of {batch} cannot have a sample of each of {} owners", sizes.len())));
+    }
+    // Shares by size, each at least one; what rounding leaves goes to, or comes from, whoever has most for its share.
+    let mut rows: Vec<usize> = sizes.iter().map(|n| (n * batch / all).max(1)).collect();
+    while rows.iter().sum::<usize>() != batch {
+        let less = rows.iter().sum::<usize>() > batch;
+        let load = |i: usize| sizes[i] as f64 / rows[i] as f64;
+        let able = (0..sizes.len()).filter(|&i| !less || rows[i] > 1);
+        let pick = able.max_by(|&a, &b| if less { load(b).total_cmp(&load(a)) } else { load(a).total_cmp(&load(b)) });
+        let Some(i) = pick else { break };
+        rows[i] = if less { rows[i] - 1 } else { rows[i] + 1 };
+    }
+    if let Some(owner) = (0..sizes.len()).find(|&i| sizes[i] < rows[i]) {
+        return Err(Error::Usage(format!("data owner {} has too few samples for a batch of {batch}", owner + 1)));
+    }
+    let permutations: Vec<Vec<Vec<usize>>> = (0..sizes.len()).map(|k| permuted(sizes[k], epochs, seed, k)).collect();
+    // The set that is used up first ends the epoch.
+    let count = sizes.iter().zip(&rows).map(|(n, r)| n / r).min().unwrap_or(0);
+    let batch = |epoch: usize, i: usize| {
+        let of = |k: usize| permutations[k][epoch][i * rows[k]..(i + 1) * rows[k]].to_vec();
+        (0..sizes.len()).map(of).collect()
+    };
+    Ok((0..epochs).flat_map(|epoch| (0..count).map(move |i| (epoch, i))).map(|(epoch, i)| batch(epoch, i)).collect())
+}
+
+/// One permutation for each epoch.
+fn permuted(rows: usize, epochs: usize, seed: u64, owner: usize) -> Vec<Vec<usize>> {
     let mut key = [0; 16];
     key[..8].copy_from_slice(&seed.to_le_bytes());
+    key[8] = owner as u8;
     let numbers: Vec<u64> = PrgKey::new(key).words(rows * epochs);
-    let mut batches = vec![];
-    for numbers in numbers.chunks_exact(rows) {
+    let shuffled = |numbers: &[u64]| {
         let mut rows: Vec<usize> = (0..rows).collect();
         // Fisher and Yates; the bias of the remainder is below 2^-40.
         for (i, n) in numbers.iter().enumerate().skip(1) {
             rows.swap(i, (n % (i as u64 + 1)) as usize);
         }
-        batches.extend(rows.chunks_exact(batch).map(<[usize]>::to_vec));
-    }
-    Ok(batches)
+        rows
+    };
+    numbers.chunks_exact(rows).map(shuffled).collect()
 }
 
 /// The same training in floats.
 pub struct Floats<'a> {
     step: &'a TrainingStep,
-    /// Weights and velocities.
+    iteration: usize,
+    /// All states.
     pub states: Vec<Tensor>,
 }
 
@@ -87,44 +91,72 @@ impl<'a> Floats<'a> {
     /// From the step's start.
     #[must_use]
     pub fn new(step: &'a TrainingStep) -> Self {
-        Self { step, states: step.start.clone() }
+        Self { step, iteration: 0, states: step.start() }
     }
 
-    /// One iteration; returns the loss if the step tells it.
+    /// The next iteration, on the inputs of all owners; returns the loss if the step tells it.
     ///
     /// # Errors
     /// When the batch does not fit, or a value is no longer finite.
-    pub fn run(&mut self, batch: [Tensor; 2], ranges: Option<&mut Ranges>) -> Result<Option<f32>> {
+    pub fn run(&mut self, batch: Vec<Tensor>, ranges: Option<&mut Ranges>) -> Result<Option<f32>> {
+        let net = self.step.at(self.iteration);
+        self.iteration += 1;
         let inputs: Vec<Tensor> = batch.into_iter().chain(std::mem::take(&mut self.states)).collect();
         if let Some(ranges) = ranges {
-            ranges.merge(&Ranges::calibrate(&self.step.net, std::slice::from_ref(&inputs))?);
+            ranges.merge(&Ranges::calibrate(&net, std::slice::from_ref(&inputs))?);
         }
-        let mut outputs = float::evaluate(&self.step.net, &inputs, |_, _| ())?;
-        let loss = (outputs.len() > self.step.start.len()).then(|| outputs.remove(0).data[0]);
+        let mut outputs = float::evaluate(&net, &inputs, |_, _| ())?;
+        let loss = (outputs.len() > self.step.states.len()).then(|| outputs.remove(0).data[0]);
         self.states = outputs;
         Ok(loss)
     }
 }
 
-/// The model with its trained tensors in place of those it came with.
+/// How many states, from the first on, are tensors of the model.
+#[must_use]
+pub fn model_states(step: &TrainingStep) -> usize {
+    step.states.iter().take_while(|s| matches!(s.kind, Kind::Value | Kind::Statistic)).count()
+}
+
+/// The model with its trained tensors in place of those it came with, ready to answer: an export in training mode is
+/// switched to evaluation.
 ///
 /// # Errors
 /// When the model's nodes do not name their weights.
 pub fn trained(graph: &Graph, step: &TrainingStep, states: &[Tensor]) -> Result<Graph> {
     let mut graph = graph.clone();
-    for (parameter, state) in step.parameters.iter().zip(states.iter().step_by(2)) {
+    for parameter in &step.parameters {
+        let state = &states[parameter.state];
         let fault = || Error::Usage(format!("layer {} has no weights of its own to replace", parameter.layer));
         let node = graph.nodes.iter_mut().find(|n| n.name == parameter.layer).ok_or_else(fault)?;
-        let place = if parameter.bias { 2 } else { 1 };
+        let (place, what) = match parameter.part {
+            Part::Weight => (1, "weight"),
+            Part::Bias => (2, "bias"),
+            Part::Mean => (3, "mean"),
+            Part::Variance => (4, "variance"),
+        };
         let turned = node.op == "Gemm" && !matches!(node.attributes.get("transB"), Some(Attribute::Int(1)));
-        let turned = turned || node.op == "MatMul";
-        let value = if turned && !parameter.bias { state.permute(&[1, 0]) } else { state.clone() };
-        let name = format!("{}.{}", parameter.layer, if parameter.bias { "bias" } else { "weight" });
+        let turned = (turned || node.op == "MatMul") && parameter.part == Part::Weight;
+        let value = if turned { state.permute(&[1, 0]) } else { state.clone() };
+        let name = format!("{}.{what}", parameter.layer);
         if node.inputs.len() == place {
             node.inputs.push(name.clone());
         }
         *node.inputs.get_mut(place).ok_or_else(fault)? = name.clone();
         graph.constants.insert(name, Constant::Float(value));
+    }
+    for node in &mut graph.nodes {
+        match node.op.as_str() {
+            "BatchNormalization" => {
+                node.attributes.remove("training_mode");
+                node.outputs.truncate(1);
+            }
+            "Dropout" => {
+                node.inputs.truncate(2);
+                node.outputs.truncate(1);
+            }
+            _ => {}
+        }
     }
     // What no node reads any more goes.
     let read: std::collections::BTreeSet<String> = graph.nodes.iter().flat_map(|n| n.inputs.iter().cloned()).collect();
@@ -132,12 +164,13 @@ pub fn trained(graph: &Graph, step: &TrainingStep, states: &[Tensor]) -> Result<
     Ok(graph)
 }
 
-/// Share of a set's samples whose best class is their label.
+/// Share of a set's samples whose best class is their label; none for a set without classes.
 ///
 /// # Errors
 /// When a sample does not fit the model.
-pub fn accuracy(graph: &Graph, set: &Set, classes: usize) -> Result<f64> {
+pub fn accuracy(graph: &Graph, set: &Set, classes: usize) -> Result<Option<f64>> {
     const BATCH: usize = 100;
+    let Labels::Classes(labels) = &set.labels else { return Ok(None) };
     let mut right = 0;
     let rows: Vec<usize> = (0..set.samples.len()).collect();
     for rows in rows.chunks(BATCH) {
@@ -146,8 +179,86 @@ pub fn accuracy(graph: &Graph, set: &Set, classes: usize) -> Result<f64> {
         let answer = &float::evaluate(&net, &[x], |_, _| ())?[0];
         for (row, &r) in answer.data.chunks_exact(classes).zip(rows) {
             let best = (0..classes).max_by(|&a, &b| row[a].total_cmp(&row[b]));
-            right += usize::from(best == Some(usize::from(set.labels[r])));
+            right += usize::from(best == Some(labels[r]));
         }
     }
-    Ok(right as f64 / set.samples.len().max(1) as f64)
+    Ok(Some(right as f64 / set.samples.len().max(1) as f64))
+}
+
+/// The learning rate of every iteration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Shape {
+    /// The same throughout.
+    #[default]
+    Constant,
+    /// Times the step factor after every so many iterations.
+    Step,
+    /// Half a cosine from the rate towards zero.
+    Cosine,
+}
+
+/// A shape with its numbers.
+#[derive(Clone, Copy, Debug)]
+pub struct Decline {
+    /// The shape.
+    pub shape: Shape,
+    /// The rate it starts from.
+    pub rate: f32,
+    /// Iterations over which the rate first rises evenly.
+    pub warmup: usize,
+    /// Iterations of a step.
+    pub every: usize,
+    /// Factor of a step.
+    pub factor: f32,
+}
+
+impl Decline {
+    /// The rates of so many iterations.
+    #[must_use]
+    pub fn rates(&self, iterations: usize) -> Vec<f32> {
+        let rate = |i: usize| {
+            let shape = match self.shape {
+                Shape::Constant => 1.0,
+                Shape::Step => self.factor.powi((i / self.every.max(1)) as i32),
+                // From above zero: the last rate is that of the middle of its iteration.
+                Shape::Cosine => {
+                    0.5 * (1.0 + (std::f32::consts::PI * (i as f32 + 0.5) / iterations.max(1) as f32).cos())
+                }
+            };
+            let rise = (i + 1) as f32 / self.warmup.max(1) as f32;
+            self.rate * shape * rise.min(1.0)
+        };
+        match (self.shape, self.warmup) {
+            (Shape::Constant, 0) => vec![self.rate],
+            _ => (0..iterations).map(rate).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owners_share_batches_by_size() -> Result<()> {
+        let got = order(&[60, 20, 3], 10, 2, 7)?;
+        assert!(got.iter().all(|b| b.iter().map(Vec::len).collect::<Vec<_>>() == [7, 2, 1]), "{:?}", got[0]);
+        let mut first: Vec<usize> = got[..3].iter().flat_map(|b| b[2].clone()).collect();
+        first.sort_unstable();
+        assert_eq!(first, [0, 1, 2], "an epoch takes every row at most once");
+        assert_eq!(got.len(), 6, "the smallest set ends the epoch");
+        assert_eq!(order(&[10], 5, 1, 0)?.len(), 2);
+        assert!(order(&[3], 4, 1, 0).is_err() && order(&[9, 9, 9], 2, 1, 0).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn rates_decline() {
+        let base = Decline { shape: Shape::Step, rate: 0.1, warmup: 0, every: 2, factor: 0.5 };
+        assert_eq!(base.rates(5), [0.1, 0.1, 0.05, 0.05, 0.025]);
+        let cosine = Decline { shape: Shape::Cosine, warmup: 2, ..base }.rates(10);
+        assert!(cosine[0] < cosine[1] && cosine.windows(2).skip(1).all(|w| w[1] < w[0]) && cosine[9] > 0.0);
+        assert_eq!(Decline { shape: Shape::Constant, ..base }.rates(5), [0.1]);
+    }
 }

@@ -65,9 +65,9 @@ fn run(bytes: usize) -> (Vec<Result<EndReport, Error>>, Result<usize, Error>) {
         listeners.iter().enumerate().map(|(i, l)| (i as u8, l.local_addr().unwrap())).collect();
     let mut detour = addresses.clone();
     detour.insert(1, proxy(addresses[&1], bytes));
-    let shared = Shared { session: SESSION, program: &program, runs: 1, trace: false, checkpoints: None };
+    let shared = Shared { session: SESSION, program: &program, runs: 1, trace: false, checkpoints: None, opened: 0 };
     let link = |me: u8, listener: Option<&TcpListener>, to: &BTreeMap<u8, SocketAddr>| -> Net {
-        connect(Endpoint(me), &ends(me), listener, to, LinkModel::UNLIMITED, DEADLINE).unwrap()
+        connect(Endpoint(me), &ends(me), listener, to, 1, LinkModel::UNLIMITED, DEADLINE).unwrap()
     };
     let (link, addresses, detour) = (&link, &addresses, &detour);
     std::thread::scope(|scope| {
@@ -80,7 +80,7 @@ fn run(bytes: usize) -> (Vec<Result<EndReport, Error>>, Result<usize, Error>) {
             })
             .collect();
         let client =
-            drive(shared, link(3, None, addresses), &secrets, &mut [input].as_slice()).map(|d| d.outputs.len());
+            drive(shared, link(3, None, addresses), Some(&secrets), &mut [input].as_slice()).map(|d| d.outputs.len());
         (servers.into_iter().map(|s| s.join().unwrap()).collect(), client)
     })
 }

@@ -84,7 +84,7 @@ fn a_killed_training_goes_on_where_it_stopped() {
     // Another training cannot go on from these shares, nor a damaged file.
     let other = train(&[&keep[..], &["--resume", "--epochs", "9", "--rate", "0.03"]].concat());
     let text = String::from_utf8_lossy(&other.stderr).to_string();
-    assert!(other.status.code() == Some(1) && text.contains("belongs to another training"), "{text}");
+    assert!(other.status.code() == Some(2) && text.contains("belongs to another training"), "{text}");
     let path = folder.join("server-1-000000040.checkpoint");
     let mut bytes = std::fs::read(&path).unwrap();
     let middle = bytes.len() / 2;

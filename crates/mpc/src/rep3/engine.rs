@@ -266,9 +266,7 @@ impl<D: Device> Protocol for Rep3<D> {
 
     fn pack(&self, weights: &Shared<D>, op: &Conv2d) -> Result<D::Panel> {
         let w = weights.as_wide()?;
-        if weights.shape.len() != op.weight().len() {
-            return Err(Error::Usage(format!("{} elements as weights of {}", weights.shape, op.weight())));
-        }
+        crate::plan::fits_weight(&weights.shape, op)?;
         Ok(self.dev.prepare(&w.0, &w.1, op, true))
     }
 
@@ -310,8 +308,28 @@ impl<D: Device> Protocol for Rep3<D> {
         let (Some(z), Some((_, _, op))) = (sum, terms.first()) else {
             return Err(Error::Usage("a linear layer takes at least one term".into()));
         };
-        let bias = bias.map(|b| Ok::<_, Error>(level(self.dev.copy(&b.as_wide()?.0), 1))).transpose()?;
-        self.finish(at, z, bias.as_ref(), op.output(), shift + gain.trailing_zeros())
+        let shift = shift + gain.trailing_zeros();
+        let bias = bias.map(Shared::as_wide).transpose()?.map(|b| &b.0);
+        match bias {
+            Some(bias) if gain > 1 => self.finish(at, z, Some(&self.dev.affine(bias, gain, 0)), op.output(), shift),
+            _ => self.finish(at, z, bias, op.output(), shift),
+        }
+    }
+
+    fn weight_gradient(
+        &self,
+        at: Step,
+        x: &Shared<D>,
+        dy: &Shared<D>,
+        op: &Conv2d,
+        bias: Option<&Shared<D>>,
+        shift: u32,
+    ) -> Result<Shared<D>> {
+        crate::plan::fits_gradient(&x.shape, &dy.shape, op)?;
+        let (x, dy) = (x.as_wide()?, dy.as_wide()?);
+        let z = self.dev.weight_gradient([&x.0, &x.1], [&dy.0, &dy.1], op);
+        let bias = bias.map(Shared::as_wide).transpose()?.map(|b| &b.0);
+        self.finish(at, z, bias, op.weight(), shift)
     }
 
     fn mul(&self, at: Step, x: &Shared<D>, y: &Shared<D>, bias: Option<&Shared<D>>, shift: u32) -> Result<Shared<D>> {

@@ -5,7 +5,7 @@ use super::engine::{Rep3, form};
 use super::keys::Side;
 use super::layout::{plane_words, thirds};
 use super::share::{Pair, Shared, local};
-use crate::{Error, Local, Result, Step, Width};
+use crate::{Local, Result, Step, Width};
 use sordino_net::{Message, Part, Segment};
 use sordino_ring::{Comparison, Device, Shape, ZipOp};
 
@@ -169,9 +169,7 @@ impl<D: Device> Rep3<D> {
     /// bit ? x : 0 for a bit that is there already: the dealer shares rho and rho a, as in [`Rep3::relu_shared`].
     pub(crate) fn select_shared(&self, at: &Step, bit: &Bits<D>, x: &Shared<D>, out: Width) -> Result<Shared<D>> {
         let n = x.shape.len();
-        if bit.shape.len() != n {
-            return Err(Error::Usage(format!("{} bits select from {}", bit.shape, x.shape)));
-        }
+        crate::plan::fits_bits(&bit.shape, &x.shape)?;
         let parts = thirds(n);
         let (me, prev, next) = (self.me, self.prev(), self.next());
         let (dev, narrow) = (&self.dev, self.settings.narrow_bits);

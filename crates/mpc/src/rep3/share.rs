@@ -69,7 +69,12 @@ fn offset<D: Device, W: Word>(dev: &D, me: usize, x: &Pair<D, W>, c: i64) -> Pai
 }
 
 fn apply<D: Device, W: Word>(dev: &D, me: usize, op: &Local<'_>, xs: &[&Pair<D, W>]) -> Result<Pair<D, W>> {
+    let rows = |y: &Pair<D, W>, negate: bool| match xs {
+        [x, _] if negate => x.zip(y, |a, b| dev.add_rows(a, &dev.affine(b, W::from_i64(-1), W::from_i64(0)))),
+        _ => xs[0].zip(y, |a, b| dev.add_rows(a, b)),
+    };
     let binary = |op| match xs {
+        [x, y] if dev.len(&x.0) != dev.len(&y.0) => Ok(rows(y, op == ZipOp::Sub)),
         [x, y] => Ok(x.zip(y, |a, b| dev.zip(op, a, b))),
         _ => Err(Error::Usage("this operation takes two operands".into())),
     };

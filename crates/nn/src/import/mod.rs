@@ -6,7 +6,7 @@ mod layout;
 mod linear;
 
 use crate::graph::{Attribute, Dim, Graph, Node};
-use crate::network::{Layer, LayerNode, Network, ValueId};
+use crate::network::{Layer, LayerNode, Network, Smooth, ValueId};
 use crate::tensor::{Constant, Tensor};
 use crate::{Error, Result, fold};
 use std::collections::HashMap;
@@ -25,18 +25,23 @@ pub const SUPPORTED: &[&str] = &[
     "Conv",
     "Div",
     "Dropout",
+    "Erf",
+    "Exp",
     "Flatten",
     "Gather",
+    "Gelu",
     "Gemm",
     "GlobalAveragePool",
     "Identity",
     "LRN",
     "LeakyRelu",
+    "Log",
     "MatMul",
     "MaxPool",
     "Mul",
     "PRelu",
     "Pad",
+    "Reciprocal",
     "ReduceMean",
     "Relu",
     "Reshape",
@@ -45,6 +50,7 @@ pub const SUPPORTED: &[&str] = &[
     "Slice",
     "Softmax",
     "Split",
+    "Sqrt",
     "Squeeze",
     "Sub",
     "Sum",
@@ -267,7 +273,19 @@ impl Importer<'_> {
             return Ok(());
         }
         match node.op.as_str() {
-            "Identity" | "Dropout" | "Cast" => {
+            "Dropout" => {
+                let x = self.value(node, 0)?;
+                let share = match self.floats(node, 1)? {
+                    Some(t) => t.data.first().copied().unwrap_or(0.5),
+                    None => attrs.float("ratio", 0.5),
+                };
+                if !(0.0..1.0).contains(&share) {
+                    return fault(node, format!("it drops a share of {share}; at least 0 and below 1 is possible"));
+                }
+                let dims = self.dims(x);
+                self.push_output(node, 0, Layer::Dropout(share), vec![x], &dims)
+            }
+            "Identity" | "Cast" => {
                 let x = self.value(node, 0)?;
                 // Floats of any width stay what they are; casts to integers would round.
                 if node.op == "Cast" && !matches!(attrs.int("to", 1), 1 | 10 | 11 | 16) {
@@ -276,12 +294,10 @@ impl Importer<'_> {
                 self.alias(node, x);
                 Ok(())
             }
-            "Relu" | "Sigmoid" | "Tanh" | "LeakyRelu" | "LRN" => {
+            "Relu" | "LeakyRelu" | "LRN" => {
                 let x = self.value(node, 0)?;
                 let layer = match node.op.as_str() {
                     "Relu" => Layer::Relu,
-                    "Sigmoid" => Layer::Sigmoid,
-                    "Tanh" => Layer::Tanh,
                     "LeakyRelu" => Layer::LeakyRelu(attrs.float("alpha", 0.01)),
                     _ => Layer::Lrn {
                         size: usize::try_from(attrs.int("size", 0)).unwrap_or(0),
@@ -296,6 +312,22 @@ impl Importer<'_> {
                     return fault(node, "size and bias must be positive, on a tensor of rank 4");
                 }
                 self.push_output(node, 0, layer, vec![x], &dims)
+            }
+            "Sigmoid" | "Tanh" | "Gelu" | "Erf" | "Exp" | "Log" | "Sqrt" | "Reciprocal" => {
+                let x = self.value(node, 0)?;
+                let f = match node.op.as_str() {
+                    "Sigmoid" => Smooth::Sigmoid,
+                    "Tanh" => Smooth::Tanh,
+                    "Gelu" if matches!(attrs.text("approximate"), "" | "none") => Smooth::Gelu,
+                    "Gelu" => return fault(node, "only the exact form is supported, without approximation"),
+                    "Erf" => Smooth::Erf,
+                    "Exp" => Smooth::Exp,
+                    "Log" => Smooth::Log,
+                    "Sqrt" => Smooth::Sqrt,
+                    _ => Smooth::Reciprocal,
+                };
+                let dims = self.dims(x);
+                self.push_output(node, 0, Layer::Smooth(f), vec![x], &dims)
             }
             "Clip" => self.clip(node, &attrs),
             "PRelu" => {
@@ -322,7 +354,8 @@ impl Importer<'_> {
                     stats.push(s);
                 }
                 let Ok(stats) = stats.try_into() else { return fault(node, "statistics are missing") };
-                let layer = Layer::BatchNorm { stats, epsilon: attrs.float("epsilon", 1e-5) };
+                let (epsilon, momentum) = (attrs.float("epsilon", 1e-5), 1.0 - attrs.float("momentum", 0.9));
+                let layer = Layer::BatchNorm { stats, epsilon, momentum };
                 self.push_output(node, 0, layer, vec![x], &dims)
             }
             "MaxPool" | "AveragePool" => self.pool(node, &attrs),

@@ -5,9 +5,11 @@
 //! because their weights absorb it; products of two values can give any power of two times their ratios.
 
 use super::Options;
+use crate::network::ValueId;
 use crate::program::{Op, Slot};
 use crate::tensor::Tensor;
 use sordino_ring::Conv2d;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// How a group's scale may be chosen.
@@ -18,6 +20,8 @@ pub(super) struct Group {
     pub(super) ratio: f64,
     /// Any real scale will do: all sources are linear layers or inputs.
     pub(super) free: bool,
+    /// Its scale is given.
+    pub(super) fixed: bool,
 }
 
 pub(super) struct Value {
@@ -40,13 +44,18 @@ pub(super) enum Pending {
     Done(Op),
     /// Terms, bias, and the real weights of each term.
     Linear { terms: Vec<(Slot, Rc<Tensor>, Conv2d)>, bias: Option<Rc<Tensor>>, channels: usize },
-    /// A convolution with computed weights; values join at the product's scale, times public reals. The
-    /// product itself is taken times `by`, which costs nothing: it is read at another scale.
-    Product { x: Slot, w: Slot, conv: Conv2d, by: f64, addends: Vec<(Slot, f64)> },
+    /// Convolutions with computed weights; values join at the product's scale, times public reals. The product
+    /// itself is taken times `by`, which costs nothing: it is read at another scale. Weights of later terms are brought
+    /// to the first term's scale.
+    Product { terms: Vec<(Slot, Slot, Conv2d)>, by: f64, addends: Vec<(Slot, f64)> },
+    /// The gradient of a convolution's weights, in the same way.
+    WeightGradient { x: Slot, dy: Slot, conv: Conv2d, by: f64, addends: Vec<(Slot, f64)> },
+    /// `by * x * y`, element by element, in the same way.
+    Times { x: Slot, y: Slot, by: f64, addends: Vec<(Slot, f64)> },
     /// A sum of values times public reals, truncated once.
     Blend(Vec<(Slot, f64)>),
-    /// `w - rate * v` at the scale of w, exactly.
-    Descend { w: Slot, v: Slot, rate: f64 },
+    /// `w - rate * v` at the scale of w, exactly, with the rate of the iteration.
+    Descend { w: Slot, v: Slot },
     /// Product; a bias joins at the product's scale.
     Mul { x: Slot, y: Slot, bias: Option<Slot> },
     /// Times a public real, to the scale of the result.
@@ -67,6 +76,11 @@ pub(super) enum Pending {
     CombineAtProduct { bits: Slot, weights: Vec<f64>, offset: f64, x: Slot, y: Slot },
 }
 
+/// A ratio without its powers of two, which the exponents of a product's own group take.
+fn mantissa(ratio: f64) -> f64 {
+    ratio / 2f64.powf(ratio.log2().floor())
+}
+
 pub(super) struct Builder {
     pub(super) options: Options,
     pub(super) values: Vec<Value>,
@@ -76,9 +90,17 @@ pub(super) struct Builder {
     pub(super) inputs: Vec<(String, Slot, Vec<usize>)>,
     pub(super) outputs: Vec<(String, Slot, Vec<usize>)>,
     /// States: where they are read, where they are left, what they start as.
-    pub(super) states: Vec<(Slot, Slot, Tensor)>,
-    /// Values whose sign is kept, in order of their bits.
-    pub(super) kept: Vec<crate::network::ValueId>,
+    pub(super) states: Vec<(Slot, Slot, Option<Tensor>)>,
+    /// Scales of states that another program has left.
+    pub(super) fixed: BTreeMap<Slot, f64>,
+    /// Learning rates.
+    pub(super) rates: Vec<f64>,
+    /// Bits that are kept.
+    pub(super) bits: usize,
+    /// Operands of ReLUs whose sign is kept, and its bit.
+    pub(super) signs: BTreeMap<ValueId, usize>,
+    /// Results of maximum poolings whose comparisons are kept, once they are made.
+    pub(super) pools: BTreeMap<ValueId, Option<Vec<super::pool::Axis>>>,
 }
 
 impl Builder {
@@ -92,13 +114,17 @@ impl Builder {
             inputs: vec![],
             outputs: vec![],
             states: vec![],
-            kept: vec![],
+            fixed: BTreeMap::new(),
+            rates: vec![],
+            bits: 0,
+            signs: BTreeMap::new(),
+            pools: BTreeMap::new(),
         }
     }
 
     fn group(&mut self, free: bool) -> usize {
         let parent = self.groups.len();
-        self.groups.push(Group { parent, ratio: 1.0, free });
+        self.groups.push(Group { parent, ratio: 1.0, free, fixed: false });
         parent
     }
 
@@ -125,30 +151,36 @@ impl Builder {
         self.push(step, dims, range, group, 1.0, Some(cap))
     }
 
+    /// A step whose result has this scale.
+    pub(super) fn fixed(&mut self, step: Pending, dims: &[usize], range: f64, scale: f64) -> Slot {
+        let group = self.group(false);
+        self.groups[group].fixed = true;
+        let slot = self.push(step, dims, range, group, mantissa(scale), None);
+        self.fixed.insert(slot, scale);
+        slot
+    }
+
     /// A step whose result's scale is its operand's times `ratio`.
     pub(super) fn like(&mut self, x: Slot, ratio: f64, step: Pending, dims: &[usize], range: f64) -> Slot {
         let (group, own) = (self.values[x].group, self.values[x].ratio);
         self.push(step, dims, range, group, own * ratio, None)
     }
 
-    /// A convolution of computed operands, at a power of two of the product of their ratios.
-    pub(super) fn product(
-        &mut self,
-        (x, w, conv): (Slot, Slot, Conv2d),
-        by: f64,
-        addends: Vec<(Slot, f64)>,
-        dims: &[usize],
-        range: f64,
-        cap: u32,
-    ) -> Slot {
-        let ratio = self.total_ratio(x) * self.total_ratio(w) / by;
+    /// A step whose product of computed operands has any power of two of the product of their ratios.
+    pub(super) fn product(&mut self, step: Pending, dims: &[usize], range: f64, cap: u32) -> Slot {
+        let (x, y, by) = match &step {
+            Pending::Product { terms, by, .. } => (terms[0].0, terms[0].1, *by),
+            Pending::WeightGradient { x, dy: y, by, .. } | Pending::Times { x, y, by, .. } => (*x, *y, *by),
+            _ => return self.source(step, dims, range, cap),
+        };
+        let ratio = mantissa(self.settled_ratio(x) * self.settled_ratio(y) / by);
         let group = self.group(false);
-        self.push(Pending::Product { x, w, conv, by, addends }, dims, range, group, ratio, Some(cap))
+        self.push(step, dims, range, group, ratio, Some(cap))
     }
 
     /// The product of two values, at a power of two of the product of their ratios.
     pub(super) fn mul(&mut self, x: Slot, y: Slot, bias: Option<Slot>, dims: &[usize], range: f64, cap: u32) -> Slot {
-        let ratio = self.total_ratio(x) * self.total_ratio(y);
+        let ratio = mantissa(self.settled_ratio(x) * self.settled_ratio(y));
         let group = self.group(false);
         self.push(Pending::Mul { x, y, bias }, dims, range, group, ratio, Some(cap))
     }
@@ -156,6 +188,13 @@ impl Builder {
     /// A value's scale over its root group's power of two.
     pub(super) fn total_ratio(&self, x: Slot) -> f64 {
         self.values[x].ratio * self.root(self.values[x].group).1
+    }
+
+    /// The same, which must not change any more because a product's ratio follows from it.
+    fn settled_ratio(&mut self, x: Slot) -> f64 {
+        let (root, _) = self.root(self.values[x].group);
+        self.groups[root].free = false;
+        self.total_ratio(x)
     }
 
     /// Makes two values' scales agree; returns the second, rescaled if there is no other way.
@@ -169,6 +208,9 @@ impl Builder {
         // scale_x = sx 2^ex and scale_y = sy 2^ey: joining fixes ey - ex.
         let ratio = sx / sy;
         let power = (ratio.log2() - ratio.log2().round()).abs() < 1e-12;
+        if self.groups[gx].fixed || self.groups[gy].fixed {
+            return self.rescale_to(x, y);
+        }
         if self.groups[gy].free {
             (self.groups[gy].parent, self.groups[gy].ratio) = (gx, ratio);
         } else if self.groups[gx].free {

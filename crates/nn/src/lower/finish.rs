@@ -4,15 +4,20 @@ use super::builder::{Builder, Pending};
 use crate::program::{Instruction, Op, Port, Program, SecretForm, Secrets, Slot, SlotInfo, State};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
-use sordino_ring::{Scale, Shape, encode};
+use sordino_ring::{Conv2d, Scale, Shape, encode};
 use std::collections::BTreeMap;
 
 /// A value that is only ever wide has room for sums of many narrow ones: all but this many bits of its ring, which are
 /// left for a product's other factor.
 const FACTOR_BITS: f64 = 20.0;
 
-/// Fractional bits of the factors of a sum that is truncated once.
-const BLEND_BITS: u32 = 20;
+/// Units of weights that a learning rate is for one unit of its operand, at least: the rate is exact to one in twice as many.
+const RATE_UNITS: f64 = 48.0;
+
+/// Bits that the gains of a sum of convolutions take of its shift.
+fn gain(terms: &[(Slot, Slot, Conv2d)]) -> u32 {
+    terms.iter().map(|t| t.2.gain()).max().unwrap_or(1).trailing_zeros()
+}
 
 struct Finisher {
     b: Builder,
@@ -31,9 +36,14 @@ fn operands(step: &Pending) -> Vec<Slot> {
         Pending::Done(op) => op.operands(),
         Pending::Linear { terms, .. } => terms.iter().map(|t| t.0).collect(),
         Pending::Mul { x, y, bias } => [*x, *y].into_iter().chain(*bias).collect(),
-        Pending::Product { x, w, addends, .. } => [*x, *w].into_iter().chain(addends.iter().map(|a| a.0)).collect(),
+        Pending::Product { terms, addends, .. } => {
+            terms.iter().flat_map(|t| [t.0, t.1]).chain(addends.iter().map(|a| a.0)).collect()
+        }
+        Pending::WeightGradient { x, dy: y, addends, .. } | Pending::Times { x, y, addends, .. } => {
+            [*x, *y].into_iter().chain(addends.iter().map(|a| a.0)).collect()
+        }
         Pending::Blend(terms) => terms.iter().map(|t| t.0).collect(),
-        Pending::Descend { w, v, .. } => vec![*w, *v],
+        Pending::Descend { w, v } => vec![*w, *v],
         Pending::Rescale { x, .. }
         | Pending::MulPublic { x, .. }
         | Pending::Below { x, .. }
@@ -48,6 +58,8 @@ fn takes_wide(step: &Pending) -> bool {
     match step {
         Pending::Linear { .. }
         | Pending::Product { .. }
+        | Pending::WeightGradient { .. }
+        | Pending::Times { .. }
         | Pending::Blend(_)
         | Pending::Mul { .. }
         | Pending::Rescale { .. }
@@ -111,16 +123,18 @@ pub(super) fn finish(b: Builder) -> Result<(Program, Secrets)> {
     let port = |f: &Finisher, (name, slot, dims): &(String, Slot, Vec<usize>)| Port {
         name: name.clone(),
         slot: *slot,
+        owner: 0,
         dims: dims.clone(),
         scale: f.scale(*slot),
         limit: 2f64.powf((f.b.values[*slot].range * f.b.options.margin).log2().ceil()),
     };
     for (read, left, start) in std::mem::take(&mut f.b.states) {
-        f.state(read, left, &start)?;
+        f.state(read, left, start.as_ref())?;
     }
     let program = Program {
         states: std::mem::take(&mut f.states),
-        bits: f.b.kept.len(),
+        bits: f.b.bits,
+        rates: std::mem::take(&mut f.b.rates),
         inputs: f.b.inputs.iter().map(|p| port(&f, p)).collect(),
         outputs: f.b.outputs.iter().map(|p| port(&f, p)).collect(),
         instructions: f.instructions,
@@ -203,7 +217,16 @@ impl Finisher {
             let entry = self.exponents.entry(root).or_insert(i32::MAX);
             *entry = (*entry).min(e as i32);
         }
+        for (&slot, &scale) in &self.b.fixed {
+            let (root, _) = self.b.root(self.b.values[slot].group);
+            self.exponents.insert(root, (scale / self.b.total_ratio(slot)).log2().round() as i32);
+        }
         self.balance_products();
+        if let Some((&slot, _)) = self.b.fixed.iter().find(|&(&s, &scale)| (self.scale(s) / scale - 1.0).abs() > 1e-9) {
+            let layer = self.b.steps.iter().find(|s| s.2 == slot).map_or(0, |s| s.0);
+            let why = "the precision it was trained with does not suit what it is asked for".into();
+            return Err(Error::Range { layer: self.b.layers[layer].name.clone(), why });
+        }
         for (layer, _, slot) in &self.b.steps {
             // Very large values keep their 30 bits at a scale below one; beyond this, products leave the floats.
             if self.scale(*slot) < 2f64.powi(-100) {
@@ -216,7 +239,8 @@ impl Finisher {
         Ok(())
     }
 
-    /// A product's shift must lie between 0 and the most possible: gives way where it does not.
+    /// A product's shift must lie between 0 and the most possible, and a learning rate must be many units of a weight for
+    /// one of what it takes a step along: gives way where that is not so.
     fn balance_products(&mut self) {
         let most = self.most_shift() as i32;
         let products: Vec<(Slot, Slot, Slot, f64, i32)> = self
@@ -225,12 +249,26 @@ impl Finisher {
             .iter()
             .filter_map(|(_, step, out)| match step {
                 Pending::Mul { x, y, .. } => Some((*x, *y, *out, 1.0, most)),
-                Pending::Product { x, w, conv, by, .. } => {
-                    Some((*x, *w, *out, *by, most - conv.gain().trailing_zeros() as i32))
+                Pending::WeightGradient { x, dy: y, by, .. } | Pending::Times { x, y, by, .. } => {
+                    Some((*x, *y, *out, *by, most))
+                }
+                Pending::Product { terms, by, .. } => {
+                    let (x, w, _) = terms[0];
+                    Some((x, w, *out, *by, most - gain(terms) as i32))
                 }
                 _ => None,
             })
             .collect();
+        let steps: Vec<(Slot, Slot)> = self
+            .b
+            .steps
+            .iter()
+            .filter_map(|(_, step, _)| match step {
+                Pending::Descend { w, v } => Some((*w, *v)),
+                _ => None,
+            })
+            .collect();
+        let finest = self.b.rates.iter().copied().fold(f64::INFINITY, f64::min);
         let root = |f: &Self, s: Slot| f.b.root(f.b.values[s].group).0;
         for _ in 0..64 {
             let mut settled = true;
@@ -239,14 +277,27 @@ impl Finisher {
                 let (group, less) = if shift < 0 {
                     (root(self, out), -shift)
                 } else if shift > most {
-                    let larger = if self.scale(x) > self.scale(y) { x } else { y };
-                    (root(self, larger), shift - most)
+                    let (larger, other) = if self.scale(x) > self.scale(y) { (x, y) } else { (y, x) };
+                    // States that another program has left stay as they are.
+                    let kept = self.b.fixed.keys().any(|&s| root(self, s) == root(self, larger));
+                    (root(self, if kept { other } else { larger }), shift - most)
                 } else {
                     continue;
                 };
                 settled = false;
                 if let Some(e) = self.exponents.get_mut(&group) {
                     *e -= less;
+                }
+            }
+            for &(w, v) in &steps {
+                // A step of the optimiser is a multiple of the weights' last bit.
+                let units = finest * self.scale(w) / self.scale(v);
+                if units < RATE_UNITS
+                    && let Some(e) = self.exponents.get_mut(&root(self, v))
+                    && *e > -40
+                {
+                    *e -= (RATE_UNITS / units).log2().ceil() as i32;
+                    settled = false;
                 }
             }
             if settled {
@@ -293,12 +344,16 @@ impl Finisher {
         Err(Error::Range { layer: self.b.layers[layer].name.clone(), why })
     }
 
-    /// A state's first value, shared by the model owner.
-    fn state(&mut self, read: Slot, left: Slot, start: &Tensor) -> Result<()> {
+    /// A state and its first value, shared by the model owner, if it has one.
+    fn state(&mut self, read: Slot, left: Slot, start: Option<&Tensor>) -> Result<()> {
+        let Some(start) = start else {
+            self.states.push(State { read, left, start: None });
+            return Ok(());
+        };
         let layer = self.b.steps.iter().find(|s| s.2 == read).map_or(0, |s| s.0);
         let values = self.encode(layer, &start.data, self.scale(read))?;
         let start = self.secret(SecretForm::Tensor(self.slots[read].shape.clone()), values);
-        self.states.push(State { read, left, start });
+        self.states.push(State { read, left, start: Some(start) });
         Ok(())
     }
 
@@ -334,6 +389,35 @@ impl Finisher {
         Ok(sum)
     }
 
+    /// The addends of a product, at its scale.
+    fn addends(&mut self, layer: usize, addends: &[(Slot, f64)], out: Slot, shift: u32) -> Result<Option<Slot>> {
+        self.sum(layer, addends, self.scale(out) * 2f64.powi(shift as i32))
+    }
+
+    /// A value at another scale, whose range there may be beyond the narrow ring: rescaled within it, then times a
+    /// power of two.
+    fn brought(&mut self, layer: usize, x: Slot, scale: f64) -> Result<Slot> {
+        let top = (self.b.values[x].range.max(1e-9) * self.b.options.margin * scale).log2().ceil();
+        let power = (top - self.narrow_bits()).clamp(0.0, 62.0);
+        let shape = self.slots[x].shape.clone();
+        let within = scale / 2f64.powf(power);
+        let step = Pending::Rescale { x, by: 1.0 };
+        self.slots.push(SlotInfo { shape, scale: within, wide: true });
+        let slot = self.slots.len() - 1;
+        let op = self.rescale(layer, &step, within)?;
+        self.push(layer, op, slot);
+        self.push(layer, Op::Extend { x: slot }, slot);
+        Ok(if power > 0.0 { self.scaled(layer, slot, 1 << power as u32) } else { slot })
+    }
+
+    /// As many bits of the factor as keep the product within the ring.
+    fn rescale(&self, layer: usize, step: &Pending, scale: f64) -> Result<Op> {
+        let Pending::Rescale { x, by } = step else { return Err(Error::Model("not a change of scale".into())) };
+        let factor = by * scale / self.scale(*x);
+        let shift = (24.0 - factor.abs().max(1e-9).log2()).floor().clamp(0.0, f64::from(self.most_shift())) as u32;
+        Ok(Op::Rescale { x: *x, factor: self.number(layer, factor, 2f64.powi(shift as i32))?, shift })
+    }
+
     fn integers(&self, layer: usize, values: &[f64], scale: f64) -> Result<Vec<i64>> {
         values.iter().map(|&v| self.number(layer, v, scale)).collect()
     }
@@ -344,38 +428,47 @@ impl Finisher {
             Pending::Done(Op::Select { x, bit, .. }) => Op::Select { x: *x, bit: *bit, wide: self.wide[out] },
             Pending::Done(op) => op.clone(),
             Pending::Linear { .. } => self.linear(layer, step, out)?,
-            Pending::Product { x, w, conv, by, addends } => {
-                let most = self.most_shift() - conv.gain().trailing_zeros();
-                let shift = self.shift_of(layer, *x, *w, out, *by, most)?;
-                let bias = self.sum(layer, addends, self.scale(out) * 2f64.powi(shift as i32))?;
-                Op::Product { x: *x, w: *w, conv: *conv, bias, shift }
+            Pending::Product { terms, by, addends } => {
+                let (x, w, _) = terms[0];
+                let shift = self.shift_of(layer, x, w, out, *by, self.most_shift() - gain(terms))?;
+                let mut brought = vec![terms[0]];
+                for &(y, w, conv) in &terms[1..] {
+                    let scale = self.scale(x) * self.scale(terms[0].1) / self.scale(y);
+                    brought.push((y, self.brought(layer, w, scale)?, conv));
+                }
+                let bias = self.addends(layer, addends, out, shift)?;
+                Op::Product { terms: brought, bias, shift }
+            }
+            Pending::WeightGradient { x, dy, conv, by, addends } => {
+                let shift = self.shift_of(layer, *x, *dy, out, *by, self.most_shift())?;
+                let bias = self.addends(layer, addends, out, shift)?;
+                Op::WeightGradient { x: *x, dy: *dy, conv: *conv, bias, shift }
+            }
+            Pending::Times { x, y, by, addends } => {
+                let shift = self.shift_of(layer, *x, *y, out, *by, self.most_shift())?;
+                let bias = self.addends(layer, addends, out, shift)?;
+                Op::Mul { x: *x, y: *y, bias, shift }
             }
             Pending::Blend(terms) => {
-                let shift = BLEND_BITS.min(self.most_shift());
+                let shift = self.most_shift();
                 let sum = self.sum(layer, terms, self.scale(out) * 2f64.powi(shift as i32))?;
                 let x = sum.ok_or_else(|| Error::Model("a sum without terms".into()))?;
                 Op::Rescale { x, factor: 1, shift }
             }
-            Pending::Descend { w, v, rate } => {
-                let factor = self.number(layer, *rate, self.scale(*w) / self.scale(*v))?;
-                if factor == 0 {
+            Pending::Descend { w, v } => {
+                let per_rate = self.scale(*w) / self.scale(*v);
+                let (least, most) = self.b.rates.iter().fold((f64::INFINITY, 0f64), |(l, m), &r| (l.min(r), m.max(r)));
+                if (least * per_rate).round() < 1.0 || most * per_rate > 2f64.powi(40) {
                     let name = self.b.layers[layer].name.clone();
-                    let why = format!("a learning rate of {rate} is below the weights' resolution");
+                    let why = format!("a learning rate of {least:.1e} is below the weights' resolution");
                     return Err(Error::Range { layer: name, why });
                 }
-                let y = self.scaled(layer, *v, factor);
-                Op::Sub { x: *w, y }
+                Op::Descend { w: *w, v: *v, per_rate }
             }
             Pending::Mul { x, y, bias } => {
                 Op::Mul { x: *x, y: *y, bias: *bias, shift: self.shift_of(layer, *x, *y, out, 1.0, self.most_shift())? }
             }
-            Pending::Rescale { x, by } => {
-                // As many bits of the factor as keep the product within the ring.
-                let factor = by * self.scale(out) / self.scale(*x);
-                let shift =
-                    (24.0 - factor.abs().max(1e-9).log2()).floor().clamp(0.0, f64::from(self.most_shift())) as u32;
-                Op::Rescale { x: *x, factor: self.number(layer, factor, 2f64.powi(shift as i32))?, shift }
-            }
+            Pending::Rescale { .. } => self.rescale(layer, step, self.scale(out))?,
             Pending::MulPublic { x, factors } => {
                 let shift = 24.min(self.most_shift());
                 let scale = self.scale(out) / self.scale(*x) * 2f64.powi(shift as i32);

@@ -2,10 +2,12 @@
 
 use super::Ranges;
 use super::builder::{Builder, Pending};
+use super::pool;
 use super::spline::{self, Function};
-use crate::network::{Layer, LayerNode, Network, Window};
+use crate::network::{Layer, LayerNode, Network, Smooth, Window};
 use crate::program::{LayerInfo, Op, Slot, View};
 use crate::tensor::Tensor;
+use crate::training::State;
 use crate::{Error, Result};
 use sordino_ring::{Conv2d, WindowSum};
 use std::rc::Rc;
@@ -21,31 +23,46 @@ fn axis(rank: usize, axis: usize) -> usize {
 }
 
 /// A per-axis list in the order of the layout.
-fn reorder<T: Copy>(list: &[T]) -> Vec<T> {
+pub(super) fn reorder<T: Copy>(list: &[T]) -> Vec<T> {
     if list.len() == 4 { vec![list[0], list[2], list[3], list[1]] } else { list.to_vec() }
 }
 
-/// `start` are the first values of the states, which are the last inputs and the last outputs of the network.
-pub(super) fn lower(net: &Network, ranges: &Ranges, start: &[Tensor], b: &mut Builder) -> Result<()> {
-    let data = net.inputs.len() - start.len();
+/// Where a program's states come from.
+pub(super) enum States<'a> {
+    /// The model owner's first values; their next values are the last outputs of the network.
+    Own(&'a [State]),
+    /// Another program has left them at these scales; they stay as they are.
+    Left(&'a [f64]),
+}
+
+/// The states are the last inputs of the network.
+pub(super) fn lower(net: &Network, ranges: &Ranges, states: &States<'_>, b: &mut Builder) -> Result<()> {
+    let (count, moved) = match states {
+        States::Own(own) => (own.len(), own.len()),
+        States::Left(scales) => (scales.len(), 0),
+    };
+    let data = net.inputs.len() - count;
     let mut slots: Vec<Option<Slot>> = vec![None; net.shapes.len()];
     b.layers.push(LayerInfo { name: "input".into(), op: "Input".into(), result: None });
     for (i, &id) in net.inputs.iter().enumerate() {
         let range = ranges.0.get(&net.names[id]).copied().unwrap_or(1.0);
         let dims = physical(&net.shapes[id]);
-        slots[id] = Some(match i.checked_sub(data) {
-            None => {
+        slots[id] = Some(match (i.checked_sub(data), states) {
+            (None, _) => {
                 let slot = b.source(Pending::Done(Op::Input(i)), &dims, range, b.cap());
                 b.inputs.push((net.names[id].clone(), slot, net.shapes[id].clone()));
                 slot
             }
-            Some(state) => {
-                let cap = super::training::state_cap(net, state);
-                b.source(Pending::Done(Op::State(state)), &dims, range.max(1e-3), cap)
+            (Some(state), States::Own(own)) => {
+                let cap = super::training::state_cap(own[state].kind);
+                b.source(Pending::Done(Op::State(state)), &dims, range, cap)
+            }
+            (Some(state), States::Left(scales)) => {
+                b.fixed(Pending::Done(Op::State(state)), &dims, range, scales[state])
             }
         });
     }
-    b.kept = super::training::kept(net);
+    super::training::keep(net, b);
     let fused = sums_of_linears(net);
     for (index, node) in net.nodes.iter().enumerate() {
         if fused.iter().any(|f| f.parts.contains(&index)) {
@@ -67,11 +84,18 @@ pub(super) fn lower(net: &Network, ranges: &Ranges, start: &[Tensor], b: &mut Bu
         }
     }
     b.layers.push(LayerInfo { name: "output".into(), op: "Output".into(), result: None });
-    let answers = net.outputs.len() - start.len();
-    let ends = net.inputs[data..].iter().zip(&net.outputs[answers..]).zip(start);
-    for ((&read, (_, left)), start) in ends {
+    let answers = net.outputs.len() - moved;
+    for (i, &id) in net.inputs[data..].iter().enumerate() {
+        let read = operand(&slots, id)?;
+        let States::Own(own) = states else {
+            b.states.push((read, read, None));
+            continue;
+        };
+        let start = &own[i].start;
         let start = if start.dims.len() == 4 { start.permute(&[0, 2, 3, 1]) } else { start.clone() };
-        b.states.push((operand(&slots, read)?, operand(&slots, *left)?, start));
+        let left = operand(&slots, net.outputs[answers + i].1)?;
+        let left = b.agree(read, left);
+        b.states.push((read, left, Some(start)));
     }
     for (name, id) in &net.outputs[..answers] {
         let slot = row_major(b, operand(&slots, *id)?, &net.shapes[*id]);
@@ -151,7 +175,7 @@ fn layer(net: &Network, node: &LayerNode, slots: &[Option<Slot>], range: f64, b:
         Layer::BatchNorm { .. } => return Err(Error::Model("batch norms must be folded before lowering".into())),
         Layer::Affine { scale, shift } => affine(b, x, scale, shift, range),
         Layer::Relu => {
-            let keep = b.kept.iter().position(|&v| v == node.inputs[0]);
+            let keep = b.signs.get(&node.inputs[0]).copied();
             relu_with(b, x, keep)
         }
         Layer::Training(training) => {
@@ -180,7 +204,14 @@ fn layer(net: &Network, node: &LayerNode, slots: &[Option<Slot>], range: f64, b:
             let high = affine(b, positive, &Tensor::new(&slope.dims, high), &zero, rp);
             add(b, low, high, range)
         }
-        Layer::MaxPool(window) => max_pool(b, x, window, &dims),
+        Layer::MaxPool(window) => {
+            let keep = b.pools.contains_key(&node.output);
+            let (y, axes) = pool::max_pool(b, x, window, &dims, keep);
+            if keep {
+                b.pools.insert(node.output, Some(axes));
+            }
+            y
+        }
         Layer::AveragePool { window, include_pad } => {
             let op = conv2d(window, 1, &b.dims(x), dims[3]);
             let op = Conv2d { groups: op.cin, ..op };
@@ -260,8 +291,16 @@ fn layer(net: &Network, node: &LayerNode, slots: &[Option<Slot>], range: f64, b:
             permute(b, x, &perm)
         }
         Layer::Softmax { axis, end } => softmax(b, x, input, *axis, *end)?,
-        Layer::Sigmoid => spline::apply(b, x, &Function::sigmoid(b.range(x) * b.options.margin), 1.0)?,
-        Layer::Tanh => spline::apply(b, x, &Function::tanh(b.range(x) * b.options.margin), 1.0)?,
+        Layer::Smooth(Smooth::Gelu) => {
+            let share = spline::apply(b, x, &Function::normal_distribution(b.range(x) * b.options.margin), 1.0)?;
+            b.mul(x, share, None, &dims, range, b.cap())
+        }
+        Layer::Smooth(f) => {
+            let function = Function::smooth(*f, b.range(x) * b.options.margin);
+            let largest = function.largest();
+            spline::apply(b, x, &function, largest)?
+        }
+        Layer::Dropout(_) => return Err(Error::Model("dropouts must be dropped before lowering".into())),
         Layer::Lrn { size, alpha, beta, bias } => lrn(b, x, *size, *alpha, *beta, *bias, range)?,
     })
 }
@@ -292,11 +331,18 @@ pub(super) fn reshape(b: &mut Builder, x: Slot, dims: &[usize]) -> Slot {
     b.like(x, 1.0, Pending::Done(Op::Reshape { x, dims: dims.to_vec() }), dims, range)
 }
 
-pub(super) fn permute(b: &mut Builder, x: Slot, perm: &[usize]) -> Slot {
-    let (dims, range) = (b.dims(x), b.range(x));
-    let view = View::Permute { dims, perm: perm.to_vec() };
-    let out = view.out();
+pub(super) fn gather(b: &mut Builder, x: Slot, view: View) -> Slot {
+    let (out, range) = (view.out(), b.range(x));
     b.like(x, 1.0, Pending::Done(Op::Gather { x, view, fill: 0 }), &out, range)
+}
+
+pub(super) fn four(dims: &[usize]) -> [usize; 4] {
+    [dims[0], dims[1], dims[2], dims[3]]
+}
+
+pub(super) fn permute(b: &mut Builder, x: Slot, perm: &[usize]) -> Slot {
+    let view = View::Permute { dims: b.dims(x), perm: perm.to_vec() };
+    gather(b, x, view)
 }
 
 /// From the layout to the model's row-major order; free when the spatial axes or the channels are single.
@@ -376,7 +422,7 @@ fn clip(b: &mut Builder, x: Slot, lo: f32, hi: f32, range: f64) -> Slot {
 }
 
 /// Public divisors of average pooling that does not count padding: one per output position and channel.
-fn border_factors(op: &Conv2d, channels: usize) -> Vec<f64> {
+pub(super) fn border_factors(op: &Conv2d, channels: usize) -> Vec<f64> {
     let inside = |axis: usize, at: usize, len: usize| {
         (0..op.kernel[axis]).filter(|k| (at * op.stride[axis] + k).wrapping_sub(op.pad[axis]) < len).count()
     };
@@ -390,46 +436,6 @@ fn border_factors(op: &Conv2d, channels: usize) -> Vec<f64> {
         }
     }
     factors
-}
-
-/// Separable maximum: along rows, then along columns, each a tree over the kernel.
-fn max_pool(b: &mut Builder, x: Slot, window: &Window, out: &[usize]) -> Slot {
-    let mut y = x;
-    // The axis that shrinks the tensor most goes first.
-    for a in [1, 0] {
-        let dims = b.dims(y);
-        let mut to = dims.clone();
-        to[1 + a] = out[1 + a];
-        let mut level: Vec<Slot> = (0..window.kernel[a])
-            .map(|k| {
-                let (mut start, mut step) = (vec![0; 4], vec![1; 4]);
-                start[1 + a] = (k * window.dilation[a]) as isize - window.pad[a] as isize;
-                step[1 + a] = window.stride[a] as isize;
-                let view = View::Clamped { dims: dims.clone(), start, step, out: to.clone() };
-                let range = b.range(y);
-                b.like(y, 1.0, Pending::Done(Op::Gather { x: y, view, fill: 0 }), &to, range)
-            })
-            .collect();
-        y = tree(b, &mut level);
-    }
-    y
-}
-
-fn tree(b: &mut Builder, level: &mut Vec<Slot>) -> Slot {
-    while level.len() > 1 {
-        let mut next = vec![];
-        for pair in level.chunks(2) {
-            next.push(match *pair {
-                [x, y] => {
-                    let (dims, range) = (b.dims(x), b.range(x));
-                    b.like(x, 1.0, Pending::Done(Op::Max { x, y }), &dims, range)
-                }
-                _ => pair[0],
-            });
-        }
-        *level = next;
-    }
-    level[0]
 }
 
 /// Sums over `size` neighbours in each line of `[lines, length, 1, 1]`, with zeros before and after it.
@@ -449,10 +455,6 @@ fn softmax(b: &mut Builder, x: Slot, dims: &[usize], axis: usize, end: usize) ->
     let rows = outer * inner;
     let flat = reshape(b, flat, &[rows, n]);
     let range = b.range(flat);
-    let gather = |b: &mut Builder, x: Slot, view: View| {
-        let (out, range) = (view.out(), b.range(x));
-        b.like(x, 1.0, Pending::Done(Op::Gather { x, view, fill: 0 }), &out, range)
-    };
     let mut max = flat;
     while b.dims(max)[1] > 1 {
         let len = b.dims(max)[1];
@@ -464,7 +466,7 @@ fn softmax(b: &mut Builder, x: Slot, dims: &[usize], axis: usize, end: usize) ->
             out: vec![rows, half],
         };
         let (low, high) = (gather(b, max, part(0)), gather(b, max, part(len - half)));
-        max = b.like(low, 1.0, Pending::Done(Op::Max { x: low, y: high }), &[rows, half], range);
+        max = b.like(low, 1.0, Pending::Done(Op::Max { x: low, y: high, keep: None }), &[rows, half], range);
     }
     let spread = View::Broadcast { dims: vec![rows, 1], out: vec![rows, n] };
     let max = gather(b, max, spread.clone());

@@ -3,13 +3,16 @@
 mod builder;
 mod finish;
 mod layers;
+mod pool;
 mod spline;
 mod training;
 
 use crate::network::Network;
 use crate::program::{Program, Secrets};
 use crate::tensor::Tensor;
+use crate::training::TrainingStep;
 use crate::{Error, Result, float, passes};
+use layers::States;
 use sordino_mpc::Settings;
 use std::collections::BTreeMap;
 
@@ -88,7 +91,7 @@ pub fn compile(net: &Network, ranges: &Ranges, options: &Options) -> Result<(Pro
         }
     }
     let mut builder = builder::Builder::new(options.clone());
-    layers::lower(net, ranges, &[], &mut builder)?;
+    layers::lower(net, ranges, &States::Own(&[]), &mut builder)?;
     finish::finish(builder)
 }
 
@@ -97,12 +100,25 @@ pub fn compile(net: &Network, ranges: &Ranges, options: &Options) -> Result<(Pro
 ///
 /// # Errors
 /// As for [`compile`].
-pub fn compile_step(
-    step: &crate::training::TrainingStep,
-    ranges: &Ranges,
-    options: &Options,
-) -> Result<(Program, Secrets)> {
+pub fn compile_step(step: &TrainingStep, ranges: &Ranges, options: &Options) -> Result<(Program, Secrets)> {
     let mut builder = builder::Builder::new(options.clone());
-    layers::lower(&step.net, ranges, &step.start, &mut builder)?;
-    finish::finish(builder)
+    builder.rates.clone_from(&step.rates);
+    layers::lower(&step.net, ranges, &States::Own(&step.states), &mut builder)?;
+    let (mut program, secrets) = finish::finish(builder)?;
+    for (i, port) in program.inputs.iter_mut().enumerate() {
+        // Owners' samples come first, then their labels.
+        port.owner = (i % step.rows.len()) as u8;
+    }
+    Ok((program, secrets))
+}
+
+/// Compiles what answers with the states that a training leaves ([`TrainingStep::answer`]): it has no secrets of its own.
+///
+/// # Errors
+/// As for [`compile`].
+pub fn compile_answer(net: &Network, training: &Program, ranges: &Ranges, options: &Options) -> Result<Program> {
+    let mut builder = builder::Builder::new(options.clone());
+    let scales: Vec<f64> = training.states.iter().map(|s| training.slots[s.read].scale).collect();
+    layers::lower(net, ranges, &States::Left(&scales), &mut builder)?;
+    Ok(finish::finish(builder)?.0)
 }

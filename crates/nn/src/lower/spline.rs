@@ -5,6 +5,7 @@
 //! and right of the last threshold the function is constant, so nothing ever leaves its range.
 
 use super::builder::{Builder, Pending};
+use crate::network::Smooth;
 use crate::program::{Op, Slot};
 use crate::{Error, Result};
 use std::rc::Rc;
@@ -12,6 +13,11 @@ use std::rc::Rc;
 const DEGREE: usize = 4;
 /// Largest error of the fit over the whole range, relative to the largest value.
 const TOLERANCE: f64 = 2e-6;
+
+/// Where exp of a negative argument counts as zero.
+const LEAST_EXPONENT: f64 = -16.0;
+/// Least argument of functions that are steep near zero; smaller ones count as this.
+pub(super) const LEAST: f64 = 1.0 / 4096.0;
 
 /// A function with the range it is fitted on.
 pub(super) struct Function {
@@ -22,39 +28,90 @@ pub(super) struct Function {
     origin: Option<f64>,
     /// Values beyond the ends.
     ends: [f64; 2],
+    /// Largest error: of the largest value, or relative to each value.
+    tolerance: Tolerance,
+}
+
+#[derive(Clone, Copy)]
+enum Tolerance {
+    OfLargest(f64),
+    Relative(f64),
 }
 
 impl Function {
+    fn new(f: impl Fn(f64) -> f64 + 'static, lo: f64, hi: f64, origin: Option<f64>) -> Self {
+        let ends = [f(lo), f(hi)];
+        Self { f: Box::new(f), lo, hi, origin, ends, tolerance: Tolerance::OfLargest(TOLERANCE) }
+    }
+    /// Even around zero, up to a range that is kept within bounds.
+    fn symmetric(f: impl Fn(f64) -> f64 + 'static, range: f64, least: f64, most: f64) -> Self {
+        let r = range.clamp(least, most);
+        Self::new(f, -r, r, None)
+    }
+    /// Steep towards zero.
+    fn positive(f: impl Fn(f64) -> f64 + 'static, range: f64) -> Self {
+        Self::new(f, LEAST, range.max(1.0), Some(0.0))
+    }
     /// e^x for x <= 0; zero below -16.
     pub(super) fn exp_of_negative() -> Self {
-        Self { f: Box::new(f64::exp), lo: -16.0, hi: 0.01, origin: None, ends: [0.0, 1.0] }
+        Self { ends: [0.0, 1.0], ..Self::new(f64::exp, LEAST_EXPONENT, 0.01, None) }
     }
     /// 1 / x on a positive range.
     pub(super) fn reciprocal(lo: f64, hi: f64) -> Self {
-        Self { f: Box::new(|x| 1.0 / x), lo, hi, origin: Some(0.0), ends: [1.0 / lo, 1.0 / hi] }
+        Self::new(|x| 1.0 / x, lo, hi, Some(0.0))
     }
-    /// 1 / (1 + e^-x), constant where it is within 1e-6 of its limits.
-    pub(super) fn sigmoid(range: f64) -> Self {
-        let r = range.clamp(1.0, 14.0);
-        let f = |x: f64| 1.0 / (1.0 + (-x).exp());
-        Self { f: Box::new(f), lo: -r, hi: r, origin: None, ends: [f(-r), f(r)] }
+    /// A function of the networks, constant where it is within 1e-6 of its limits or beyond where it is defined.
+    pub(super) fn smooth(f: Smooth, range: f64) -> Self {
+        let value = move |x: f64| f.value(x);
+        match f {
+            Smooth::Sigmoid => Self::symmetric(value, range, 1.0, 14.0),
+            Smooth::Tanh => Self::symmetric(value, range, 0.5, 7.5),
+            Smooth::Erf => Self::symmetric(value, range, 0.5, 3.7),
+            Smooth::Gelu => Self::symmetric(value, range, 0.5, range.max(0.5)),
+            Smooth::Exp => Self::symmetric(value, range, 0.5, 12.0),
+            Smooth::Log | Smooth::Sqrt | Smooth::Reciprocal => Self::positive(value, range),
+        }
+    }
+    /// Its derivative.
+    pub(super) fn slope(f: Smooth, range: f64) -> Self {
+        let slope = move |x: f64| f.slope(x);
+        match f {
+            Smooth::Sigmoid => Self::symmetric(slope, range, 1.0, 16.0),
+            Smooth::Tanh => Self::symmetric(slope, range, 0.5, 8.5),
+            Smooth::Erf => Self::symmetric(slope, range, 0.5, 4.0),
+            Smooth::Gelu => Self::symmetric(slope, range, 0.5, 6.0),
+            Smooth::Exp => Self::symmetric(slope, range, 0.5, 12.0),
+            Smooth::Log | Smooth::Sqrt | Smooth::Reciprocal => Self::positive(slope, range),
+        }
+    }
+    /// The distribution function of the normal distribution.
+    pub(super) fn normal_distribution(range: f64) -> Self {
+        Self::symmetric(crate::network::normal_distribution, range, 0.5, 5.2)
     }
     /// -log(x) from 2^-12 to a little over one.
     pub(super) fn negative_log() -> Self {
-        let f = |x: f64| -x.ln();
-        let (lo, hi) = (2f64.powi(-12), 1.02);
-        Self { f: Box::new(f), lo, hi, origin: Some(0.0), ends: [f(lo), f(hi)] }
+        Self::new(|x: f64| -x.ln(), LEAST, 1.02, Some(0.0))
     }
-    /// tanh.
-    pub(super) fn tanh(range: f64) -> Self {
-        let r = range.clamp(0.5, 7.5);
-        Self { f: Box::new(f64::tanh), lo: -r, hi: r, origin: None, ends: [(-r).tanh(), r.tanh()] }
+    /// 1 / sqrt(x + epsilon) for 0 <= x <= hi, to a relative error.
+    pub(super) fn inverse_root(epsilon: f64, hi: f64, error: f64) -> Self {
+        let f = move |x: f64| 1.0 / (x + epsilon).sqrt();
+        Self { tolerance: Tolerance::Relative(error), ..Self::new(f, 0.0, hi.max(epsilon), Some(-epsilon)) }
     }
     /// (bias + factor x)^exponent for 0 <= x <= hi.
     pub(super) fn power(bias: f64, factor: f64, exponent: f64, hi: f64) -> Self {
         let f = move |x: f64| (bias + factor * x).powf(exponent);
-        let origin = (factor > 0.0).then(|| -bias / factor);
-        Self { f: Box::new(f), lo: 0.0, hi, origin, ends: [f(0.0), f(hi)] }
+        Self::new(f, 0.0, hi, (factor > 0.0).then(|| -bias / factor))
+    }
+    /// A bound of its values.
+    pub(super) fn largest(&self) -> f64 {
+        1.02 * (0..=64).map(|i| (self.f)(self.point(f64::from(i) / 64.0)).abs()).fold(1e-9, f64::max)
+    }
+    /// The argument at a share of the range, as thresholds are spaced.
+    fn point(&self, t: f64) -> f64 {
+        match self.origin {
+            Some(o) => o + (self.lo - o) * ((self.hi - o) / (self.lo - o)).powf(t),
+            None => self.lo + (self.hi - self.lo) * t,
+        }
     }
 }
 
@@ -67,14 +124,8 @@ struct Fit {
 }
 
 fn fit(function: &Function, pieces: usize) -> Fit {
-    let Function { lo, hi, origin, ends, f } = function;
-    let at = |i: usize| {
-        let t = i as f64 / pieces as f64;
-        match origin {
-            Some(o) => o + (lo - o) * ((hi - o) / (lo - o)).powf(t),
-            None => lo + (hi - lo) * t,
-        }
-    };
+    let Function { lo, hi, ends, f, .. } = function;
+    let at = |i: usize| function.point(i as f64 / pieces as f64);
     let thresholds: Vec<f64> = (0..=pieces).map(at).collect();
     let mut fit = Fit { thresholds, centre: vec![], inverse: vec![], coefficients: Default::default() };
     let mut push = |centre: f64, inverse: f64, c: [f64; DEGREE + 1]| {
@@ -108,23 +159,28 @@ impl Fit {
         let v = (x - self.centre[region]) * self.inverse[region];
         self.coefficients.iter().rev().fold(0.0, |y, c| y * v + c[region])
     }
-    fn error(&self, function: &Function) -> f64 {
-        let n = 4000;
-        let sample = |i: usize| {
-            let t = i as f64 / n as f64;
-            match function.origin {
-                Some(o) => o + (function.lo - o) * ((function.hi - o) / (function.lo - o)).powf(t),
-                None => function.lo + (function.hi - function.lo) * t,
-            }
+    /// Largest error over what is tolerated, for values up to `range`.
+    fn error(&self, function: &Function, range: f64) -> f64 {
+        let excess = |x: f64| {
+            let value = (function.f)(x);
+            let tolerated = match function.tolerance {
+                Tolerance::OfLargest(share) => share * range,
+                Tolerance::Relative(share) => share * value.abs(),
+            };
+            (self.evaluate(x) - value).abs() / tolerated
         };
-        (0..n).map(|i| (self.evaluate(sample(i)) - (function.f)(sample(i))).abs()).fold(0.0, f64::max)
+        (0..4000).map(|i| excess(function.point(f64::from(i) / 4000.0))).fold(0.0, f64::max)
     }
+}
+
+/// The fit with the fewest pieces that is close enough.
+fn fitted(function: &Function, range: f64) -> Option<Fit> {
+    (2..=7).map(|p| fit(function, 1 << p)).find(|fit| fit.error(function, range) < 1.0)
 }
 
 /// Applies a function; `range` bounds its values.
 pub(super) fn apply(b: &mut Builder, x: Slot, function: &Function, range: f64) -> Result<Slot> {
-    let fitted = (2..=6).map(|p| fit(function, 1 << p)).find(|fit| fit.error(function) < TOLERANCE * range);
-    let Some(fit) = fitted else {
+    let Some(fit) = fitted(function, range) else {
         let layer = b.layers.last().map(|l| l.name.clone()).unwrap_or_default();
         let why = format!("its input ranges up to {:.3e}, where its function cannot be fitted", function.hi);
         return Err(Error::Range { layer, why });
@@ -185,19 +241,36 @@ mod tests {
 
     #[test]
     fn fits_are_close_everywhere() {
-        let functions = [
+        let all = [
+            Smooth::Sigmoid,
+            Smooth::Tanh,
+            Smooth::Gelu,
+            Smooth::Erf,
+            Smooth::Exp,
+            Smooth::Log,
+            Smooth::Sqrt,
+            Smooth::Reciprocal,
+        ];
+        let mut functions = vec![
             Function::exp_of_negative(),
             Function::reciprocal(0.99, 1010.0),
-            Function::sigmoid(100.0),
-            Function::sigmoid(3.0),
-            Function::tanh(100.0),
+            Function::negative_log(),
             Function::power(1.0, 2e-5, -0.75, 1e6),
+            Function::inverse_root(1e-5, 1e4, 1e-5),
+            Function::inverse_root(1e-8, 1e2, 1e-3),
+            Function::normal_distribution(1000.0),
         ];
-        for f in &functions {
-            let fit = (2..=6).map(|p| fit(f, 1 << p)).find(|fit| fit.error(f) < TOLERANCE);
-            assert!(fit.is_some(), "no fit on {} .. {}", f.lo, f.hi);
+        for f in all {
+            functions.extend([1.0, 10.0, 1000.0].map(|r| Function::slope(f, r)));
+            if f != Smooth::Gelu {
+                functions.extend([1.0, 10.0, 1000.0].map(|r| Function::smooth(f, r)));
+            }
         }
-        let fit = fit(&functions[2], 64);
+        for f in &functions {
+            assert!(fitted(f, f.largest()).is_some(), "no fit on {} .. {}", f.lo, f.hi);
+        }
+        let sigmoid = Function::smooth(Smooth::Sigmoid, 100.0);
+        let fit = fit(&sigmoid, 64);
         assert!(fit.evaluate(50.0) > 0.999_999 && fit.evaluate(-50.0) < 1e-6);
     }
 }

@@ -1,92 +1,106 @@
 //! Training's layers in protocol steps.
 
 use super::builder::{Builder, Pending};
-use super::layers::{conv2d, line_sums, permute, reshape};
+use super::layers::{border_factors, conv2d, four, gather, line_sums, permute, reorder, reshape};
+use super::pool;
 use super::spline::{self, Function};
-use crate::network::{Layer, LayerNode, Network, Training, ValueId, Velocity, Window};
+use crate::network::{Blend, Layer, LayerNode, Network, Training, Window};
 use crate::program::{Op, Slot, View};
+use crate::training::Kind;
 use crate::{Error, Result};
 use sordino_ring::{Conv2d, WindowSum};
+use std::rc::Rc;
 
 /// Most fractional bits of weights: a step of the optimiser is a multiple of the last.
 const WEIGHT_BITS: u32 = 30;
-/// Most fractional bits of velocities.
-const VELOCITY_BITS: u32 = 16;
-/// Units of weights that a learning rate is for one unit of velocity, at least: the rate is exact to one in twice as many.
-const RATE_UNITS: f64 = 48.0;
-/// Most fractional bits of gradients, which are small.
+/// Most fractional bits of gradients, which are small, and of what is made of them.
 const GRADIENT_BITS: u32 = 28;
+/// Most fractional bits of squares of gradients.
+const SQUARE_BITS: u32 = 44;
+/// Most fractional bits of running statistics.
+const STATISTIC_BITS: u32 = 24;
 
-/// Most fractional bits of a state. States alternate: a weight, its velocity, which has few enough bits that a learning
-/// rate is many units of weights for one of its own.
-pub(super) fn state_cap(net: &Network, state: usize) -> u32 {
-    if state.is_multiple_of(2) {
-        return WEIGHT_BITS;
+/// Most fractional bits of a state.
+pub(super) fn state_cap(kind: Kind) -> u32 {
+    match kind {
+        Kind::Value => WEIGHT_BITS,
+        Kind::Velocity => GRADIENT_BITS,
+        Kind::Moment => SQUARE_BITS,
+        Kind::Statistic => STATISTIC_BITS,
     }
-    let rates = net.nodes.iter().filter_map(|n| match n.layer {
-        Layer::Training(Training::Descend(rate)) => Some(f64::from(rate)),
-        _ => None,
-    });
-    let finest = rates.fold(1.0, f64::min);
-    VELOCITY_BITS.min(WEIGHT_BITS.saturating_sub((RATE_UNITS / finest).log2().ceil() as u32).max(4))
 }
 
-/// Values whose sign a ReLU's gradient needs.
-pub(super) fn kept(net: &Network) -> Vec<ValueId> {
-    let gradients = net.nodes.iter().filter(|n| matches!(n.layer, Layer::Training(Training::Relu)));
-    gradients.map(|n| n.inputs[0]).collect()
-}
-
-fn gather(b: &mut Builder, x: Slot, view: View) -> Slot {
-    let (out, range) = (view.out(), b.range(x));
-    b.like(x, 1.0, Pending::Done(Op::Gather { x, view, fill: 0 }), &out, range)
-}
-
-fn four(dims: &[usize]) -> [usize; 4] {
-    [dims[0], dims[1], dims[2], dims[3]]
+/// Finds the comparisons that gradients need.
+pub(super) fn keep(net: &Network, b: &mut Builder) {
+    for node in &net.nodes {
+        match node.layer {
+            Layer::Training(Training::Relu) => {
+                let bits = b.signs.len();
+                b.signs.entry(node.inputs[0]).or_insert(bits);
+            }
+            Layer::Training(Training::MaxPool(_)) => {
+                b.pools.insert(node.inputs[1], None);
+            }
+            _ => {}
+        }
+    }
+    b.bits = b.signs.len();
 }
 
 /// The convolution that carries a gradient back: over pixels moved apart, with stride one, to the input's size.
-fn backwards(window: &Window, dy: &[usize], out: &[usize], cout: usize, name: &str) -> Result<Conv2d> {
+fn backwards(window: &Window, dy: &[usize], out: &[usize], cout: usize, groups: usize, name: &str) -> Result<Conv2d> {
     let spread = |a: usize| (dy[1 + a] - 1) * window.stride[a] + 1;
-    let reach = |a: usize| window.kernel[a].checked_sub(1 + window.pad[a]);
-    let after = |a: usize, before: usize| (out[1 + a] + window.kernel[a] - 1).checked_sub(spread(a) + before);
+    let span = |a: usize| window.dilation[a] * (window.kernel[a] - 1);
+    let after = |a: usize, before: usize| (out[1 + a] + span(a)).checked_sub(spread(a) + before);
     let fit = || {
-        let (top, left) = (reach(0)?, reach(1)?);
+        let before = |a: usize| span(a).checked_sub(window.pad[a]);
+        let (top, left) = (before(0)?, before(1)?);
         Some([top, left, after(0, top)?, after(1, left)?])
     };
-    let (true, Some(pad)) = (window.dilation == [1, 1], fit()) else {
-        let why = "its gradient needs dilation, or padding as wide as the window, which training does not have";
+    let Some(pad) = fit() else {
+        let why = "its padding is as wide as its window, and that has no gradient here";
         return Err(Error::Training(format!("{name}: {why}")));
     };
-    let (kernel, stride, dilation) = (window.kernel, [1, 1], [1, 1]);
-    Ok(Conv2d { n: dy[0], h: spread(0), w: spread(1), cin: dy[3], cout, kernel, stride, dilation, pad, groups: 1 })
+    let (kernel, stride, dilation) = (window.kernel, [1, 1], window.dilation);
+    Ok(Conv2d { n: dy[0], h: spread(0), w: spread(1), cin: dy[3], cout, kernel, stride, dilation, pad, groups })
 }
 
-fn dilated(b: &mut Builder, dy: Slot, stride: [usize; 2]) -> Slot {
+/// Pixels moved apart by a stride.
+fn spread(b: &mut Builder, dy: Slot, stride: [usize; 2]) -> Slot {
     if stride == [1, 1] {
         return dy;
     }
-    let dims = four(&b.dims(dy));
-    gather(b, dy, View::Dilate { dims, stride })
+    let dims = b.dims(dy);
+    let far = |a: usize| (dims[1 + a] - 1) * stride[a] + 1;
+    let out = vec![dims[0], far(0), far(1), dims[3]];
+    let step = vec![1, stride[0] as isize, stride[1] as isize, 1];
+    gather(b, dy, View::Scatter { dims, start: vec![0; 4], step, out })
 }
 
-/// `mean * a w + momentum * velocity + decay * weight`, in one truncation, at the velocity's scale.
-fn velocity(
-    b: &mut Builder,
-    product: (Slot, Slot, Conv2d),
-    [v, w]: [Slot; 2],
-    rule: &Velocity,
-    dims: &[usize],
-    range: f64,
-) -> Slot {
-    let mean = f64::from(rule.mean);
-    let addends = vec![(v, f64::from(rule.momentum)), (w, f64::from(rule.decay))];
-    let next = b.product(product, mean, addends, dims, range, VELOCITY_BITS);
-    b.agree(next, v);
-    next
+/// Times a number, exactly, if it is one or minus one.
+fn negated(b: &mut Builder, x: Slot, minus: bool) -> Slot {
+    if !minus {
+        return x;
+    }
+    let (dims, range) = (b.dims(x), b.range(x));
+    b.like(x, 1.0, Pending::Done(Op::Scale { x, factor: -1 }), &dims, range)
 }
 
+/// A tensor with its channels last as `[rows, channels]`, and the pointwise convolution of one channel each.
+fn by_channel(b: &mut Builder, x: Slot) -> (Slot, Conv2d) {
+    let dims = b.dims(x);
+    let channels = dims[dims.len() - 1];
+    let rows = dims.iter().product::<usize>() / channels;
+    let conv = Conv2d { groups: channels, ..Conv2d::matmul(rows, channels, channels) };
+    (reshape(b, x, &[rows, channels]), conv)
+}
+
+/// What the factors of a blend multiply.
+fn addends(rule: &Blend, others: &[Slot]) -> Vec<(Slot, f64)> {
+    others.iter().zip(&rule.others).map(|(&x, &f)| (x, f64::from(f))).collect()
+}
+
+#[expect(clippy::too_many_lines, reason = "one arm for each layer")]
 pub(super) fn layer(
     b: &mut Builder,
     layer: &Training,
@@ -96,85 +110,133 @@ pub(super) fn layer(
     range: f64,
 ) -> Result<Slot> {
     let cap = b.cap();
+    let linear =
+        |terms: Vec<(Slot, Slot, Conv2d)>, addends: Vec<(Slot, f64)>| Pending::Product { terms, by: 1.0, addends };
+    let times = |x: Slot, y: Slot| Pending::Times { x, y, by: 1.0, addends: vec![] };
     Ok(match layer {
-        Training::Conv(window) => {
-            let op = conv2d(window, 1, &b.dims(xs[0]), dims[3]);
-            b.product((xs[0], xs[1], op), 1.0, vec![(xs[2], 1.0)], dims, range, cap)
+        Training::Conv(window, groups) => {
+            let op = conv2d(window, *groups, &b.dims(xs[0]), dims[3]);
+            b.product(linear(vec![(xs[0], xs[1], op)], vec![(xs[2], 1.0)]), dims, range, cap)
         }
         Training::Full => {
             let x = b.dims(xs[0]);
-            b.product((xs[0], xs[1], Conv2d::matmul(x[0], x[1], dims[1])), 1.0, vec![(xs[2], 1.0)], dims, range, cap)
+            let op = Conv2d::matmul(x[0], x[1], dims[1]);
+            b.product(linear(vec![(xs[0], xs[1], op)], vec![(xs[2], 1.0)]), dims, range, cap)
         }
-        Training::ConvInput(window) => {
-            let dy = b.dims(xs[0]);
-            let op = backwards(window, &dy, dims, dims[3], &node.name)?;
-            let spread = dilated(b, xs[0], window.stride);
+        Training::ConvInput(window, groups) => {
+            let op = backwards(window, &b.dims(xs[0]), dims, dims[3], *groups, &node.name)?;
+            let moved = spread(b, xs[0], window.stride);
             let weights = four(&b.dims(xs[1]));
-            let turned = gather(b, xs[1], View::Rotate { dims: weights });
-            b.product((spread, turned, op), 1.0, vec![], dims, range, GRADIENT_BITS)
+            let turned = gather(b, xs[1], View::Rotate { dims: weights, groups: *groups });
+            b.product(linear(vec![(moved, turned, op)], vec![]), dims, range, GRADIENT_BITS)
         }
         Training::FullInput => {
             let (dy, w) = (b.dims(xs[0]), permute(b, xs[1], &[1, 0]));
-            b.product((xs[0], w, Conv2d::matmul(dy[0], dy[1], dims[1])), 1.0, vec![], dims, range, GRADIENT_BITS)
+            let op = Conv2d::matmul(dy[0], dy[1], dims[1]);
+            b.product(linear(vec![(xs[0], w, op)], vec![]), dims, range, GRADIENT_BITS)
         }
-        Training::ConvWeight(window, rule) => {
-            let co = dims[0];
-            let op = conv2d(window, 1, &b.dims(xs[0]), co);
-            let columns = gather(b, xs[0], View::Columns(op));
-            let pixels = op.n * op.out_h() * op.out_w();
-            let dy = reshape(b, xs[1], &[pixels, co]);
-            let dy = permute(b, dy, &[1, 0]);
-            let product = (dy, columns, Conv2d::matmul(co, pixels, op.kernel[0] * op.kernel[1] * op.cin));
-            velocity(b, product, [xs[2], xs[3]], rule, dims, range)
+        Training::ConvWeight(window, groups, rule) => {
+            let conv = conv2d(window, *groups, &b.dims(xs[0]), dims[0]);
+            let (by, addends) = (f64::from(rule.gradient), addends(rule, &xs[2..]));
+            let step = Pending::WeightGradient { x: xs[0], dy: xs[1], conv, by, addends };
+            b.product(step, dims, range, GRADIENT_BITS)
         }
         Training::FullWeight(rule) => {
-            let rows = b.dims(xs[0])[0];
-            let (x, dy) = (permute(b, xs[0], &[1, 0]), permute(b, xs[1], &[1, 0]));
-            velocity(b, (dy, x, Conv2d::matmul(dims[0], rows, dims[1])), [xs[2], xs[3]], rule, dims, range)
+            let conv = Conv2d::matmul(b.dims(xs[0])[0], dims[1], dims[0]);
+            let (by, addends) = (f64::from(rule.gradient), addends(rule, &xs[2..]));
+            let step = Pending::WeightGradient { x: xs[0], dy: xs[1], conv, by, addends };
+            b.product(step, dims, range, GRADIENT_BITS)
         }
-        Training::Bias(rule) => {
-            let dy = b.dims(xs[0]);
-            let (channels, mean) = (dy[dy.len() - 1], f64::from(rule.mean));
-            let rows = dy.iter().product::<usize>() / channels;
-            let lines = reshape(b, xs[0], &[1, rows, 1, channels]);
-            let op = Conv2d {
-                kernel: [rows, 1],
-                cin: channels,
-                cout: channels,
-                groups: channels,
-                h: rows,
-                w: 1,
-                ..Conv2d::matmul(1, 1, 1)
-            };
-            let windows = WindowSum(op);
-            let sum = b.like(
-                lines,
-                1.0,
-                Pending::Done(Op::WindowSum { x: lines, windows }),
-                &[1, 1, 1, channels],
-                range / mean,
-            );
-            let sum = reshape(b, sum, dims);
-            let terms = vec![(sum, mean), (xs[1], f64::from(rule.momentum))];
-            let next = b.source(Pending::Blend(terms), dims, range, VELOCITY_BITS);
-            b.agree(next, xs[1]);
-            next
-        }
+        Training::Sum(factors) => match factors[..] {
+            [one] if one.abs() == 1.0 => negated(b, xs[0], one < 0.0),
+            _ => {
+                let terms = xs.iter().zip(factors).map(|(&x, &f)| (x, f64::from(f))).collect();
+                b.source(Pending::Blend(terms), dims, range, GRADIENT_BITS)
+            }
+        },
         Training::Relu => {
-            let bit = b.kept.iter().position(|&v| v == node.inputs[0]);
+            let bit = b.signs.get(&node.inputs[0]).copied();
             let bit = bit.ok_or_else(|| Error::Training("a gradient of a ReLU whose bit is not kept".into()))?;
             b.like(xs[1], 1.0, Pending::Done(Op::Select { x: xs[1], bit, wide: false }), dims, range)
         }
-        Training::AveragePool(window) => {
-            let dy = b.dims(xs[0]);
-            let op = backwards(window, &dy, dims, dims[3], &node.name)?;
-            let spread = dilated(b, xs[0], window.stride);
+        Training::AveragePool(window, include_pad) => {
+            let mut dy = xs[0];
+            let op = backwards(window, &b.dims(dy), dims, dims[3], 1, &node.name)?;
+            let mut count = (window.kernel[0] * window.kernel[1]) as f64;
+            if !include_pad && window.pad != [0; 4] {
+                // Windows at the border had fewer members: their shares are larger.
+                let forward = conv2d(window, 1, dims, dims[3]);
+                let factors = Rc::new(border_factors(&forward, dims[3]));
+                let (shape, range) = (b.dims(dy), b.range(dy));
+                dy = b.source(Pending::MulPublic { x: dy, factors }, &shape, range, GRADIENT_BITS);
+                count = 1.0;
+            }
+            let moved = spread(b, dy, window.stride);
             let windows = WindowSum(Conv2d { groups: op.cin, ..op });
-            let count = (window.kernel[0] * window.kernel[1]) as f64;
-            b.like(spread, count, Pending::Done(Op::WindowSum { x: spread, windows }), dims, range)
+            b.like(moved, count, Pending::Done(Op::WindowSum { x: moved, windows }), dims, range)
         }
-        Training::Descend(rate) => {
-            let step = Pending::Descend { w: xs[0], v: xs[1], rate: f64::from(*rate) };
+        Training::MaxPool(_) => {
+            let axes = b.pools.get(&node.inputs[1]).cloned().flatten();
+            let axes = axes.ok_or_else(|| Error::Training("a gradient of a pooling that is not kept".into()))?;
+            pool::gradient(b, xs[2], &axes)
+        }
+        Training::Dropout(mask, _) => {
+            let own = if dims.len() == 4 { vec![dims[0], dims[3], dims[1], dims[2]] } else { dims.to_vec() };
+            let step = Pending::Done(Op::Dropout { x: xs[0], mask: *mask, dims: own });
+            b.like(xs[0], mask.share(), step, dims, range)
+        }
+        Training::ChannelSum(by) => {
+            let (flat, Conv2d { w: rows, cin, .. }) = by_channel(b, xs[0]);
+            let lines = reshape(b, flat, &[1, rows, 1, cin]);
+            let op =
+                Conv2d { h: rows, w: 1, kernel: [rows, 1], cin, cout: cin, groups: cin, ..Conv2d::matmul(1, 1, 1) };
+            let step = Pending::Done(Op::WindowSum { x: lines, windows: WindowSum(op) });
+            let sum = b.like(lines, 1.0 / f64::from(by.abs()), step, &[1, 1, 1, cin], range);
+            let sum = reshape(b, sum, dims);
+            negated(b, sum, *by < 0.0)
+        }
+        Training::ChannelDot(by) => {
+            let ((x, conv), (dy, _)) = (by_channel(b, xs[0]), by_channel(b, xs[1]));
+            let step = Pending::WeightGradient { x, dy, conv, by: f64::from(by.abs()), addends: vec![] };
+            let dot = b.product(step, dims, range, GRADIENT_BITS);
+            negated(b, dot, *by < 0.0)
+        }
+        Training::Centre => {
+            let mean = b.agree(xs[0], xs[1]);
+            b.like(xs[0], 1.0, Pending::Done(Op::Sub { x: xs[0], y: mean }), dims, range)
+        }
+        Training::ChannelScale => {
+            let mut terms = vec![];
+            for pair in xs[..xs.len() - 1].chunks_exact(2) {
+                let (x, conv) = by_channel(b, pair[0]);
+                terms.push((x, pair[1], conv));
+            }
+            let cap = if terms.len() > 1 { GRADIENT_BITS } else { cap };
+            b.product(linear(terms, vec![(xs[xs.len() - 1], 1.0)]), dims, range, cap)
+        }
+        Training::Mul => b.product(times(xs[0], xs[1]), dims, range, GRADIENT_BITS),
+        Training::InverseRoot { epsilon, error } => {
+            let top = b.range(xs[0]) * b.options.margin;
+            let function = Function::inverse_root(f64::from(*epsilon), top, f64::from(*error));
+            spline::apply(b, xs[0], &function, 1.01 / f64::from(*epsilon).sqrt())?
+        }
+        Training::Square(of, rest) => {
+            let addends = vec![(xs[1], f64::from(*rest))];
+            let step = Pending::Times { x: xs[0], y: xs[0], by: f64::from(*of), addends };
+            b.product(step, dims, range, SQUARE_BITS)
+        }
+        Training::Slope(f) => {
+            let function = Function::slope(*f, b.range(xs[0]) * b.options.margin);
+            let largest = function.largest();
+            spline::apply(b, xs[0], &function, largest)?
+        }
+        Training::Unslice { start, step } => {
+            let view =
+                View::Scatter { dims: b.dims(xs[0]), start: reorder(start), step: reorder(step), out: dims.to_vec() };
+            gather(b, xs[0], view)
+        }
+        Training::Descend(_) => {
+            let step = Pending::Descend { w: xs[0], v: xs[1] };
             b.like(xs[0], 1.0, step, dims, range)
         }
         Training::CrossEntropy => {
@@ -193,6 +255,13 @@ pub(super) fn layer(
             b.values[total].ratio *= rows as f64;
             b.values[total].range = 8.4;
             total
+        }
+        Training::SquaredError => {
+            let [rows, n] = [b.dims(xs[0])[0], b.dims(xs[0])[1]];
+            let flat = reshape(b, xs[0], &[1, rows * n]);
+            let terms = vec![(flat, flat, Conv2d::matmul(1, rows * n, 1))];
+            let step = Pending::Product { terms, by: 0.5 / rows as f64, addends: vec![] };
+            b.product(step, dims, range, cap)
         }
     })
 }

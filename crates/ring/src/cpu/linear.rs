@@ -66,7 +66,7 @@ pub(crate) fn prepare(w0: &[u64], w1: &[u64], op: &Conv2d, gain: bool) -> Panel 
 }
 
 dispatch! {
-    fn pair_products(pixels: &[u64], stride: usize, depth: usize) -> Vec<u64> {
+    pub(crate) fn pair_products(pixels: &[u64], stride: usize, depth: usize) -> Vec<u64> {
         pixels
             .chunks_exact(stride)
             .map(|p| p[..depth].chunks_exact(2).fold(0u64, |s, v| s.wrapping_add(v[0].wrapping_mul(v[1]))))
@@ -75,7 +75,7 @@ dispatch! {
 }
 
 dispatch! {
-    fn multiply_add(out: &mut [u64], x0: &[u64], x1: &[u64], sum: &[u64], first: &[u64]) {
+    pub(crate) fn multiply_add(out: &mut [u64], x0: &[u64], x1: &[u64], sum: &[u64], first: &[u64]) {
         for ((o, (&a, &b)), (&s, &f)) in out.iter_mut().zip(x0.iter().zip(x1)).zip(sum.iter().zip(first)) {
             *o = o.wrapping_add(a.wrapping_mul(s)).wrapping_add(b.wrapping_mul(f));
         }
@@ -221,13 +221,13 @@ fn depthwise(cpu: &Cpu, x0: &[u64], x1: &[u64], sum: &[u64], first: &[u64], op: 
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::{Isa, PrgKey};
     use proptest::prelude::*;
 
     /// The definition, in the clear and one multiplication at a time.
-    pub(crate) fn naive(x: &[u64], w: &[u64], op: &Conv2d) -> Vec<u64> {
+    fn naive(x: &[u64], w: &[u64], op: &Conv2d) -> Vec<u64> {
         let (ci, co) = (op.cin / op.groups, op.cout / op.groups);
         let mut out = Vec::with_capacity(op.output().len());
         for n in 0..op.n {
@@ -257,7 +257,13 @@ mod tests {
         out
     }
 
-    fn geometry() -> impl Strategy<Value = Conv2d> {
+    /// Ring elements of stream `i` of a seed.
+    pub(crate) fn random(mut seed: [u8; 16], i: u8, n: usize) -> Vec<u64> {
+        seed[0] ^= i;
+        PrgKey::new(seed).words(n)
+    }
+
+    pub(crate) fn geometry() -> impl Strategy<Value = Conv2d> {
         let pair = |r: std::ops::Range<usize>| [r.clone(), r].prop_map(|v| v);
         (
             1..3usize,
@@ -286,13 +292,8 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(200))]
         #[test]
         fn equals_the_definition(op in geometry(), seed in any::<[u8; 16]>(), threads in 1usize..4) {
-            let random = |i: u8, n: usize| -> Vec<u64> {
-                let mut key = seed;
-                key[0] ^= i;
-                PrgKey::new(key).words(n)
-            };
-            let (x0, x1) = (random(1, op.input().len()), random(2, op.input().len()));
-            let (w0, w1) = (random(3, op.weight().len()), random(4, op.weight().len()));
+            let (x0, x1) = (random(seed, 1, op.input().len()), random(seed, 2, op.input().len()));
+            let (w0, w1) = (random(seed, 3, op.weight().len()), random(seed, 4, op.weight().len()));
             let sum: Vec<u64> = w0.iter().zip(&w1).map(|(a, b)| a.wrapping_add(*b)).collect();
             let mut want = naive(&x0, &sum, &op);
             for (a, b) in want.iter_mut().zip(naive(&x1, &w0, &op)) {
@@ -326,13 +327,8 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(24))]
         #[test]
         fn with_a_gain_equals_a_multiple(op in winograd_geometry(), seed in any::<[u8; 16]>(), threads in 1usize..4) {
-            let random = |i: u8, n: usize| -> Vec<u64> {
-                let mut key = seed;
-                key[0] ^= i;
-                PrgKey::new(key).words(n)
-            };
-            let (x0, x1) = (random(1, op.input().len()), random(2, op.input().len()));
-            let (w0, w1) = (random(3, op.weight().len()), random(4, op.weight().len()));
+            let (x0, x1) = (random(seed, 1, op.input().len()), random(seed, 2, op.input().len()));
+            let (w0, w1) = (random(seed, 3, op.weight().len()), random(seed, 4, op.weight().len()));
             for isa in Isa::available() {
                 let cpu = Cpu::with(isa, threads);
                 let plain = linear(&cpu, &x0, &x1, &prepare(&w0, &w1, &op, false), &op);

@@ -2,6 +2,7 @@
 
 mod compare;
 mod elementwise;
+mod gradient;
 mod linear;
 mod planes;
 mod simd;
@@ -147,6 +148,10 @@ impl Device for Cpu {
     }
     fn linear(&self, x0: &Vec<u64>, x1: &Vec<u64>, panel: &Panel, op: &Conv2d) -> Vec<u64> {
         linear::linear(self, x0, x1, panel, op)
+    }
+
+    fn weight_gradient(&self, x: [&Vec<u64>; 2], dy: [&Vec<u64>; 2], op: &Conv2d) -> Vec<u64> {
+        gradient::weight_gradient(self, x.map(Vec::as_slice), dy.map(Vec::as_slice), op)
     }
 
     fn planes<W: Word>(&self, x: &Vec<W>, from: u32, to: u32) -> Vec<u64> {

@@ -23,10 +23,10 @@ pub(crate) struct CalibrateArgs {
     output: Option<PathBuf>,
     /// Also choose the narrowest rings whose mean relative error on these samples is within so many percent, such as
     /// 0.02; later runs take them from the calibration. Narrower rings send less.
-    #[arg(long, value_name = "PERCENT")]
+    #[arg(long, value_name = "PERCENT", allow_negative_numbers = true)]
     error_budget: Option<f64>,
     /// Room above the ranges that the widths are chosen with, as a factor.
-    #[arg(long, default_value_t = 2.0, requires = "error_budget")]
+    #[arg(long, default_value_t = 2.0, requires = "error_budget", value_parser = super::margin)]
     margin: f64,
 }
 
@@ -48,9 +48,6 @@ impl CalibrateArgs {
         if let Some(budget) = self.error_budget {
             if !(budget > 0.0 && budget.is_finite()) {
                 return Err(Error::Usage(format!("--error-budget {budget} must be a positive number of percent")));
-            }
-            if !(1.0..=1e6).contains(&self.margin) {
-                return Err(Error::Usage(format!("--margin {} must be at least 1", self.margin)));
             }
             let options = Options { margin: self.margin, ..Options::default() };
             let few = &samples[..samples.len().min(BUDGET_SAMPLES)];

@@ -1,12 +1,13 @@
 //! `sordino infer`.
 
-use super::{Compile, Inputs, LinkArg, Parties, human_bytes, input_dims, parse_link, positive, print};
+use super::session::Session;
+use super::{Compile, Inputs, Parties, human_bytes, input_dims, positive, print};
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
+use sordino::answer::Answer;
+use sordino::checkpoint::Checkpoints;
 use sordino::model::{self, Calibration, Typed};
-use sordino::processes::{self, Processes};
-use sordino::report::{Bytes, Check, EndReport, LayerLine, Output, Report, check, peak_rss_mb, top};
-use sordino::session::{Driven, InProcess, Shared, fresh_id, in_process};
+use sordino::report::{Check, EndReport, LayerLine, Output, Report, check, peak_rss_mb, top};
+use sordino::session::{Driven, Shared, fresh_id};
 use sordino::{Error, Result};
 use sordino_mpc::{Clear, Step};
 use sordino_nn::exec::{Loaded, decode_outputs, encode_inputs};
@@ -14,17 +15,18 @@ use sordino_nn::program::{Program, Secrets};
 use sordino_nn::{Ranges, Tensor, exec, float};
 use sordino_ring::Cpu;
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
 /// Arguments of `infer`.
 #[derive(Args)]
 pub(crate) struct Infer {
     /// The model, an ONNX file. Preprocessing may stand beside it in MODEL.toml.
-    model: PathBuf,
+    #[arg(required_unless_present = "shares")]
+    model: Option<PathBuf>,
+    /// Instead of a model: the folder of a training's checkpoints. The servers answer with the shares they keep there;
+    /// nobody ever has the model.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["model", "check", "calibration", "batch"])]
+    shares: Option<PathBuf>,
     #[command(flatten)]
     inputs: Inputs,
     #[command(flatten)]
@@ -44,33 +46,79 @@ pub(crate) struct Infer {
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
-    /// Where the parties run.
-    #[arg(long, value_enum, default_value = "in-process")]
-    parties: Parties,
-    /// Make links slow: none, lan (0.2 ms, 1 Gb/s), wan (40 ms, 100 Mb/s), or LATENCY,BANDWIDTH such as 5ms,200Mbps.
-    #[arg(long, default_value = "none", value_parser = parse_link)]
-    link: LinkArg,
+    #[command(flatten)]
+    session: Session,
     /// Samples per run.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
     batch: u32,
-    /// Seconds a party waits for another before it gives up.
-    #[arg(long, default_value_t = 30.0)]
-    timeout: f64,
-    /// Worker threads per party [default: a third of the processors].
-    #[arg(long, value_parser = positive)]
-    threads: Option<usize>,
+}
+
+/// What a session runs.
+struct Job {
+    program: Program,
+    secrets: Secrets,
+    batches: Vec<Tensor>,
+    samples: usize,
+    /// For comparing with floats, if the model is here.
+    typed: Option<Typed>,
+    /// The shares the servers answer with, if it is not.
+    checkpoints: Option<Checkpoints>,
+    calibrated_on_inputs: bool,
 }
 
 impl Infer {
     pub(crate) fn run(self) -> Result<()> {
-        if !(0.05..=86400.0).contains(&self.timeout) {
-            return Err(Error::Usage(format!("--timeout {} must be between 0.05 and 86400 seconds", self.timeout)));
-        }
         self.trace.as_deref().map(model::writable).transpose()?;
-        let graph = model::read(&self.model)?;
+        let job = match &self.shares {
+            Some(folder) => self.kept(folder)?,
+            None => self.compiled()?,
+        };
+        let encoded = job
+            .batches
+            .iter()
+            .map(|b| Ok(encode_inputs(&job.program, std::slice::from_ref(b))?))
+            .collect::<Result<Vec<_>>>()?;
+        tracing::info!(
+            instructions = job.program.instructions.len(),
+            products = exec::macs(&job.program),
+            runs = encoded.len(),
+            "compiled; the session starts"
+        );
+        let shared = Shared {
+            session: fresh_id()?,
+            program: &job.program,
+            runs: encoded.len(),
+            trace: self.trace.is_some(),
+            checkpoints: job.checkpoints.as_ref(),
+            opened: 0,
+        };
+        let mut owner = encoded.as_slice();
+        let (driven, servers) = self.session.run_with_bar(shared, &job.secrets, &mut [&mut owner], self.json)?;
+        tracing::info!(seconds = driven.seconds().iter().sum::<f64>(), "the session is over");
+        if let Some(path) = &self.trace {
+            model::write_whole(path, &sordino::trace::chrome(&job.program, &servers))?;
+        }
+        let check = match &job.typed {
+            Some(typed) if self.check => Some(self.checked(typed, &job, &driven)?),
+            _ => None,
+        };
+        let mut report = self.report(&job.program, &driven, &servers, job.samples, check);
+        report.calibrated_on_inputs = job.calibrated_on_inputs;
+        if self.json {
+            let text = serde_json::to_string(&report).map_err(|e| Error::Session(e.to_string()))?;
+            print(&format!("{text}\n"))
+        } else {
+            self.show(&report)
+        }
+    }
+
+    /// A model of this command's owner, compiled.
+    fn compiled(&self) -> Result<Job> {
+        let path = self.model.as_deref().ok_or_else(|| Error::Usage("a model is needed".into()))?;
+        let graph = model::read(path)?;
         let single = model::typed(&graph, 1)?;
-        let samples = self.inputs.read(&self.model, &input_dims(&single.reference)?)?;
-        let calibration = self.compile.calibration_file(&self.model);
+        let samples = self.inputs.read(path, &input_dims(&single.reference)?)?;
+        let calibration = self.compile.calibration_file(path);
         let (ranges, widths) = match &calibration {
             Some(path) => Calibration::read(path).map(|c| (c.ranges, c.widths))?,
             None => {
@@ -82,98 +130,46 @@ impl Infer {
         let typed = if batch == 1 { single } else { model::typed(&graph, batch)? };
         drop(graph);
         let (program, secrets) = model::compiled(&typed, &ranges, &self.compile.options(widths)?)?;
-
-        let batches: Vec<Tensor> = samples.chunks(batch).map(|c| join(c, batch)).collect();
-        let encoded = batches
-            .iter()
-            .map(|b| Ok(encode_inputs(&program, std::slice::from_ref(b))?))
-            .collect::<Result<Vec<_>>>()?;
-        tracing::info!(
-            instructions = program.instructions.len(),
-            products = exec::macs(&program),
-            runs = encoded.len(),
-            "compiled; the session starts"
-        );
-        let (driven, servers) = self.session(&program, &secrets, &encoded)?;
-        tracing::info!(seconds = driven.seconds.iter().sum::<f64>(), "the session is over");
-        if let Some(path) = &self.trace {
-            model::write_whole(path, &sordino::trace::chrome(&program, &servers))?;
-        }
-        let check = self.check.then(|| self.checked(&typed, &program, &secrets, &batches, &driven, samples.len()));
-        let mut report = self.report(&program, &driven, &servers, samples.len(), check.transpose()?);
-        report.calibrated_on_inputs = calibration.is_none();
-        if self.json {
-            let text = serde_json::to_string(&report).map_err(|e| Error::Session(e.to_string()))?;
-            print(&format!("{text}\n"))
-        } else {
-            self.show(&report)
-        }
-    }
-
-    fn session(
-        &self,
-        program: &Program,
-        secrets: &Secrets,
-        inputs: &[Vec<Vec<i64>>],
-    ) -> Result<(Driven, Vec<EndReport>)> {
-        let shared = Shared {
-            session: fresh_id()?,
+        Ok(Job {
             program,
-            runs: inputs.len(),
-            trace: self.trace.is_some(),
+            secrets,
+            batches: samples.chunks(batch).map(|c| join(c, batch)).collect(),
+            samples: samples.len(),
+            typed: Some(typed),
             checkpoints: None,
-        };
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let threads = self.threads.unwrap_or(cores / 3).max(1);
-        let deadline = Duration::from_secs_f64(self.timeout);
-        let progress = AtomicU64::new(0);
-        let finished = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            if std::io::stderr().is_terminal() && !self.json {
-                scope.spawn(|| show_progress(&progress, &finished, (program.layers.len() * inputs.len()) as u64));
-            }
-            let result = match self.parties {
-                Parties::InProcess => {
-                    let _ = ctrlc::set_handler(|| {
-                        eprintln!("sordino: interrupted");
-                        std::process::exit(130);
-                    });
-                    let setup = InProcess { link: self.link.0, deadline, threads };
-                    in_process(shared, &setup, secrets, &mut &*inputs, &progress)
-                }
-                Parties::Processes => {
-                    let interrupted = Arc::new(AtomicBool::new(false));
-                    let flag = Arc::clone(&interrupted);
-                    // Without a handler an interrupt still ends everything: the children notice that we are gone.
-                    let _ = ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed));
-                    let setup = Processes { link: self.link.0, deadline, threads, interrupted };
-                    processes::run(shared, &setup, secrets, &mut &*inputs, &progress)
-                }
-            };
-            finished.store(true, Ordering::Relaxed);
-            result
+            calibrated_on_inputs: calibration.is_none(),
         })
     }
 
-    fn checked(
-        &self,
-        typed: &Typed,
-        program: &Program,
-        secrets: &Secrets,
-        batches: &[Tensor],
-        driven: &Driven,
-        samples: usize,
-    ) -> Result<Check> {
+    /// A trained model that the servers hold.
+    fn kept(&self, folder: &Path) -> Result<Job> {
+        let (answer, checkpoints) = Answer::read(folder)?;
+        let [port] = &answer.program.inputs[..] else {
+            return Err(Error::Usage("the trained model has several inputs".into()));
+        };
+        let samples = self.inputs.read(&folder.join("model.json"), &port.dims)?;
+        Ok(Job {
+            samples: samples.len(),
+            batches: samples,
+            program: answer.program,
+            secrets: Secrets(vec![]),
+            typed: None,
+            checkpoints: Some(checkpoints),
+            calibrated_on_inputs: false,
+        })
+    }
+
+    fn checked(&self, typed: &Typed, job: &Job, driven: &Driven) -> Result<Check> {
         let (mut got, mut want) = (vec![], vec![]);
-        for (batch, outputs) in batches.iter().zip(&driven.outputs) {
+        for (batch, outputs) in job.batches.iter().zip(&driven.outputs) {
             let reference = float::evaluate(&typed.reference, std::slice::from_ref(batch), |_, _| ())?;
-            got.extend(rows(&decode_outputs(program, outputs)[0]));
+            got.extend(rows(&decode_outputs(&job.program, outputs)[0]));
             want.extend(rows(&reference[0]));
         }
-        got.truncate(samples);
-        want.truncate(samples);
+        got.truncate(job.samples);
+        want.truncate(job.samples);
         let mut check = check(&got, &want);
-        check.overflows = overflows(typed, program, secrets, batches)?;
+        check.overflows = overflows(typed, &job.program, &job.secrets, &job.batches)?;
         Ok(check)
     }
 
@@ -203,11 +199,7 @@ impl Infer {
         let first = &outputs[0];
         let per_sample = first.values.len() / samples.max(1);
         let best = first.values.chunks(per_sample.max(1)).map(|row| top(row, self.top)).collect();
-        let mut by_party = [0; 4];
-        for (slot, end) in by_party.iter_mut().zip(servers.iter().chain([&driven.report])) {
-            *slot = end.payload;
-        }
-        let ends = || servers.iter().chain([&driven.report]);
+        let ends = || driven.ends(servers);
         let rounds = ends().map(|e| e.rounds).max().unwrap_or(0);
         let layers = |program: &Program| {
             let mut lines: Vec<LayerLine> = (0..program.layers.len())
@@ -238,12 +230,12 @@ impl Infer {
             outputs,
             inputs: samples,
             runs: driven.outputs.len(),
-            seconds: driven.seconds.iter().sum(),
-            seconds_by_run: driven.seconds.clone(),
-            bytes: Bytes { payload: ends().map(|e| e.payload).sum(), wire: ends().map(|e| e.wire).sum(), by_party },
+            seconds: driven.seconds().iter().sum(),
+            seconds_by_run: driven.seconds(),
+            bytes: driven.bytes(servers),
             rounds,
             calibrated_on_inputs: false,
-            peak_rss_mb: match self.parties {
+            peak_rss_mb: match self.session.parties {
                 Parties::InProcess => peak_rss_mb(),
                 Parties::Processes => servers.iter().map(|e| e.peak_rss_mb).fold(0.0, f64::max),
             },
@@ -262,7 +254,7 @@ impl Infer {
         if shown < r.top.len() {
             text += &format!("... and {} more inputs (--json has all)\n", r.top.len() - shown);
         }
-        let memory = if self.parties == Parties::InProcess { "all parties" } else { "largest party" };
+        let memory = if self.session.parties == Parties::InProcess { "all parties" } else { "largest party" };
         text += &format!(
             "{:.3} s online in {} run(s), {} sent by all parties ({} on the wire), {} rounds, {:.0} MB of memory ({memory})\n",
             r.seconds,
@@ -278,7 +270,7 @@ impl Infer {
                 r.inputs, self.batch
             );
         }
-        if self.inputs.plain_pictures(&self.model) {
+        if self.model.as_deref().is_some_and(|m| self.inputs.plain_pictures(m)) {
             text += "pixels went in as 0 to 255; --scale, --mean, --std, --channels or a MODEL.toml say otherwise\n";
         }
         if r.calibrated_on_inputs {
@@ -388,16 +380,4 @@ fn overflows(typed: &Typed, program: &Program, secrets: &Secrets, batches: &[Ten
         note(layer);
     }
     Ok(found.into_values().collect())
-}
-
-fn show_progress(progress: &AtomicU64, finished: &AtomicBool, total: u64) {
-    let bar = ProgressBar::new(total);
-    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len} layers {elapsed}") {
-        bar.set_style(style);
-    }
-    while !finished.load(Ordering::Relaxed) {
-        std::thread::sleep(Duration::from_millis(50));
-        bar.set_position(progress.load(Ordering::Relaxed).min(total));
-    }
-    bar.finish_and_clear();
 }

@@ -5,6 +5,7 @@ mod calibrate;
 mod infer;
 mod inspect;
 mod plan;
+mod session;
 mod train;
 mod zoo;
 
@@ -51,7 +52,7 @@ enum Command {
     Zoo(zoo::Zoo),
     /// Measure operations, networks, accuracy and links.
     Bench(bench::Bench),
-    /// A server as a child process; started by infer --parties processes.
+    /// A server as a child process; started by --parties processes.
     #[command(hide = true)]
     Party,
 }
@@ -112,7 +113,7 @@ pub(crate) struct Compile {
     #[arg(long, value_parser = clap::value_parser!(u32).range(36..=64))]
     wide_bits: Option<u32>,
     /// Room above the calibrated ranges, as a factor.
-    #[arg(long, default_value_t = 2.0)]
+    #[arg(long, default_value_t = 2.0, value_parser = margin)]
     margin: f64,
     /// Round exactly in every truncation, for the price of one more comparison each.
     #[arg(long)]
@@ -124,9 +125,6 @@ pub(crate) struct Compile {
 
 impl Compile {
     fn options(&self, calibrated: Option<Chosen>) -> Result<Options> {
-        if !(1.0..=1e6).contains(&self.margin) {
-            return Err(Error::Usage(format!("--margin {} must be at least 1", self.margin)));
-        }
         // A width from the command line sets aside the calibration's choice, which was made for both.
         let calibrated = calibrated.filter(|_| self.narrow_bits.is_none() && self.wide_bits.is_none());
         if let Some(chosen) = calibrated {
@@ -206,6 +204,9 @@ fn input_dims(net: &sordino_nn::Network) -> Result<Vec<usize>> {
 /// Runs the command line; the result is the exit code.
 pub(crate) fn main() -> u8 {
     let cli = Cli::parse();
+    if !matches!(cli.command, Command::Party) {
+        session::handle_interrupts();
+    }
     tracing_subscriber::fmt().with_max_level(cli.log).with_writer(std::io::stderr).init();
     let result = match cli.command {
         Command::Infer(args) => args.run(),
@@ -236,6 +237,22 @@ fn print(text: &str) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Room above ranges.
+fn margin(text: &str) -> std::result::Result<f64, String> {
+    match text.parse() {
+        Ok(m) if (1.0..=1e6).contains(&m) => Ok(m),
+        _ => Err("expected a factor of at least 1".into()),
+    }
+}
+
+/// A network of the zoo with weights drawn from a seed.
+fn zoo_network(name: &str, seed: u64, pool: sordino_nn::zoo::Pool) -> Result<sordino_nn::Graph> {
+    sordino_nn::zoo::build(name, seed, pool).ok_or_else(|| {
+        let names: Vec<&str> = sordino_nn::zoo::NETWORKS.iter().map(|n| n.name).collect();
+        Error::Usage(format!("no network is named {name}; there are {}", names.join(", ")))
+    })
 }
 
 /// A count of at least one.

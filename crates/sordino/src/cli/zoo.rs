@@ -1,9 +1,9 @@
 //! `sordino zoo`.
 
-use super::print;
+use super::{print, zoo_network};
 use clap::{Args, Subcommand, ValueEnum};
+use sordino::Result;
 use sordino::model::write_whole;
-use sordino::{Error, Result};
 use sordino_nn::{onnx, zoo};
 use std::path::PathBuf;
 
@@ -34,12 +34,22 @@ enum Command {
     },
 }
 
+/// Pooling of a network of the zoo.
 #[derive(Clone, Copy, ValueEnum)]
-enum Pool {
+pub(super) enum Pool {
     /// Averages, as the three-server papers do.
     Avg,
     /// Maxima, as the original networks do.
     Max,
+}
+
+impl From<Pool> for zoo::Pool {
+    fn from(pool: Pool) -> Self {
+        match pool {
+            Pool::Avg => Self::Average,
+            Pool::Max => Self::Max,
+        }
+    }
 }
 
 impl Zoo {
@@ -51,14 +61,7 @@ impl Zoo {
                 print(&lines.concat())
             }
             Command::Export { name, seed, pool, output } => {
-                let pool = match pool {
-                    Pool::Avg => zoo::Pool::Average,
-                    Pool::Max => zoo::Pool::Max,
-                };
-                let Some(graph) = zoo::build(&name, seed, pool) else {
-                    let names: Vec<&str> = zoo::NETWORKS.iter().map(|n| n.name).collect();
-                    return Err(Error::Usage(format!("no network is named {name}; there are {}", names.join(", "))));
-                };
+                let graph = zoo_network(&name, seed, pool.into())?;
                 let parameters = graph.parameters();
                 write_whole(&output, &onnx::write(&graph))?;
                 print(&format!("{}: {name}, {parameters} weights\n", output.display()))

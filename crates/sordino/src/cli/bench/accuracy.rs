@@ -4,11 +4,11 @@ use super::inference::network;
 use super::measure::{Job, normal, note};
 use super::output::{Findings, Table};
 use super::plot::{Axes, Series};
-use super::{Common, plot};
+use super::{Common, Parties, plot};
 use clap::Args;
 use serde::Serialize;
 use sordino::report::{Check, check};
-use sordino::session::{InProcess, Shared, fresh_id, in_process};
+use sordino::session::{Shared, fresh_id};
 use sordino::{Error, Result};
 use sordino_mpc::Settings;
 use sordino_net::LinkModel;
@@ -16,7 +16,6 @@ use sordino_nn::exec::{decode_outputs, encode_inputs};
 use sordino_nn::zoo::Pool;
 use sordino_nn::{Options, Tensor, float};
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
 
 #[derive(Args)]
 pub(crate) struct Accuracy {
@@ -145,14 +144,11 @@ impl Accuracy {
             .iter()
             .map(|x| Ok(encode_inputs(&job.program, std::slice::from_ref(x))?))
             .collect::<Result<Vec<_>>>()?;
+        let runs = inputs.len();
         let shared =
-            Shared { session: fresh_id()?, program: &job.program, runs: inputs.len(), trace: false, checkpoints: None };
-        let setup = InProcess {
-            link: LinkModel::UNLIMITED,
-            deadline: Duration::from_secs(600),
-            threads: self.common.threads(),
-        };
-        let (driven, _) = in_process(shared, &setup, &job.secrets, &mut inputs.as_slice(), &AtomicU64::new(0))?;
+            Shared { session: fresh_id()?, program: &job.program, runs, trace: false, checkpoints: None, opened: 0 };
+        let session = self.common.session(Parties::InProcess, LinkModel::UNLIMITED);
+        let (driven, _) = session.run(shared, &job.secrets, &mut [&mut inputs.as_slice()], &AtomicU64::new(0))?;
         let (mut got, mut want) = (vec![], vec![]);
         for (x, outputs) in drawn.iter().zip(&driven.outputs) {
             let reference = float::evaluate(&job.typed.reference, std::slice::from_ref(x), |_, _| ())?;

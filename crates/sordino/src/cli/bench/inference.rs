@@ -5,9 +5,9 @@ use super::output::{Findings, Table, megabytes, or_empty, short};
 use super::{Common, plot, published};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
-use sordino::{Error, Result};
+use sordino::Result;
 use sordino_net::LinkModel;
-use sordino_nn::zoo::{NETWORKS, Pool, build};
+use sordino_nn::zoo::{NETWORKS, Pool};
 use sordino_nn::{Graph, Options};
 
 /// The batches of tables II and III.
@@ -51,19 +51,17 @@ struct Line {
     published: Vec<Published>,
 }
 
+/// A published figure.
 #[derive(Serialize)]
-struct Published {
-    system: &'static str,
-    seconds: f64,
-    megabytes: f64,
+pub(super) struct Published {
+    pub(super) system: &'static str,
+    pub(super) seconds: f64,
+    pub(super) megabytes: f64,
 }
 
 /// A network of the zoo with seeded weights.
 pub(crate) fn network(name: &str, pool: Pool) -> Result<Graph> {
-    build(name, 0, pool).ok_or_else(|| {
-        let names: Vec<&str> = NETWORKS.iter().map(|n| n.name).collect();
-        Error::Usage(format!("no network is named {name}; there are {}", names.join(", ")))
-    })
+    crate::cli::zoo_network(name, 0, pool)
 }
 
 impl Inference {

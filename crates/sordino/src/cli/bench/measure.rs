@@ -1,9 +1,8 @@
 //! Running a compiled program again and again over three processes, and what that took.
 
-use super::Common;
+use super::{Common, Parties};
 use serde::Serialize;
 use sordino::model::{self, Typed};
-use sordino::processes::{self, Processes};
 use sordino::report::EndReport;
 use sordino::session::{Driven, Shared, fresh_id};
 use sordino::{Error, Result};
@@ -12,9 +11,7 @@ use sordino_nn::exec::encode_inputs;
 use sordino_nn::program::{Program, Secrets};
 use sordino_nn::{Graph, Options, Ranges, Tensor};
 use sordino_ring::PrgKey;
-use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::atomic::AtomicU64;
 
 /// Bytes of one run, all parties.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
@@ -76,56 +73,39 @@ impl Job {
     }
 }
 
-pub(super) fn interrupted() -> Arc<AtomicBool> {
-    static FLAG: OnceLock<Arc<AtomicBool>> = OnceLock::new();
-    let flag = FLAG.get_or_init(|| {
-        let flag = Arc::new(AtomicBool::new(false));
-        let seen = Arc::clone(&flag);
-        let _ = ctrlc::set_handler(move || seen.store(true, std::sync::atomic::Ordering::Relaxed));
-        flag
-    });
-    Arc::clone(flag)
-}
-
 impl Common {
-    pub(crate) fn threads(&self) -> usize {
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        self.threads.unwrap_or(cores / 3).max(1)
-    }
-
-    /// Runs a job once to warm up and then as often as asked; reports are of all runs, the first one included.
-    pub(crate) fn session(&self, job: &Job, link: LinkModel, runs: usize) -> Result<(Driven, Vec<EndReport>)> {
+    /// Runs a job so often; reports are of all runs.
+    pub(crate) fn run(&self, job: &Job, link: LinkModel, runs: usize) -> Result<(Driven, Vec<EndReport>)> {
         let encoded = encode_inputs(&job.program, std::slice::from_ref(&job.input))?;
         let inputs = vec![encoded; runs];
-        let shared = Shared { session: fresh_id()?, program: &job.program, runs, trace: false, checkpoints: None };
-        let setup = Processes {
-            link,
-            deadline: Duration::from_secs_f64(self.timeout),
-            threads: self.threads(),
-            interrupted: interrupted(),
-        };
-        processes::run(shared, &setup, &job.secrets, &mut inputs.as_slice(), &AtomicU64::new(0))
+        let shared =
+            Shared { session: fresh_id()?, program: &job.program, runs, trace: false, checkpoints: None, opened: 0 };
+        let session = self.session(Parties::Processes, link);
+        session.run(shared, &job.secrets, &mut [&mut inputs.as_slice()], &AtomicU64::new(0))
     }
 
+    /// Runs a job once to warm up and then as often as asked.
     pub(crate) fn measure(&self, job: &Job, link: LinkModel) -> Result<Measured> {
-        let (driven, servers) = self.session(job, link, self.runs + 1)?;
-        let all = driven.outputs.len() as u64;
-        let ends = || servers.iter().chain([&driven.report]);
-        let seconds = sorted(driven.seconds[1..].to_vec());
-        let cpu = (1..driven.outputs.len())
-            .map(|i| servers.iter().filter_map(|s| s.runs.get(i)).map(|r| r.cpu_seconds).sum())
-            .collect();
-        let last = driven.report.runs.last().ok_or_else(|| Error::Session("no run was measured".into()))?;
-        Ok(Measured {
+        let (driven, servers) = self.run(job, link, self.runs + 1)?;
+        Measured::new(&driven, &servers)
+    }
+}
+
+impl Measured {
+    /// Figures of a session whose first run warmed up.
+    pub(crate) fn new(driven: &Driven, servers: &[EndReport]) -> Result<Self> {
+        let all = driven.seconds();
+        let none = || Error::Session("no run was measured".into());
+        let (last, seconds) = (driven.report.runs.last().ok_or_else(none)?, sorted(all[1..].to_vec()));
+        let cpu = (1..all.len()).map(|i| servers.iter().filter_map(|s| s.runs.get(i)).map(|r| r.cpu_seconds).sum());
+        let bytes = driven.bytes(servers);
+        Ok(Self {
             seconds: median(&seconds),
-            seconds_range: [seconds[0], seconds[seconds.len() - 1]],
-            bytes: PerRun {
-                payload: ends().map(|e| e.payload).sum::<u64>() / all,
-                wire: ends().map(|e| e.wire).sum::<u64>() / all,
-            },
-            rounds: last.rounds,
+            seconds_range: [*seconds.first().ok_or_else(none)?, *seconds.last().ok_or_else(none)?],
+            bytes: PerRun { payload: bytes.payload / all.len() as u64, wire: bytes.wire / all.len() as u64 },
+            rounds: driven.ends(servers).filter_map(|e| e.runs.last()).map(|r| r.rounds).max().unwrap_or(last.rounds),
             peak_rss_mb: servers.iter().map(|e| e.peak_rss_mb).fold(0.0, f64::max),
-            cpu_seconds: median(&sorted(cpu)),
+            cpu_seconds: median(&sorted(cpu.collect())),
         })
     }
 }

@@ -12,9 +12,11 @@ pub(super) mod plot;
 mod published;
 mod training;
 
-use super::positive;
+use super::session::{Session, seconds};
+use super::{LinkArg, Parties, positive};
 use clap::{Args, Subcommand};
 use sordino::Result;
+use sordino_net::LinkModel;
 use std::path::PathBuf;
 
 /// Measure: seconds are medians, bytes and rounds are counted, networks run as three processes with TLS.
@@ -64,10 +66,10 @@ pub(crate) struct Common {
     timeout: f64,
 }
 
-fn seconds(text: &str) -> std::result::Result<f64, String> {
-    match text.parse() {
-        Ok(s) if (0.05..=86400.0).contains(&s) => Ok(s),
-        _ => Err("expected between 0.05 and 86400 seconds".into()),
+impl Common {
+    /// The session that is measured.
+    fn session(&self, parties: Parties, link: LinkModel) -> Session {
+        Session { parties, link: LinkArg(link), timeout: self.timeout, threads: self.threads }
     }
 }
 

@@ -174,7 +174,7 @@ impl Ops {
                 .map(|i| i.layer)
                 .collect();
             let layers: Vec<usize> = isolate(&mut job.program).filter(|l| !inputs.contains(l)).collect();
-            let (_, servers) = self.common.session(&job, LinkModel::UNLIMITED, self.common.runs + 1)?;
+            let (_, servers) = self.common.run(&job, LinkModel::UNLIMITED, self.common.runs + 1)?;
             let of = |server: usize, run: usize, f: &dyn Fn(&LayerReport) -> f64| -> f64 {
                 layers.iter().filter_map(|l| servers[server].runs[run].layers.get(l)).map(f).sum()
             };

@@ -1,22 +1,20 @@
 //! One iteration of training: table IV of the CryptGPU paper.
 
-use super::inference::network;
-use super::measure::{PerRun, interrupted, median, normal, note, sorted};
+use super::inference::{Published, network};
+use super::measure::{Measured, normal, note};
 use super::output::{Findings, Table, megabytes, or_empty, short};
-use super::{Common, plot, published};
-use crate::cli::train::{Prepared, Trainer};
+use super::{Common, Parties, plot, published};
+use crate::cli::train::{Material, Prepared, Trainer, owners};
 use clap::Args;
 use serde::Serialize;
-use sordino::processes::{self, Processes};
-use sordino::report::run_seconds;
+use sordino::data::{Labels, Set};
 use sordino::session::{Shared, fresh_id};
-use sordino::training::{Set, order};
+use sordino::training::order;
 use sordino::{Error, Result};
 use sordino_net::LinkModel;
-use sordino_nn::training::{Loss, Rule};
+use sordino_nn::training::{Loss, Optimiser, Rates, Rule};
 use sordino_nn::zoo::{NETWORKS, Pool};
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
 
 /// Networks, batches and classes.
 const JOBS: [(&str, usize, usize); 5] = [
@@ -46,15 +44,15 @@ pub(crate) struct Training {
 struct Line {
     name: String,
     batch: usize,
-    /// Of an iteration, the median.
-    seconds: f64,
-    /// Of an iteration.
-    bytes: PerRun,
-    rounds: u32,
-    peak_rss_mb: f64,
-    /// Processor seconds of an iteration, the three servers together.
-    cpu_seconds: f64,
+    /// Of one iteration.
+    #[serde(flatten)]
+    measured: Measured,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    published: Vec<Published>,
 }
+
+/// Systems whose figures stand beside ours.
+const SYSTEMS: [&str; 3] = ["CryptGPU", "Falcon", "Piranha"];
 
 impl Training {
     pub(crate) fn run(self) -> Result<()> {
@@ -66,7 +64,7 @@ impl Training {
         for (name, batch, classes) in JOBS {
             if self.only.is_empty() || self.only.iter().any(|n| n == name) {
                 let line = self.line(name, self.batch.unwrap_or(batch), classes)?;
-                note(&format!("{name}, batch {}: {} s", line.batch, short(line.seconds)));
+                note(&format!("{name}, batch {}: {} s", line.batch, short(line.measured.seconds)));
                 lines.push(line);
             }
         }
@@ -89,11 +87,11 @@ impl Training {
             let mut row = vec![
                 l.name.clone(),
                 l.batch.to_string(),
-                short(l.seconds),
-                megabytes(l.bytes.payload),
-                l.rounds.to_string(),
-                short(l.cpu_seconds),
-                format!("{:.0}", l.peak_rss_mb),
+                short(l.measured.seconds),
+                megabytes(l.measured.bytes.payload),
+                l.measured.rounds.to_string(),
+                short(l.measured.cpu_seconds),
+                format!("{:.0}", l.measured.peak_rss_mb),
             ];
             let figures = published::training(&l.name);
             row.extend(figures.iter().flat_map(|f| [or_empty(f.map(|f| f.0)), or_empty(f.map(|f| f.1))]));
@@ -102,7 +100,7 @@ impl Training {
         let names: Vec<String> = lines.iter().map(|l| format!("{} x{}", l.name, l.batch)).collect();
         let of = |i: usize| lines.iter().map(|l| published::training(&l.name)[i].map(|f| f.0)).collect();
         let series = [
-            ("sordino, this machine", lines.iter().map(|l| Some(l.seconds)).collect()),
+            ("sordino, this machine", lines.iter().map(|l| Some(l.measured.seconds)).collect()),
             ("CryptGPU, three V100", of(0)),
             ("Falcon, 3 x 36 cores", of(1)),
             ("Piranha, three V100", of(2)),
@@ -121,33 +119,29 @@ impl Training {
         let graph = network(name, Pool::Average)?;
         let [c, h, w] = NETWORKS.iter().find(|n| n.name == name).map_or([1, 1, 1], |n| n.input);
         let samples = (0..batch).map(|i| normal(&[1, c, h, w], (i % 251) as u8)).collect();
-        let set = Set::new(samples, (0..batch).map(|i| (i % classes) as u8).collect(), classes)?;
+        let labels = Labels::Classes((0..batch).map(|i| i % classes).collect());
+        let sets = vec![Set::new(samples, labels, classes)?];
         let runs = self.iterations + 1;
-        let batches = order(batch, batch, runs, 0)?;
-        let rule = Rule { loss: Loss::CrossEntropy, rate: 0.01, momentum: 0.9, decay: 0.0, tell_loss: false };
-        let prepared = Prepared::new(&graph, set, batches, classes, &rule, 16.0, 2)?;
-        let shared = Shared { session: fresh_id()?, program: &prepared.program, runs, trace: false, checkpoints: None };
-        let setup = Processes {
-            link: LinkModel::UNLIMITED,
-            deadline: Duration::from_secs_f64(self.common.timeout),
-            threads: self.common.threads(),
-            interrupted: interrupted(),
+        let material = Material { sets, order: order(&[batch], batch, runs, 0)?, answers: classes, seed: 0 };
+        let rule = Rule {
+            loss: Loss::CrossEntropy,
+            optimiser: Optimiser::Sgd { momentum: 0.9 },
+            rates: Rates(vec![0.01]),
+            decay: 0.0,
+            tell_loss: false,
+            seed: 0,
         };
-        let mut owner = Trainer::new(&prepared, true);
-        let (driven, servers) = processes::run(shared, &setup, &prepared.secrets, &mut owner, &AtomicU64::new(0))?;
-        let ends = || servers.iter().chain([&driven.report]);
-        let cpu = (1..runs).map(|i| servers.iter().filter_map(|s| s.runs.get(i)).map(|r| r.cpu_seconds).sum());
-        Ok(Line {
-            name: name.into(),
-            batch,
-            seconds: median(&sorted(run_seconds(&servers, runs)[1..].to_vec())),
-            bytes: PerRun {
-                payload: ends().map(|e| e.payload).sum::<u64>() / runs as u64,
-                wire: ends().map(|e| e.wire).sum::<u64>() / runs as u64,
-            },
-            rounds: ends().filter_map(|e| e.runs.last()).map(|r| r.rounds).max().unwrap_or(0),
-            peak_rss_mb: servers.iter().map(|e| e.peak_rss_mb).fold(0.0, f64::max),
-            cpu_seconds: median(&sorted(cpu.collect())),
-        })
+        let prepared = Prepared::new(&graph, material, &rule, 16.0, 2)?;
+        let program = &prepared.program;
+        let shared = Shared { session: fresh_id()?, program, runs, trace: false, checkpoints: None, opened: 0 };
+        let session = self.common.session(Parties::Processes, LinkModel::UNLIMITED);
+        let mut trainers = Trainer::all(&prepared, true);
+        let (driven, servers) =
+            session.run(shared, &prepared.secrets, &mut owners(&mut trainers), &AtomicU64::new(0))?;
+        let figures = SYSTEMS.iter().zip(published::training(name));
+        let published = figures
+            .filter_map(|(&system, f)| f.map(|(seconds, megabytes)| Published { system, seconds, megabytes }))
+            .collect();
+        Ok(Line { name: name.into(), batch, measured: Measured::new(&driven, &servers)?, published })
     }
 }

@@ -1,0 +1,55 @@
+//! A trained model that stays shared: what servers need to answer with the states of a training's checkpoints. All of it
+//! is public.
+
+use crate::checkpoint::{self, Checkpoints};
+use crate::model::write_whole;
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use sordino_nn::program::Program;
+use std::path::{Path, PathBuf};
+
+/// The program that answers, and the training whose states it answers with.
+#[derive(Serialize, Deserialize)]
+pub struct Answer {
+    /// Answers one sample.
+    pub program: Program,
+    /// Hash of the program that trained.
+    pub training: [u8; 32],
+    /// Hash of its data.
+    pub data: [u8; 32],
+}
+
+fn file(folder: &Path) -> PathBuf {
+    folder.join("model.json")
+}
+
+impl Answer {
+    /// Writes it beside the checkpoints.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        std::fs::create_dir_all(folder).map_err(Error::at(folder))?;
+        let path = file(folder);
+        let text = serde_json::to_vec(self).map_err(|e| Error::File { path: path.clone(), why: e.to_string() })?;
+        write_whole(&path, &text)
+    }
+
+    /// Reads it, with the last iteration that all three servers have shares of.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn read(folder: &Path) -> Result<(Self, Checkpoints)> {
+        let path = file(folder);
+        let text = std::fs::read(&path).map_err(Error::at(&path))?;
+        let answer: Self = serde_json::from_slice(&text)
+            .map_err(|e| Error::File { path: path.clone(), why: format!("not a trained model: {e}") })?;
+        let none =
+            || Error::File { path: folder.into(), why: "no iteration has checkpoints of all three servers".into() };
+        let first = checkpoint::latest(folder).ok_or_else(none)?;
+        let (data, program) = (answer.data, Some(answer.training));
+        let checkpoints = Checkpoints { folder: folder.into(), every: None, first, data, program };
+        checkpoints.belongs(answer.training)?;
+        Ok((answer, checkpoints))
+    }
+}

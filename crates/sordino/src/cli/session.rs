@@ -1,0 +1,126 @@
+//! Where the parties of a session run, and how an interrupt ends it.
+
+use super::{LinkArg, Parties, parse_link, positive};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use sordino::Result;
+use sordino::processes::{self, Processes};
+use sordino::report::EndReport;
+use sordino::session::{Driven, InProcess, Owner, Shared, in_process};
+use sordino_nn::program::Secrets;
+use std::io::IsTerminal;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+/// Arguments of a session.
+#[derive(Args, Clone)]
+pub(crate) struct Session {
+    /// Where the parties run.
+    #[arg(long, value_enum, default_value = "in-process")]
+    pub(crate) parties: Parties,
+    /// Make links slow: none, lan (0.2 ms, 1 Gb/s), wan (40 ms, 100 Mb/s), or LATENCY,BANDWIDTH such as 5ms,200Mbps.
+    #[arg(long, default_value = "none", value_parser = parse_link)]
+    pub(crate) link: LinkArg,
+    /// Seconds a party waits for another before it gives up.
+    #[arg(long, default_value_t = 60.0, value_parser = seconds)]
+    pub(crate) timeout: f64,
+    /// Worker threads per party [default: a third of the processors].
+    #[arg(long, value_parser = positive)]
+    pub(crate) threads: Option<usize>,
+}
+
+/// A waiting time.
+pub(super) fn seconds(text: &str) -> std::result::Result<f64, String> {
+    match text.parse() {
+        Ok(s) if (0.05..=86400.0).contains(&s) => Ok(s),
+        _ => Err("expected between 0.05 and 86400 seconds".into()),
+    }
+}
+
+/// What an interrupt does: ends the process at once, unless child processes must be ended first.
+struct Interrupt {
+    supervised: AtomicBool,
+    flag: Arc<AtomicBool>,
+}
+
+fn interrupt() -> &'static Interrupt {
+    static INTERRUPT: OnceLock<Interrupt> = OnceLock::new();
+    INTERRUPT.get_or_init(|| Interrupt { supervised: AtomicBool::new(false), flag: Arc::default() })
+}
+
+/// Makes every command say that it was interrupted, and exit with 130.
+pub(super) fn handle_interrupts() {
+    // Without a handler an interrupt still ends everything: child processes notice that we are gone.
+    let _ = ctrlc::set_handler(|| {
+        let interrupt = interrupt();
+        if interrupt.supervised.load(Ordering::Relaxed) {
+            interrupt.flag.store(true, Ordering::Relaxed);
+        } else {
+            eprintln!("sordino: interrupted");
+            std::process::exit(130);
+        }
+    });
+}
+
+impl Session {
+    /// Worker threads per party.
+    pub(crate) fn threads(&self) -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        self.threads.unwrap_or(cores / 3).max(1)
+    }
+
+    /// Runs a session; the first owner is the client.
+    pub(crate) fn run(
+        &self,
+        shared: Shared<'_>,
+        secrets: &Secrets,
+        owners: &mut [&mut dyn Owner],
+        progress: &AtomicU64,
+    ) -> Result<(Driven, Vec<EndReport>)> {
+        let (link, deadline, threads) = (self.link.0, Duration::from_secs_f64(self.timeout), self.threads());
+        match self.parties {
+            Parties::InProcess => in_process(shared, &InProcess { link, deadline, threads }, secrets, owners, progress),
+            Parties::Processes => {
+                let interrupt = interrupt();
+                interrupt.supervised.store(true, Ordering::Relaxed);
+                let setup = Processes { link, deadline, threads, interrupted: Arc::clone(&interrupt.flag) };
+                let result = processes::run(shared, &setup, secrets, owners, progress);
+                interrupt.supervised.store(false, Ordering::Relaxed);
+                result
+            }
+        }
+    }
+
+    /// The same with a bar on a terminal, over the layers of all runs.
+    pub(crate) fn run_with_bar(
+        &self,
+        shared: Shared<'_>,
+        secrets: &Secrets,
+        owners: &mut [&mut dyn Owner],
+        quiet: bool,
+    ) -> Result<(Driven, Vec<EndReport>)> {
+        let (progress, finished) = (AtomicU64::new(0), AtomicBool::new(false));
+        let total = (shared.program.layers.len() * shared.runs) as u64;
+        std::thread::scope(|scope| {
+            if std::io::stderr().is_terminal() && !quiet {
+                scope.spawn(|| show_progress(&progress, &finished, total));
+            }
+            let result = self.run(shared, secrets, owners, &progress);
+            finished.store(true, Ordering::Relaxed);
+            result
+        })
+    }
+}
+
+fn show_progress(progress: &AtomicU64, finished: &AtomicBool, total: u64) {
+    let bar = ProgressBar::new(total);
+    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len} layers {elapsed}") {
+        bar.set_style(style);
+    }
+    while !finished.load(Ordering::Relaxed) {
+        std::thread::sleep(Duration::from_millis(50));
+        bar.set_position(progress.load(Ordering::Relaxed).min(total));
+    }
+    bar.finish_and_clear();
+}

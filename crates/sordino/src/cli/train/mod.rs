@@ -1,0 +1,260 @@
+//! `sordino train`.
+
+mod prepared;
+mod report;
+mod schedule;
+
+use super::session::Session;
+use super::zoo::Pool;
+use super::{input_dims, margin, positive, print, zoo_network};
+use clap::Args;
+use report::{Checked, Report};
+use schedule::Schedule;
+use sordino::checkpoint::{self, Checkpoints};
+use sordino::data::{self, Set, Split};
+use sordino::inputs::Preprocess;
+use sordino::model::{self, write_whole};
+use sordino::session::{Shared, fresh_id};
+use sordino::training::{accuracy, model_states, order, trained};
+use sordino::{Error, Result};
+use sordino_nn::exec::decode_states;
+use sordino_nn::{Graph, import, onnx};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+
+pub(super) use prepared::{Material, Prepared, Trainer, owners};
+
+/// Arguments of `train`.
+#[derive(Args)]
+pub(crate) struct Train {
+    /// The model to start from: an ONNX file (also one exported in training mode), or zoo:NAME for a network of the zoo
+    /// with seeded weights.
+    #[arg(long)]
+    model: String,
+    /// Pooling of zoo:NAME where the original network takes maxima.
+    #[arg(long, value_enum, default_value = "avg")]
+    pool: Pool,
+    /// Samples: one folder or .npz file that holds labels too, or with --labels MNIST IDX, .npy or .npz arrays, or
+    /// pictures. A folder is MNIST's files, CIFAR-10's pictures, x.npy and y.npy, or a folder of pictures for each class.
+    #[arg(long, num_args = 1.., required = true)]
+    data: Vec<PathBuf>,
+    /// Their labels: MNIST IDX, a JSON list of classes, or a .npy array of classes or of answers.
+    #[arg(long)]
+    labels: Option<PathBuf>,
+    /// A further data owner's folder or .npz file. Owners have the same columns and other rows; each takes part in
+    /// the session by itself.
+    #[arg(long, value_name = "DATA")]
+    owner: Vec<PathBuf>,
+    /// Samples to judge the trained model by, in the clear, at its owner [default: what the data's folder holds for it].
+    #[arg(long, num_args = 1..)]
+    validation: Vec<PathBuf>,
+    /// Their labels.
+    #[arg(long, requires = "validation")]
+    validation_labels: Option<PathBuf>,
+    /// A TOML file with any options of the schedule below, and [[owner]] tables with data and labels. Options win over it.
+    #[arg(long)]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    schedule: Schedule,
+    #[command(flatten)]
+    preprocess: Preprocess,
+    /// Open the loss of every iteration to the first data owner; nothing else is revealed before the end.
+    #[arg(long)]
+    reveal_loss: bool,
+    /// Train the same model in floats beside it and compare losses, weights and accuracies. Opens the model to its owner.
+    #[arg(long)]
+    check: bool,
+    /// Folder in which each server keeps its shares of weights and optimiser, encrypted under its own key.
+    #[arg(long, value_name = "DIR")]
+    checkpoint: Option<PathBuf>,
+    /// Iterations from one checkpoint to the next.
+    #[arg(long, default_value_t = 50, value_parser = positive, requires = "checkpoint")]
+    checkpoint_every: usize,
+    /// Go on from the last checkpoint in the folder; model, data and options must be the same.
+    #[arg(long, requires = "checkpoint")]
+    resume: bool,
+    /// Where to write the trained model, opened to its owner. Without it the model stays shared.
+    #[arg(long, short)]
+    output: Option<PathBuf>,
+    /// Where to write a plot of the loss.
+    #[arg(long, value_name = "FILE.svg", requires = "reveal_loss")]
+    plot: Option<PathBuf>,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    session: Session,
+    /// Room above the ranges of the first iterations, as a factor.
+    #[arg(long, default_value_t = 8.0, value_parser = margin)]
+    margin: f64,
+    /// Iterations in floats, at the owner, that ranges are taken from.
+    #[arg(long, default_value_t = 20, value_parser = positive)]
+    calibration_iterations: usize,
+}
+
+impl Train {
+    fn graph(&self, seed: u64) -> Result<Graph> {
+        match self.model.strip_prefix("zoo:") {
+            None => model::read(Path::new(&self.model)),
+            Some(name) => zoo_network(name, seed, self.pool.into()),
+        }
+    }
+
+    fn read(&self, data: &[PathBuf], labels: Option<&Path>, dims: &[usize], answers: usize) -> Result<Split> {
+        let preprocess = self.preprocess.clone().or_beside(Path::new(&self.model))?;
+        data::read(data, labels, dims, answers, &preprocess)
+    }
+
+    /// Every owner's set, and the one to judge by.
+    fn sets(&self, schedule: &Schedule, graph: &Graph) -> Result<(Vec<Set>, Option<Set>, usize)> {
+        let single = import(graph, 1)?;
+        let (dims, answer) = (input_dims(&single)?, single.outputs.first().map(|o| single.shapes[o.1].clone()));
+        let answers = answer.and_then(|a| a.last().copied()).unwrap_or(0);
+        let Split { train, mut validation } = self.read(&self.data, self.labels.as_deref(), &dims, answers)?;
+        let mut sets = vec![train];
+        for folder in &self.owner {
+            sets.push(self.read(std::slice::from_ref(folder), None, &dims, answers)?.train);
+        }
+        for owner in &schedule.owner {
+            sets.push(self.read(&owner.data, owner.labels.as_deref(), &dims, answers)?.train);
+        }
+        if sets.len() > usize::from(sordino::tls::MOST_OWNERS) + 1 {
+            return Err(Error::Usage(format!("{} data owners; at most 16 are possible", sets.len())));
+        }
+        if !self.validation.is_empty() {
+            validation = Some(self.read(&self.validation, self.validation_labels.as_deref(), &dims, answers)?.train);
+        }
+        Ok((sets, validation, answers))
+    }
+
+    pub(crate) fn run(self) -> Result<()> {
+        for path in self.output.iter().chain(&self.plot) {
+            model::writable(path)?;
+        }
+        let schedule = self.schedule.with_file(self.config.as_deref())?;
+        let graph = self.graph(schedule.seed())?;
+        let (sets, validation, answers) = self.sets(&schedule, &graph)?;
+        let (batch, seed) = (schedule.batch.unwrap_or(128), schedule.seed());
+        let sizes: Vec<usize> = sets.iter().map(|s| s.samples.len()).collect();
+        let mut order = order(&sizes, batch, schedule.epochs.unwrap_or(1), seed)?;
+        order.truncate(schedule.iterations.unwrap_or(usize::MAX));
+        let rule = schedule.rule(order.len(), self.reveal_loss)?;
+        let material = Material { sets, order, answers, seed };
+        let prepared = Prepared::new(&graph, material, &rule, self.margin, self.calibration_iterations)?;
+        let runs = prepared.material.order.len();
+        let checkpoints = self.checkpoints(&prepared)?;
+        // Nothing is opened that nobody asked for.
+        let opens = self.output.is_some() || self.check || !self.validation.is_empty();
+        let shared = Shared {
+            session: fresh_id()?,
+            program: &prepared.program,
+            runs,
+            trace: false,
+            checkpoints: checkpoints.as_ref(),
+            opened: if opens { model_states(&prepared.step) } else { 0 },
+        };
+        let mut trainers = Trainer::all(&prepared, self.json);
+        let (driven, servers) =
+            self.session.run(shared, &prepared.secrets, &mut owners(&mut trainers), &AtomicU64::new(0))?;
+        let losses = trainers.swap_remove(0).losses;
+        let n = runs - checkpoints.as_ref().map_or(0, |c| c.first);
+        let seconds: f64 = driven.seconds().iter().sum::<f64>().abs();
+        let mut report = Report {
+            iterations: n,
+            batch,
+            seconds,
+            seconds_per_iteration: seconds / n.max(1) as f64,
+            bytes: driven.bytes(&servers),
+            rounds_per_iteration: driven
+                .ends(&servers)
+                .filter_map(|e| e.runs.last())
+                .map(|r| r.rounds)
+                .max()
+                .unwrap_or(0),
+            losses,
+            validation_accuracy: None,
+            check: None,
+        };
+        if opens {
+            let states = decode_states(&prepared.program, &prepared.step, &driven.states);
+            let result = trained(&graph, &prepared.step, &states)?;
+            self.write(&result)?;
+            let judge = |g: &Graph| match &validation {
+                Some(set) => accuracy(g, set, answers),
+                None => Ok(None),
+            };
+            report.validation_accuracy = judge(&result)?;
+            if self.check {
+                let (mut checked, floats) = Checked::new(&prepared, &states, &report.losses)?;
+                checked.validation_accuracy = judge(&trained(&graph, &prepared.step, &floats)?)?;
+                report.check = Some(checked);
+            }
+        }
+        if let Some(path) = &self.plot {
+            write_whole(path, report.plot()?.as_bytes())?;
+        }
+        if self.json {
+            let text = serde_json::to_string(&report).map_err(|e| Error::Session(e.to_string()))?;
+            return print(&format!("{text}\n"));
+        }
+        let mut text = report.shown();
+        text += "scales come from the first iterations of this very training in floats and are public\n";
+        match &self.checkpoint {
+            Some(folder) => {
+                text += &format!("servers keep the model shared: sordino infer --shares {}\n", folder.display())
+            }
+            None if self.output.is_none() => {
+                text += "the trained model is not kept; -o FILE.onnx opens it to its owner, --checkpoint DIR keeps its shares\n";
+            }
+            None => {}
+        }
+        print(&text)
+    }
+
+    /// The opened model, and how pictures must reach it: as the training's data did.
+    fn write(&self, model: &Graph) -> Result<()> {
+        let Some(path) = &self.output else { return Ok(()) };
+        write_whole(path, &onnx::write(model))?;
+        self.write_preprocessing(path)
+    }
+
+    fn write_preprocessing(&self, model: &Path) -> Result<()> {
+        let preprocess = self.preprocess.clone().or_beside(Path::new(&self.model))?;
+        match preprocess.beside(&self.data) {
+            Some(text) => write_whole(&model.with_extension("toml"), text.as_bytes()),
+            None => Ok(()),
+        }
+    }
+
+    fn checkpoints(&self, prepared: &Prepared) -> Result<Option<Checkpoints>> {
+        let Some(folder) = &self.checkpoint else { return Ok(None) };
+        let iterations = prepared.material.order.len();
+        let found = checkpoint::latest(folder);
+        let first = match (self.resume, found) {
+            (true, Some(first)) if first <= iterations => first,
+            (true, Some(first)) => {
+                return Err(Error::Usage(format!(
+                    "the last checkpoint is of iteration {first}, but there are only {iterations}"
+                )));
+            }
+            (true, None) => {
+                let why = "no iteration has checkpoints of all three servers; start without --resume".into();
+                return Err(Error::File { path: folder.clone(), why });
+            }
+            (false, Some(_)) => {
+                let why = "it holds checkpoints; --resume goes on from them, another folder starts anew".into();
+                return Err(Error::File { path: folder.clone(), why });
+            }
+            (false, None) => 0,
+        };
+        let (every, data) = (Some(self.checkpoint_every), prepared.answer.data);
+        let checkpoints = Checkpoints { folder: folder.clone(), every, first, data, program: None };
+        if self.resume {
+            checkpoints.belongs(prepared.answer.training)?;
+        } else {
+            prepared.answer.write(folder)?;
+            self.write_preprocessing(&folder.join("model.json"))?;
+        }
+        Ok(Some(checkpoints))
+    }
+}

@@ -1,0 +1,124 @@
+//! What a training tells.
+
+use super::super::bench::plot::{Axes, Series, lines};
+use super::super::human_bytes;
+use super::prepared::Prepared;
+use serde::Serialize;
+use sordino::Result;
+use sordino::report::Bytes;
+use sordino::training::Floats;
+use sordino_nn::Tensor;
+
+/// Iterations of a moving average of the loss.
+const WINDOW: usize = 20;
+
+/// The object that `train --json` prints.
+#[derive(Serialize)]
+pub(super) struct Report {
+    pub(super) iterations: usize,
+    pub(super) batch: usize,
+    pub(super) seconds: f64,
+    pub(super) seconds_per_iteration: f64,
+    pub(super) bytes: Bytes,
+    pub(super) rounds_per_iteration: u32,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) losses: Vec<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) validation_accuracy: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) check: Option<Checked>,
+}
+
+/// Against the same training in floats.
+#[derive(Serialize)]
+pub(super) struct Checked {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    losses: Vec<f32>,
+    /// Largest difference of the moving averages of the loss, relative to the float one, while that is above a
+    /// twentieth of the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    largest_relative_loss_difference: Option<f64>,
+    /// Largest difference of a weight.
+    max_abs_weight_difference: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) validation_accuracy: Option<f64>,
+}
+
+/// Moving averages.
+pub(super) fn average(losses: &[f32]) -> Vec<f64> {
+    let mean = |i: usize| {
+        let from = (i + 1).saturating_sub(WINDOW);
+        losses[from..=i].iter().map(|&v| f64::from(v)).sum::<f64>() / (i + 1 - from) as f64
+    };
+    (0..losses.len()).map(mean).collect()
+}
+
+impl Checked {
+    /// Trains in floats from the same start, and compares losses and the model's states. Returns the float states too.
+    pub(super) fn new(p: &Prepared, states: &[Tensor], losses: &[f32]) -> Result<(Self, Vec<Tensor>)> {
+        let mut floats = Floats::new(&p.step);
+        let mut own = vec![];
+        for i in 0..p.material.order.len() {
+            own.extend(floats.run(p.material.inputs(i), None)?);
+        }
+        // After a resumption the losses are those of its own iterations.
+        let own = own.split_off(own.len().saturating_sub(losses.len()));
+        let floor = own.first().map_or(0.0, |l| f64::from(*l) / 20.0);
+        let pairs = average(losses).into_iter().zip(average(&own)).filter(|p| p.1 > floor);
+        let values = states.iter().zip(&floats.states);
+        let difference = values.flat_map(|(a, b)| a.data.iter().zip(&b.data)).map(|(a, b)| f64::from((a - b).abs()));
+        let checked = Self {
+            largest_relative_loss_difference: pairs.map(|(a, b)| (a - b).abs() / b).reduce(f64::max),
+            max_abs_weight_difference: difference.fold(0.0, f64::max),
+            validation_accuracy: None,
+            losses: own,
+        };
+        Ok((checked, floats.states))
+    }
+}
+
+impl Report {
+    /// A plot of the losses, the float ones beside them.
+    pub(super) fn plot(&self) -> Result<String> {
+        let curve = |name: &str, losses: &[f32]| {
+            let points = average(losses).into_iter().enumerate().map(|(i, l)| (i as f64 + 1.0, l)).collect();
+            Series { name: name.into(), points }
+        };
+        let mut series = vec![curve("private", &self.losses)];
+        series.extend(self.check.as_ref().map(|c| curve("floats", &c.losses)));
+        let axes = Axes { title: "Loss, moving average of 20", x: "iteration", y: "loss", log_x: false, log_y: false };
+        lines(&axes, &series)
+    }
+
+    pub(super) fn shown(&self) -> String {
+        let mut text = format!(
+            "{} iterations of {} samples: {:.3} s each, {} sent by all parties each ({} on the wire), {} rounds each\n",
+            self.iterations,
+            self.batch,
+            self.seconds_per_iteration,
+            human_bytes(self.bytes.payload / self.iterations.max(1) as u64),
+            human_bytes(self.bytes.wire / self.iterations.max(1) as u64),
+            self.rounds_per_iteration
+        );
+        if let Some(loss) = average(&self.losses).last() {
+            text += &format!("loss {loss:.4} (moving average of {WINDOW})\n");
+        }
+        if let Some(a) = self.validation_accuracy {
+            text += &format!("validation accuracy {:.2} %\n", 100.0 * a);
+        }
+        if let Some(c) = &self.check {
+            text += &format!(
+                "floats, same start and order: largest difference of a weight {:.2e}",
+                c.max_abs_weight_difference
+            );
+            if let Some(d) = c.largest_relative_loss_difference {
+                text += &format!(", of the averaged loss {:.3} %", 100.0 * d);
+            }
+            if let Some(a) = c.validation_accuracy {
+                text += &format!(", validation accuracy {:.2} %", 100.0 * a);
+            }
+            text.push('\n');
+        }
+        text
+    }
+}

@@ -1,0 +1,170 @@
+//! How long and how fast a training goes, from the command line or a file.
+
+use super::super::positive;
+use clap::{Args, ValueEnum};
+use serde::Deserialize;
+use sordino::training::{Decline, Shape};
+use sordino::{Error, Result};
+use sordino_nn::training::{Loss, Optimiser, Rates, Rule};
+use std::path::{Path, PathBuf};
+
+/// What is minimised.
+#[derive(Clone, Copy, Debug, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum LossArg {
+    /// Cross-entropy of the softmax of the answer.
+    CrossEntropy,
+    /// Half the squared distance from the label.
+    SquaredError,
+}
+
+/// What becomes of a gradient.
+#[derive(Clone, Copy, Debug, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum OptimiserArg {
+    /// Stochastic gradient descent with momentum.
+    Sgd,
+    /// Adam; every weight costs about 800 bytes more per iteration.
+    Adam,
+}
+
+/// One data owner's files.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OwnerFiles {
+    /// As --data.
+    pub(super) data: Vec<PathBuf>,
+    /// As --labels.
+    pub(super) labels: Option<PathBuf>,
+}
+
+/// Options that may also stand in the file, one by one.
+macro_rules! schedule {
+    ($($(#[$attribute:meta])* $name:ident: $type:ty),* $(,)?) => {
+        /// How long and how fast.
+        #[derive(Args, Clone, Debug, Default, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub(super) struct Schedule {
+            $($(#[$attribute])* pub(super) $name: Option<$type>,)*
+            /// In the file only: further data owners.
+            #[arg(skip)]
+            pub(super) owner: Vec<OwnerFiles>,
+        }
+
+        impl Schedule {
+            /// What was said first counts.
+            fn or(self, file: Self) -> Self {
+                Self { $($name: self.$name.or(file.$name),)* owner: file.owner }
+            }
+        }
+    };
+}
+
+schedule! {
+    /// Passes over the data [default: 1].
+    #[arg(long, value_parser = positive)]
+    epochs: usize,
+    /// Stop after so many iterations.
+    #[arg(long, value_parser = positive)]
+    iterations: usize,
+    /// Samples of an iteration [default: 128].
+    #[arg(long, value_parser = positive)]
+    batch: usize,
+    /// What becomes of a gradient [default: sgd].
+    #[arg(long, value_enum)]
+    optimiser: OptimiserArg,
+    /// Learning rate [default: 0.01; for adam 0.001].
+    #[arg(long)]
+    rate: f32,
+    /// How the learning rate declines [default: constant].
+    #[arg(long, value_enum)]
+    schedule: Shape,
+    /// Iterations over which the learning rate first rises [default: 0].
+    #[arg(long)]
+    warmup: usize,
+    /// Iterations of a step of the learning rate, for --schedule step [default: a third of all].
+    #[arg(long, value_parser = positive)]
+    step_every: usize,
+    /// What a step multiplies the learning rate by [default: 0.1].
+    #[arg(long)]
+    step_factor: f32,
+    /// Momentum, for sgd [default: 0.9].
+    #[arg(long)]
+    momentum: f32,
+    /// Decay of Adam's average of gradients [default: 0.9].
+    #[arg(long)]
+    beta1: f32,
+    /// Decay of Adam's average of squared gradients [default: 0.999].
+    #[arg(long)]
+    beta2: f32,
+    /// What keeps Adam's steps finite; gradients much below it hardly move a weight [default: 0.0001].
+    #[arg(long)]
+    epsilon: f32,
+    /// Weight decay [default: 0].
+    #[arg(long)]
+    decay: f32,
+    /// What is minimised [default: cross-entropy].
+    #[arg(long, value_enum)]
+    loss: LossArg,
+    /// Seed of the public order, of the masks of dropouts, and of the weights of zoo:NAME [default: 0].
+    #[arg(long)]
+    seed: u64,
+}
+
+impl Schedule {
+    /// The options, and what a file says where they say nothing.
+    pub(super) fn with_file(&self, path: Option<&Path>) -> Result<Self> {
+        let Some(path) = path else { return Ok(self.clone()) };
+        let text = std::fs::read_to_string(path).map_err(Error::at(path))?;
+        let file: Self =
+            toml::from_str(&text).map_err(|e| Error::File { path: path.into(), why: e.message().to_string() })?;
+        Ok(self.clone().or(file))
+    }
+
+    pub(super) fn seed(&self) -> u64 {
+        self.seed.unwrap_or(0)
+    }
+
+    /// The rule for so many iterations.
+    pub(super) fn rule(&self, iterations: usize, tell_loss: bool) -> Result<Rule> {
+        let within = |name: &str, value: f32, fits: bool, range: &str| {
+            if fits { Ok(value) } else { Err(Error::Usage(format!("--{name} {value} must be {range}"))) }
+        };
+        let share = |name: &str, value: Option<f32>, default: f32| {
+            let v = value.unwrap_or(default);
+            within(name, v, (0.0..1.0).contains(&v), "at least 0 and below 1")
+        };
+        let (optimiser, rate) = match self.optimiser {
+            Some(OptimiserArg::Adam) => {
+                let epsilon = self.epsilon.unwrap_or(1e-4);
+                let optimiser = Optimiser::Adam {
+                    beta1: share("beta1", self.beta1, 0.9)?,
+                    beta2: share("beta2", self.beta2, 0.999)?,
+                    epsilon: within("epsilon", epsilon, (1e-6..1.0).contains(&epsilon), "from 0.000001 to 1")?,
+                };
+                (optimiser, 0.001)
+            }
+            _ => (Optimiser::Sgd { momentum: share("momentum", self.momentum, 0.9)? }, 0.01),
+        };
+        let rate = self.rate.unwrap_or(rate);
+        let factor = self.step_factor.unwrap_or(0.1);
+        let decline = Decline {
+            shape: self.schedule.unwrap_or_default(),
+            rate: within("rate", rate, rate > 0.0 && rate <= 16.0, "above 0 and at most 16")?,
+            warmup: self.warmup.unwrap_or(0),
+            every: self.step_every.unwrap_or_else(|| iterations.div_ceil(3)),
+            factor: within("step-factor", factor, factor > 0.0 && factor <= 1.0, "above 0 and at most 1")?,
+        };
+        Ok(Rule {
+            loss: match self.loss {
+                Some(LossArg::SquaredError) => Loss::SquaredError,
+                _ => Loss::CrossEntropy,
+            },
+            optimiser,
+            rates: Rates(decline.rates(iterations)),
+            decay: share("decay", self.decay, 0.0)?,
+            tell_loss,
+            seed: self.seed(),
+        })
+    }
+}
