@@ -134,8 +134,15 @@ impl<'p, P: Protocol> Loaded<'p, P> {
             })
             .collect();
         let mut states = vec![];
-        for start in program.states.iter().filter_map(|s| s.start) {
-            states.push(tensors[start].take().ok_or_else(missing)?);
+        for state in &program.states {
+            states.push(match state.start {
+                Some(start) => tensors[start].take().ok_or_else(missing)?,
+                // Whoever holds them puts them in place; others follow along with what stands for them.
+                None => {
+                    let shape = &program.slots[state.read].shape;
+                    p.constant(&vec![0; shape.len()], shape, Width::Wide)
+                }
+            });
         }
         let (states, iteration) = (RefCell::new(states), Cell::new(0));
         Ok(Self { program, weights, tensors, maps, states, iteration, last_use })

@@ -68,6 +68,12 @@ pub const NETWORKS: &[Entry] = &[
         about: "VGG-16 with a 2x2 average pool before the first FC",
         build: |b| vgg16(b, [4096, 4096, 1000], true),
     },
+    Entry {
+        name: "resnet20-cifar10",
+        input: [3, 32, 32],
+        about: "ResNet-20 for CIFAR-10, with batch norm",
+        build: resnet_small,
+    },
     Entry { name: "resnet18", input: [3, 224, 224], about: "ResNet-18", build: |b| resnet(b, [2, 2, 2, 2], false) },
     Entry { name: "resnet50", input: [3, 224, 224], about: "ResNet-50", build: |b| resnet(b, [3, 4, 6, 3], true) },
     Entry { name: "resnet101", input: [3, 224, 224], about: "ResNet-101", build: |b| resnet(b, [3, 4, 23, 3], true) },
@@ -288,33 +294,54 @@ fn resnet(b: &mut Build, blocks: [usize; 4], bottleneck: bool) -> String {
     for (stage, (width, count)) in [64, 128, 256, 512].into_iter().zip(blocks).enumerate() {
         for block in 0..count {
             let stride = if block == 0 && stage > 0 { 2 } else { 1 };
-            let shortcut = if block == 0 && (stage > 0 || bottleneck) {
-                let y = b.conv(&x, width * expansion, 1, stride, 0, false);
-                b.norm(&y, 1.0)
-            } else {
-                x.clone()
-            };
-            let kernels: &[(usize, usize, usize)] = if bottleneck {
-                &[(width, 1, 1), (width, 3, stride), (4 * width, 1, 1)]
-            } else {
-                &[(width, 3, stride), (width, 3, 1)]
-            };
-            let mut y = x;
-            for (i, &(out, k, stride)) in kernels.iter().enumerate() {
-                y = b.conv(&y, out, k, stride, k / 2, false);
-                let last = i + 1 == kernels.len();
-                y = b.norm(&y, if last { 0.2 } else { 1.0 });
-                if !last {
-                    y = b.relu(&y);
-                }
-            }
-            y = b.like("Add", &[&y, &shortcut]);
-            x = b.relu(&y);
+            x = residual(b, &x, width, stride, block == 0 && (stage > 0 || bottleneck), bottleneck);
         }
     }
     x = b.like("GlobalAveragePool", &[&x]);
     x = b.flatten(&x, 512 * expansion);
     b.full(&x, 1000)
+}
+
+/// A residual block; its shortcut is a convolution where it must change the size.
+fn residual(b: &mut Build, x: &str, width: usize, stride: usize, project: bool, bottleneck: bool) -> String {
+    let shortcut = if project {
+        let y = b.conv(x, width * if bottleneck { 4 } else { 1 }, 1, stride, 0, false);
+        b.norm(&y, 1.0)
+    } else {
+        x.to_string()
+    };
+    let kernels: &[(usize, usize, usize)] = if bottleneck {
+        &[(width, 1, 1), (width, 3, stride), (4 * width, 1, 1)]
+    } else {
+        &[(width, 3, stride), (width, 3, 1)]
+    };
+    let mut y = x.to_string();
+    for (i, &(out, k, stride)) in kernels.iter().enumerate() {
+        y = b.conv(&y, out, k, stride, k / 2, false);
+        let last = i + 1 == kernels.len();
+        y = b.norm(&y, if last { 0.2 } else { 1.0 });
+        if !last {
+            y = b.relu(&y);
+        }
+    }
+    y = b.like("Add", &[&y, &shortcut]);
+    b.relu(&y)
+}
+
+/// ResNet-20 for 32x32 pictures (He et al. 2016, section 4.2, with projection shortcuts).
+fn resnet_small(b: &mut Build) -> String {
+    let mut x = b.conv("input", 16, 3, 1, 1, false);
+    x = b.norm(&x, 1.0);
+    x = b.relu(&x);
+    for (stage, width) in [16, 32, 64].into_iter().enumerate() {
+        for block in 0..3 {
+            let down = block == 0 && stage > 0;
+            x = residual(b, &x, width, if down { 2 } else { 1 }, down, false);
+        }
+    }
+    x = b.like("GlobalAveragePool", &[&x]);
+    x = b.flatten(&x, 64);
+    b.full(&x, 10)
 }
 
 fn squeezenet(b: &mut Build) -> String {

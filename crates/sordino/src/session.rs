@@ -118,7 +118,9 @@ impl Keep<'_> {
     }
 
     fn resume(&self) -> sordino_nn::Result<()> {
-        let Some(checkpoints) = self.shared.checkpoints.filter(|c| c.first > 0) else { return Ok(()) };
+        let Some(checkpoints) = self.shared.checkpoints.filter(|c| c.first > 0 || c.every.is_none()) else {
+            return Ok(());
+        };
         let shares = checkpoints
             .read(self.number(), checkpoints.program.unwrap_or(self.hash))
             .map_err(|e| sordino_nn::Error::State(e.to_string()))?;

@@ -161,6 +161,7 @@ pub fn trained(graph: &Graph, step: &TrainingStep, states: &[Tensor]) -> Result<
     // What no node reads any more goes.
     let read: std::collections::BTreeSet<String> = graph.nodes.iter().flat_map(|n| n.inputs.iter().cloned()).collect();
     graph.constants.retain(|name, _| read.contains(name));
+    graph.nodes.retain(|n| n.op != "Constant" || n.outputs.iter().any(|o| read.contains(o)));
     Ok(graph)
 }
 

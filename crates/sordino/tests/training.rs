@@ -95,6 +95,91 @@ fn a_killed_training_goes_on_where_it_stopped() {
     assert!(damaged.status.code() == Some(1) && text.contains("damaged"), "{text}");
 }
 
+fn run(args: &[&str]) -> Value {
+    let out = Command::new(env!("CARGO_BIN_EXE_sordino")).args(args).arg("--json").output().unwrap();
+    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    serde_json::from_slice(&out.stdout).unwrap()
+}
+
+/// A NumPy array of floats.
+fn npy(path: &Path, dims: &str, values: &[f32]) {
+    let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({dims}), }}\n");
+    let mut raw = b"\x93NUMPY\x01\x00".to_vec();
+    raw.extend((header.len() as u16).to_le_bytes());
+    raw.extend(header.bytes());
+    raw.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+    std::fs::write(path, raw).unwrap();
+}
+
+/// A folder with x.npy and y.npy: so many 28x28 pictures, those of class c bright in row c.
+fn rows_of_light(folder: &Path, n: usize, first: usize) {
+    std::fs::create_dir(folder).unwrap();
+    let classes: Vec<usize> = (0..n).map(|i| (first + i) % 10).collect();
+    let pixel = |c: usize, p: usize| f32::from(u8::from(p / 28 / 2 == c)) + (p % 7) as f32 * 0.02;
+    let x: Vec<f32> = classes.iter().flat_map(|&c| (0..784).map(move |p| pixel(c, p))).collect();
+    npy(&folder.join("x.npy"), &format!("{n}, 1, 28, 28"), &x);
+    npy(&folder.join("y.npy"), &format!("{n},"), &classes.iter().map(|&c| c as f32).collect::<Vec<_>>());
+}
+
+#[test]
+fn two_owners_train_a_model_that_stays_shared() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_string();
+    rows_of_light(&dir.path().join("first"), 40, 0);
+    rows_of_light(&dir.path().join("second"), 20, 3);
+    let (model, shares) = (asset("pytorch_training.onnx"), at("shares"));
+    for parties in ["in-process", "processes"] {
+        let folder = format!("{shares}-{parties}");
+        let schedule = ["--batch", "12", "--epochs", "8", "--rate", "0.02", "--schedule", "cosine", "--warmup", "3"];
+        let owners = ["--model", &model, "--data", &at("first"), "--owner", &at("second"), "--parties", parties];
+        let got = run(&[&["train"], &owners[..], &schedule, &["--reveal-loss", "--checkpoint", &folder]].concat());
+        assert_eq!(got["iterations"], 40, "eight and four rows of each owner in a batch");
+        assert_eq!(got["validation_accuracy"], Value::Null, "nobody asked to open the model");
+        let losses: Vec<f64> = got["losses"].as_array().unwrap().iter().map(number).collect();
+        assert!(losses[30..].iter().sum::<f64>() < 0.2 * losses[..10].iter().sum::<f64>(), "{losses:?}");
+        let data = at("first/x.npy");
+        let answer = run(&["infer", "--shares", &folder, "--input", &data, "--limit", "10", "--parties", parties]);
+        let classes: Vec<u64> =
+            answer["top"].as_array().unwrap().iter().map(|t| t[0]["class"].as_u64().unwrap()).collect();
+        assert_eq!(classes, (0..10).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn an_export_in_training_mode_follows_floats() {
+    let model = asset("pytorch_training.onnx");
+    for optimiser in ["sgd", "adam"] {
+        let start = ["--model", &model, "--batch", "10", "--optimiser", optimiser, "--decay", "0.001"];
+        let (data, labels) = (asset("digits-idx3-ubyte.gz"), asset("digits-labels-idx1-ubyte.gz"));
+        let set = ["--data", &data, "--labels", &labels, "--epochs", "8", "--reveal-loss", "--check"];
+        let got = run(&[&["train"], &start[..], &set].concat());
+        let check = &got["check"];
+        assert!(number(&check["largest_relative_loss_difference"]) < 0.03, "{optimiser}: {check}");
+        assert!(number(&check["max_abs_weight_difference"]) < 0.02, "{optimiser}: {check}");
+    }
+}
+
+#[test]
+fn folders_of_pictures_are_data() {
+    let dir = tempfile::tempdir().unwrap();
+    for (split, n) in [("train", 4u8), ("val", 2)] {
+        for class in 0..3u8 {
+            let folder = dir.path().join(split).join(format!("class-{class}"));
+            std::fs::create_dir_all(&folder).unwrap();
+            for i in 0..n {
+                let picture = image::GrayImage::from_fn(28, 28, |x, _| {
+                    image::Luma([if x / 9 == u32::from(class) { 200 + i } else { i }])
+                });
+                picture.save(folder.join(format!("{i}.png"))).unwrap();
+            }
+        }
+    }
+    let data = dir.path().to_str().unwrap();
+    let schedule = ["--batch", "6", "--epochs", "20", "--rate", "0.05", "--scale", "0.004", "--check"];
+    let got = run(&[&["train", "--model", &asset("pytorch_training.onnx"), "--data", data], &schedule[..]].concat());
+    assert_eq!(number(&got["validation_accuracy"]), 1.0);
+}
+
 #[test]
 fn what_is_wrong_gets_one_sentence() {
     let refused = |more: &[&str], code: i32, words: &str| {
@@ -110,6 +195,16 @@ fn what_is_wrong_gets_one_sentence() {
     refused(&["--config", config], 2, "speed");
     refused(&["--epochs", "1", "--rate", "12"], 2, "too large");
     refused(&["--rate", "-1", "--epochs", "1"], 2, "");
+    refused(&["--rate", "0.0000000001", "--iterations", "1"], 2, "resolution");
+    refused(&["--owner", "/nonexistent"], 2, "without --labels");
+    rows_of_light(&dir.path().join("other"), 20, 0);
+    npy(&dir.path().join("other/y.npy"), "20,", &[10.0; 20]);
+    let other = dir.path().join("other");
+    let other = other.to_str().unwrap();
+    refused(&["--owner", other], 2, "label 0 is 10");
+    npy(&dir.path().join("other/y.npy"), "20,", &[1.0; 20]);
+    npy(&dir.path().join("other/x.npy"), "20, 1, 28, 28", &[f32::NAN; 20 * 784]);
+    refused(&["--owner", other], 2, "not a finite number");
     refused(&["--resume", "--checkpoint", dir.path().to_str().unwrap()], 2, "no iteration");
     refused(&["--labels", &asset("digits-idx3-ubyte.gz")], 2, "");
     refused(&["--model", "zoo:nothing"], 2, "");

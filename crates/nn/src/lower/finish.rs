@@ -14,6 +14,9 @@ const FACTOR_BITS: f64 = 20.0;
 /// Units of weights that a learning rate is for one unit of its operand, at least: the rate is exact to one in twice as many.
 const RATE_UNITS: f64 = 48.0;
 
+/// Levels that what a value takes a step along has at least between zero and one, or the largest seen.
+const LEVELS: f64 = 256.0;
+
 /// Bits that the gains of a sum of convolutions take of its shift.
 fn gain(terms: &[(Slot, Slot, Conv2d)]) -> u32 {
     terms.iter().map(|t| t.2.gain()).max().unwrap_or(1).trailing_zeros()
@@ -268,7 +271,9 @@ impl Finisher {
                 _ => None,
             })
             .collect();
-        let finest = self.b.rates.iter().copied().fold(f64::INFINITY, f64::min);
+        // Rates at the end of a schedule may be rounded more: what they move is small.
+        let largest = self.b.rates.iter().copied().fold(0.0, f64::max);
+        let finest = self.b.rates.iter().copied().fold(largest, f64::min).max(largest / 16.0);
         let root = |f: &Self, s: Slot| f.b.root(f.b.values[s].group).0;
         for _ in 0..64 {
             let mut settled = true;
@@ -457,10 +462,11 @@ impl Finisher {
             }
             Pending::Descend { w, v } => {
                 let per_rate = self.scale(*w) / self.scale(*v);
-                let (least, most) = self.b.rates.iter().fold((f64::INFINITY, 0f64), |(l, m), &r| (l.min(r), m.max(r)));
-                if (least * per_rate).round() < 1.0 || most * per_rate > 2f64.powi(40) {
+                let most = self.b.rates.iter().copied().fold(0f64, f64::max);
+                let levels = self.scale(*v) * self.b.values[*v].range.max(1.0);
+                if (most * per_rate).round() < 1.0 || most * per_rate > 2f64.powi(40) || levels < LEVELS {
                     let name = self.b.layers[layer].name.clone();
-                    let why = format!("a learning rate of {least:.1e} is below the weights' resolution");
+                    let why = format!("a learning rate of {most:.1e} is below the weights' resolution");
                     return Err(Error::Range { layer: name, why });
                 }
                 Op::Descend { w: *w, v: *v, per_rate }

@@ -8,7 +8,7 @@ use crate::Conv2d;
 use rayon::prelude::*;
 
 /// Output pixels of a block: its panels stay in the second-level cache.
-const PIXELS: usize = 512;
+const PIXELS: usize = 128;
 
 /// Replicated images of one block: the first, how many, and what they are cut from.
 struct Block<'a> {

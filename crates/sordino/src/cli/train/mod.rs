@@ -153,7 +153,7 @@ impl Train {
             checkpoints: checkpoints.as_ref(),
             opened: if opens { model_states(&prepared.step) } else { 0 },
         };
-        let mut trainers = Trainer::all(&prepared, self.json);
+        let mut trainers = Trainer::all(&prepared, false);
         let (driven, servers) =
             self.session.run(shared, &prepared.secrets, &mut owners(&mut trainers), &AtomicU64::new(0))?;
         let losses = trainers.swap_remove(0).losses;
