@@ -5,14 +5,12 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use sordino_mpc::{Local, Protocol, Result, Role, Settings, Step, Width};
-use sordino_net::{Endpoint, Frame, Net, Part, Tag};
+use sordino_net::{Endpoint, Net, Part, Tag};
 use sordino_ring::{Conv2d, PrgKey, Shape};
+use sordino_testkit::transcript::worst;
 use sordino_testkit::{Job, Tap, World};
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
 
 const N: usize = 3 * 512;
-const RUNS: usize = 24;
 
 /// Every interactive operation once.
 struct All {
@@ -36,6 +34,8 @@ impl Job for All {
         let w = p.input(at.child("w"), Role::ModelOwner, Some(&vec![self.value; op.weight().len()]), &op.weight())?;
         let w = p.pack(&w, &op)?;
         p.linear(at.child("gain"), &[(&image, &w, op)], None, 20)?;
+        let dy = p.input(at.child("dy"), Role::DataOwner, Some(&vec![self.value; op.output().len()]), &op.output())?;
+        p.weight_gradient(at.child("gradient"), &image, &dy, &op, None, 20)?;
         p.mul(at.child("mul"), &x, &x, None, 20)?;
         p.truncate(at.child("truncate"), &x, 13)?;
         let low = p.local(&Local::Low, &[&x])?;
@@ -52,28 +52,6 @@ impl Job for All {
         p.open(at.child("open"), y, Role::DataOwner)?;
         Ok(())
     }
-}
-
-/// Counts of byte values, by receiver, sender and place in their conversation; `combined` with what went back.
-type Histograms = BTreeMap<(u8, u8, usize, &'static str), Vec<u64>>;
-
-fn words(frame: &[Part]) -> Vec<u8> {
-    frame.iter().flat_map(|p| p.bytes().to_vec()).collect()
-}
-
-fn sums(a: &[Part], b: &[Part]) -> Vec<u8> {
-    let pairs = a.iter().zip(b);
-    pairs
-        .flat_map(|(a, b)| match (a, b) {
-            (Part::Narrow(a), Part::Narrow(b)) => {
-                a.iter().zip(b).flat_map(|(x, y)| x.wrapping_add(*y).to_le_bytes()).collect::<Vec<u8>>()
-            }
-            (Part::Wide(a), Part::Wide(b)) => {
-                a.iter().zip(b).flat_map(|(x, y)| x.wrapping_add(*y).to_le_bytes()).collect()
-            }
-            _ => vec![],
-        })
-        .collect()
 }
 
 /// The three-server protocol suite on one value.
@@ -118,81 +96,13 @@ fn broken(value: i64, tap: Tap) {
     });
 }
 
-fn histograms(value: i64, protocol: &impl Fn(i64, Tap)) -> Histograms {
-    let mut all = Histograms::new();
-    for _ in 0..RUNS {
-        type Heard = BTreeMap<(u8, u8), Vec<(Tag, Vec<Part>)>>;
-        let log: Arc<Mutex<Heard>> = Arc::default();
-        let heard = Arc::clone(&log);
-        let tap: Tap = Arc::new(move |from: Endpoint, to: Endpoint, frame: Frame| {
-            let mut log = heard.lock().unwrap();
-            log.entry((to.0, from.0)).or_default().push((frame.header.tag, frame.message.clone()));
-            vec![frame]
-        });
-        protocol(value, tap);
-        let log = log.lock().unwrap();
-        for (&(to, from), messages) in log.iter().filter(|((to, _), _)| *to < 3) {
-            // The first message between servers agrees on keys and holds public ids.
-            let skip = usize::from(from < 3);
-            for (i, (tag, message)) in messages.iter().enumerate().skip(skip) {
-                let mut count = |kind, bytes: Vec<u8>| {
-                    let counts = all.entry((to, from, i, kind)).or_insert_with(|| vec![0; 256]);
-                    bytes.iter().for_each(|&b| counts[usize::from(b)] += 1);
-                };
-                count("received", words(message));
-                let back = log.get(&(from, to)).and_then(|m| m.iter().find(|(t, _)| t == tag));
-                if let Some((_, back)) = back.filter(|(_, b)| words(b).len() == words(message).len()) {
-                    let xored = words(message).iter().zip(words(back)).map(|(a, b)| a ^ b).collect();
-                    count("xored", xored);
-                    count("summed", sums(message, back));
-                }
-            }
-        }
-    }
-    all
-}
-
-/// How many standard deviations the statistic of 255 degrees of freedom lies above its mean.
-fn excess(chi_square: f64) -> f64 {
-    (chi_square - 255.0) / 510f64.sqrt()
-}
-
-fn from_uniform(counts: &[u64]) -> f64 {
-    let expected = counts.iter().sum::<u64>() as f64 / 256.0;
-    excess(counts.iter().map(|&c| (c as f64 - expected).powi(2) / expected).sum())
-}
-
-fn from_each_other(a: &[u64], b: &[u64]) -> f64 {
-    let (na, nb) = (a.iter().sum::<u64>() as f64, b.iter().sum::<u64>() as f64);
-    let cells = a.iter().zip(b).filter(|(a, b)| **a + **b > 0);
-    excess(
-        cells
-            .map(|(&a, &b)| (a as f64 * (nb / na).sqrt() - b as f64 * (na / nb).sqrt()).powi(2) / (a + b) as f64)
-            .sum(),
-    )
-}
-
-/// The worst excess over all messages, and how many messages there were.
-fn worst(protocol: &impl Fn(i64, Tap)) -> (f64, usize) {
-    let (a, b) = (histograms(0, protocol), histograms((1 << 29) + 12345, protocol));
-    assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>(), "who sends when is public");
-    let of = |(key, counts): (&(u8, u8, usize, &'static str), &Vec<u64>)| {
-        // Too few bytes say nothing: two seeds of sixteen bytes from the client.
-        if counts.iter().sum::<u64>() < 1000 {
-            return 0.0;
-        }
-        from_uniform(counts).max(from_uniform(&b[key])).max(from_each_other(counts, &b[key]))
-    };
-    (a.iter().map(of).fold(0.0, f64::max), a.len())
-}
-
 #[test]
 fn every_message_is_uniform_and_independent_of_the_inputs() {
     let whole = Settings::default();
     let packed = |narrow_bits, wide_bits| Settings { narrow_bits, wide_bits, ..whole };
     // The sizes fill the packed words, whose padding would be zeros.
     for settings in [whole, Settings { faithful: true, ..whole }, packed(28, 52), packed(24, 48)] {
-        let (worst, messages) = worst(&suite(settings));
+        let (worst, messages) = worst(24, &suite(settings));
         assert!(messages > 300, "{messages} messages were looked at");
         assert!(worst < 7.0, "a message is {worst:.1} standard deviations from uniform");
     }
@@ -200,6 +110,6 @@ fn every_message_is_uniform_and_independent_of_the_inputs() {
 
 #[test]
 fn the_test_fails_on_a_product_without_a_zero_share() {
-    let (worst, _) = worst(&broken);
+    let (worst, _) = worst(24, &broken);
     assert!(worst > 10.0, "a broken protocol passed with {worst:.1} standard deviations");
 }

@@ -1,5 +1,7 @@
 //! In-process worlds of parties for tests: real protocols over memory links, with a place to listen or tamper.
 
+pub mod transcript;
+
 use sordino_mpc::rep3::{Rep3, SessionInfo, establish};
 use sordino_mpc::{Client, Protocol, Result, Settings, Step};
 use sordino_net::{Endpoint, Frame, Link, LinkModel, Meter, Net, Segment, memory_links};

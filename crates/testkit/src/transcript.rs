@@ -1,0 +1,102 @@
+//! What a server sees of a session, as statistics.
+
+use crate::Tap;
+use sordino_net::{Endpoint, Frame, Part, Tag};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Counts of byte values, by receiver, sender and place in their conversation; `combined` with what went back.
+type Histograms = BTreeMap<(u8, u8, usize, &'static str), Vec<u64>>;
+
+fn words(frame: &[Part]) -> Vec<u8> {
+    frame.iter().flat_map(|p| p.bytes().to_vec()).collect()
+}
+
+fn sums(a: &[Part], b: &[Part]) -> Vec<u8> {
+    let pairs = a.iter().zip(b);
+    pairs
+        .flat_map(|(a, b)| match (a, b) {
+            (Part::Narrow(a), Part::Narrow(b)) => {
+                a.iter().zip(b).flat_map(|(x, y)| x.wrapping_add(*y).to_le_bytes()).collect::<Vec<u8>>()
+            }
+            (Part::Wide(a), Part::Wide(b)) => {
+                a.iter().zip(b).flat_map(|(x, y)| x.wrapping_add(*y).to_le_bytes()).collect()
+            }
+            _ => vec![],
+        })
+        .collect()
+}
+
+fn histograms(value: i64, runs: usize, protocol: &impl Fn(i64, Tap)) -> Histograms {
+    let mut all = Histograms::new();
+    for _ in 0..runs {
+        type Heard = BTreeMap<(u8, u8), Vec<(Tag, Vec<Part>)>>;
+        let log: Arc<Mutex<Heard>> = Arc::default();
+        let heard = Arc::clone(&log);
+        let tap: Tap = Arc::new(move |from: Endpoint, to: Endpoint, frame: Frame| {
+            let mut log = heard.lock().unwrap_or_else(PoisonError::into_inner);
+            log.entry((to.0, from.0)).or_default().push((frame.header.tag, frame.message.clone()));
+            vec![frame]
+        });
+        protocol(value, tap);
+        let log = log.lock().unwrap_or_else(PoisonError::into_inner);
+        for (&(to, from), messages) in log.iter().filter(|((to, _), _)| *to < 3) {
+            // The first message between servers agrees on keys and holds public ids.
+            let skip = usize::from(from < 3);
+            for (i, (tag, message)) in messages.iter().enumerate().skip(skip) {
+                let mut count = |kind, bytes: Vec<u8>| {
+                    let counts = all.entry((to, from, i, kind)).or_insert_with(|| vec![0; 256]);
+                    bytes.iter().for_each(|&b| counts[usize::from(b)] += 1);
+                };
+                count("received", words(message));
+                let back = log.get(&(from, to)).and_then(|m| m.iter().find(|(t, _)| t == tag));
+                if let Some((_, back)) = back.filter(|(_, b)| words(b).len() == words(message).len()) {
+                    let xored = words(message).iter().zip(words(back)).map(|(a, b)| a ^ b).collect();
+                    count("xored", xored);
+                    count("summed", sums(message, back));
+                }
+            }
+        }
+    }
+    all
+}
+
+/// How many standard deviations the statistic of 255 degrees of freedom lies above its mean.
+fn excess(chi_square: f64) -> f64 {
+    (chi_square - 255.0) / 510f64.sqrt()
+}
+
+fn from_uniform(counts: &[u64]) -> f64 {
+    let expected = counts.iter().sum::<u64>() as f64 / 256.0;
+    excess(counts.iter().map(|&c| (c as f64 - expected).powi(2) / expected).sum())
+}
+
+fn from_each_other(a: &[u64], b: &[u64]) -> f64 {
+    let (na, nb) = (a.iter().sum::<u64>() as f64, b.iter().sum::<u64>() as f64);
+    let cells = a.iter().zip(b).filter(|(a, b)| **a + **b > 0);
+    excess(
+        cells
+            .map(|(&a, &b)| (a as f64 * (nb / na).sqrt() - b as f64 * (na / nb).sqrt()).powi(2) / (a + b) as f64)
+            .sum(),
+    )
+}
+
+/// Runs a protocol so often on each of two values: the largest number of standard deviations by which the bytes of a
+/// message a server receives, or of such a message combined with what it sent in the same exchange, differ from uniform ones
+/// or between the two values; and how many messages there were.
+///
+/// # Panics
+/// When the two values lead to different messages.
+#[must_use]
+pub fn worst(runs: usize, protocol: &impl Fn(i64, Tap)) -> (f64, usize) {
+    let (a, b) = (histograms(0, runs, protocol), histograms((1 << 29) + 12345, runs, protocol));
+    assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>(), "who sends when is public");
+    let of = |(key, counts): (&(u8, u8, usize, &'static str), &Vec<u64>)| {
+        // Too few bytes say nothing: two seeds of sixteen bytes from the client.
+        if counts.iter().sum::<u64>() < 1000 {
+            return 0.0;
+        }
+        from_uniform(counts).max(from_uniform(&b[key])).max(from_each_other(counts, &b[key]))
+    };
+    (a.iter().map(of).fold(0.0, f64::max), a.len())
+}
