@@ -166,6 +166,35 @@ impl Smooth {
         }
     }
 
+    /// All of them.
+    pub const ALL: [Self; 8] =
+        [Self::Sigmoid, Self::Tanh, Self::Gelu, Self::Erf, Self::Exp, Self::Log, Self::Sqrt, Self::Reciprocal];
+
+    /// Arguments for which the private function is within [`Smooth::error`]. Beyond them sigmoid, tanh, erf and GELU stay
+    /// close to their limits; the others hold the value at the end.
+    #[must_use]
+    pub fn domain(self) -> [f64; 2] {
+        match self {
+            Self::Sigmoid | Self::Tanh | Self::Gelu | Self::Erf => [-16.0, 16.0],
+            Self::Exp => [-12.0, 6.0],
+            Self::Log | Self::Sqrt | Self::Reciprocal => [1.0 / 4096.0, 64.0],
+        }
+    }
+
+    /// Largest absolute error of the private function, rounding of its argument included, when activations have 20
+    /// fractional bits and ranges were calibrated on the whole domain. Tested over all of it.
+    #[must_use]
+    pub fn error(self) -> f64 {
+        match self {
+            Self::Sigmoid | Self::Tanh | Self::Erf => 8e-6,
+            Self::Gelu => 2e-5,
+            Self::Exp => 3e-3,
+            Self::Log => 1e-2,
+            Self::Sqrt => 1e-4,
+            Self::Reciprocal => 20.0,
+        }
+    }
+
     /// Its derivative.
     #[must_use]
     pub fn slope(self, x: f64) -> f64 {

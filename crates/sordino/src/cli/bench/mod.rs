@@ -4,6 +4,7 @@ mod accuracy;
 mod growth;
 mod inference;
 mod kernels;
+mod learning;
 mod link;
 mod measure;
 mod ops;
@@ -15,6 +16,7 @@ mod training;
 use super::session::{Session, seconds};
 use super::{LinkArg, Parties, positive};
 use clap::{Args, Subcommand};
+use measure::note;
 use sordino::Result;
 use sordino_net::LinkModel;
 use std::path::PathBuf;
@@ -42,6 +44,8 @@ enum Command {
     Growth(growth::Growth),
     /// One iteration of training.
     Training(training::Training),
+    /// Whole trainings on MNIST and CIFAR-10 beside floats: losses and accuracies.
+    Learning(learning::Learning),
     /// Ring kernels against floating-point matrix products on this processor.
     Kernels(kernels::Kernels),
 }
@@ -82,6 +86,7 @@ impl Bench {
             Command::Link(args) => args.run(),
             Command::Growth(args) => args.run(),
             Command::Training(args) => args.run(),
+            Command::Learning(args) => args.run(),
             Command::Kernels(args) => args.run(),
         }
     }

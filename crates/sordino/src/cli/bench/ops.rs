@@ -116,6 +116,10 @@ fn operations() -> Vec<Operation> {
         let graph = model(op, &[1, 64, 112, 112], None, &attributes);
         list.push(Operation { name: format!("{op} 3x3/2 112x112x64"), graph, batch: 1, peers: vec![] });
     }
+    for op in ["Sigmoid", "Tanh", "Gelu", "Erf", "Exp"] {
+        let graph = model(op, &[1, 1 << 14], None, &[]);
+        list.push(Operation { name: format!("{op} 2^14"), graph, batch: 1, peers: vec![] });
+    }
     for (rows, classes) in [(128, 10), (1, 1000)] {
         let peers = if rows == 128 { vec![("SPU ABY3", 0.11, 2.6)] } else { vec![] };
         let graph = model("Softmax", &[rows, classes], None, &[]);

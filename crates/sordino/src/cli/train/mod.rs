@@ -8,7 +8,7 @@ use super::session::Session;
 use super::zoo::Pool;
 use super::{input_dims, margin, positive, print, zoo_network};
 use clap::Args;
-use report::{Checked, Report};
+use report::Checked;
 use schedule::Schedule;
 use sordino::checkpoint::{self, Checkpoints};
 use sordino::data::{self, Set, Split};
@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 
 pub(super) use prepared::{Material, Prepared, Trainer, owners};
+pub(super) use report::Report;
 
 /// Arguments of `train`.
 #[derive(Args)]
@@ -128,6 +129,27 @@ impl Train {
     }
 
     pub(crate) fn run(self) -> Result<()> {
+        let report = self.train()?;
+        if self.json {
+            let text = serde_json::to_string(&report).map_err(|e| Error::Session(e.to_string()))?;
+            return print(&format!("{text}\n"));
+        }
+        let mut text = report.shown();
+        text += "scales come from the first iterations of this very training in floats and are public\n";
+        match &self.checkpoint {
+            Some(folder) => {
+                text += &format!("servers keep the model shared: sordino infer --shares {}\n", folder.display());
+            }
+            None if self.output.is_none() => {
+                text += "the trained model is not kept; -o FILE.onnx opens it to its owner, --checkpoint DIR keeps its shares\n";
+            }
+            None => {}
+        }
+        print(&text)
+    }
+
+    /// Trains; everything but what goes to standard output.
+    pub(crate) fn train(&self) -> Result<Report> {
         for path in self.output.iter().chain(&self.plot) {
             model::writable(path)?;
         }
@@ -193,22 +215,7 @@ impl Train {
         if let Some(path) = &self.plot {
             write_whole(path, report.plot()?.as_bytes())?;
         }
-        if self.json {
-            let text = serde_json::to_string(&report).map_err(|e| Error::Session(e.to_string()))?;
-            return print(&format!("{text}\n"));
-        }
-        let mut text = report.shown();
-        text += "scales come from the first iterations of this very training in floats and are public\n";
-        match &self.checkpoint {
-            Some(folder) => {
-                text += &format!("servers keep the model shared: sordino infer --shares {}\n", folder.display())
-            }
-            None if self.output.is_none() => {
-                text += "the trained model is not kept; -o FILE.onnx opens it to its owner, --checkpoint DIR keeps its shares\n";
-            }
-            None => {}
-        }
-        print(&text)
+        Ok(report)
     }
 
     /// The opened model, and how pictures must reach it: as the training's data did.

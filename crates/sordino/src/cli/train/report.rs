@@ -8,40 +8,41 @@ use sordino::Result;
 use sordino::report::Bytes;
 use sordino::training::Floats;
 use sordino_nn::Tensor;
+use sordino_nn::training::Kind;
 
 /// Iterations of a moving average of the loss.
 const WINDOW: usize = 20;
 
 /// The object that `train --json` prints.
 #[derive(Serialize)]
-pub(super) struct Report {
-    pub(super) iterations: usize,
-    pub(super) batch: usize,
-    pub(super) seconds: f64,
-    pub(super) seconds_per_iteration: f64,
-    pub(super) bytes: Bytes,
-    pub(super) rounds_per_iteration: u32,
+pub(crate) struct Report {
+    pub(crate) iterations: usize,
+    pub(crate) batch: usize,
+    pub(crate) seconds: f64,
+    pub(crate) seconds_per_iteration: f64,
+    pub(crate) bytes: Bytes,
+    pub(crate) rounds_per_iteration: u32,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(super) losses: Vec<f32>,
+    pub(crate) losses: Vec<f32>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) validation_accuracy: Option<f64>,
+    pub(crate) validation_accuracy: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) check: Option<Checked>,
+    pub(crate) check: Option<Checked>,
 }
 
 /// Against the same training in floats.
 #[derive(Serialize)]
-pub(super) struct Checked {
+pub(crate) struct Checked {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     losses: Vec<f32>,
     /// Largest difference of the moving averages of the loss, relative to the float one, while that is above a
     /// twentieth of the first.
     #[serde(skip_serializing_if = "Option::is_none")]
-    largest_relative_loss_difference: Option<f64>,
+    pub(crate) largest_relative_loss_difference: Option<f64>,
     /// Largest difference of a weight.
-    max_abs_weight_difference: f64,
+    pub(crate) max_abs_weight_difference: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) validation_accuracy: Option<f64>,
+    pub(crate) validation_accuracy: Option<f64>,
 }
 
 /// Moving averages.
@@ -65,7 +66,8 @@ impl Checked {
         let own = own.split_off(own.len().saturating_sub(losses.len()));
         let floor = own.first().map_or(0.0, |l| f64::from(*l) / 20.0);
         let pairs = average(losses).into_iter().zip(average(&own)).filter(|p| p.1 > floor);
-        let values = states.iter().zip(&floats.states);
+        let all = states.iter().zip(&floats.states).zip(&p.step.states);
+        let values = all.filter(|(_, s)| s.kind == Kind::Value).map(|(pair, _)| pair);
         let difference = values.flat_map(|(a, b)| a.data.iter().zip(&b.data)).map(|(a, b)| f64::from((a - b).abs()));
         let checked = Self {
             largest_relative_loss_difference: pairs.map(|(a, b)| (a - b).abs() / b).reduce(f64::max),
