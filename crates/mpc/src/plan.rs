@@ -87,11 +87,17 @@ pub struct Plan {
 }
 
 /// Memory of a server's packed weights.
-fn panel_bytes(op: &Conv2d) -> u64 {
+fn panel_bytes(op: &Conv2d, gain: u64) -> u64 {
     let channels = (op.cout / op.groups).next_multiple_of(16) * op.groups;
     // Winograd's form has 16 weights for a 3x3 kernel's nine.
-    let taps = if op.gain() > 1 { 16 } else { op.kernel[0] * op.kernel[1] };
+    let taps = if gain > 1 { 16 } else { op.kernel[0] * op.kernel[1] };
     (channels * taps * (op.cin / op.groups)) as u64 * 16
+}
+
+/// What stands for packed weights.
+pub struct PlannedWeight {
+    gain: u64,
+    _lease: Rc<Lease>,
 }
 
 impl Plan {
@@ -218,7 +224,7 @@ pub(crate) fn fits_gradient(x: &Shape, dy: &Shape, op: &Conv2d) -> Result<()> {
 impl Protocol for Plan {
     type Arith = Symbol;
     type Bit = Shape;
-    type Weight = Rc<dyn std::any::Any>;
+    type Weight = PlannedWeight;
 
     fn shape<'a>(&self, x: &'a Symbol) -> &'a Shape {
         &x.shape
@@ -234,7 +240,7 @@ impl Protocol for Plan {
         self.spend_input(cost::input(op.weight().len(), self.settings));
         // Both components and the message one of them came in.
         let _unpacked = self.lease(24 * op.weight().len() as u64);
-        Ok(self.lease(panel_bytes(op)))
+        Ok(PlannedWeight { gain: op.gain(), _lease: self.lease(panel_bytes(op, op.gain())) })
     }
     fn constant(&self, _values: &[i64], shape: &Shape, width: Width) -> Symbol {
         self.symbol(shape.clone(), width)
@@ -266,7 +272,7 @@ impl Protocol for Plan {
             let padded = op.n.min(1) * (op.h + op.pad[0] + op.pad[2]) * (op.w + op.pad[1] + op.pad[3]) * op.cin;
             drop(self.lease((16 * padded + 8 * op.output().len()) as u64));
         }
-        let gain = terms.iter().map(|t| t.2.gain()).max().unwrap_or(1);
+        let gain = terms.iter().map(|t| t.1.gain).max().unwrap_or(1);
         Ok(self.truncated(&op.output(), shift + gain.trailing_zeros()))
     }
     fn weight_gradient(
@@ -312,7 +318,8 @@ impl Protocol for Plan {
     }
     fn pack(&self, weights: &Symbol, op: &Conv2d) -> Result<Self::Weight> {
         fits_weight(&weights.shape, op)?;
-        Ok(self.lease(panel_bytes(op)))
+        let gain = op.gain_once();
+        Ok(PlannedWeight { gain, _lease: self.lease(panel_bytes(op, gain)) })
     }
     fn extend(&self, _at: Step, x: &Symbol) -> Result<Symbol> {
         self.spend(cost::extend(x.shape.len(), self.settings));

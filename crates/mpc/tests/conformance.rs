@@ -64,10 +64,11 @@ impl One {
                 pad: [1, 0, 1, 1],
                 groups: 1,
             },
+            // Enough tiles for weights that are packed for one use, or for such as are packed once.
             Op::Gain { .. } => Conv2d {
-                n: 1 + n % 2,
-                h: 14,
-                w: 15,
+                n: 1,
+                h: if n == 2 { 32 } else { 14 },
+                w: if n == 2 { 33 } else { 15 },
                 cin: 16,
                 cout: 18,
                 kernel: [3, 3],
@@ -117,7 +118,13 @@ impl Job for One {
                 assert_eq!(self.conv.gain(), 4);
                 let pointwise = Conv2d { kernel: [1, 1], pad: [0; 4], ..self.conv };
                 let x = p.local(&Local::Reshape(self.conv.input()), &[&wide])?;
-                let w = p.prepare(at.child("w"), Role::ModelOwner, Some(&self.w), &self.conv)?;
+                let w = match self.conv.gain_once() {
+                    1 => p.prepare(at.child("w"), Role::ModelOwner, Some(&self.w), &self.conv)?,
+                    _ => {
+                        let w = p.input(at.child("w"), Role::ModelOwner, Some(&self.w), &self.conv.weight())?;
+                        p.pack(&w, &self.conv)?
+                    }
+                };
                 let v = &self.w[..pointwise.weight().len()];
                 let v = p.prepare(at.child("v"), Role::ModelOwner, Some(v), &pointwise)?;
                 let bias = p.constant(&vec![-98765; self.conv.output().len()], &self.conv.output(), Width::Wide);

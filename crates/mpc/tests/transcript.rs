@@ -27,8 +27,8 @@ impl Job for All {
         let rows = p.local(&Local::Reshape(op.input()), &[&x])?;
         p.linear(at.child("linear"), &[(&rows, &w, op)], None, 20)?;
         // A convolution with a gain, and weights that are computed.
-        let op = Conv2d { h: 14, w: 15, cin: 16, cout: 32, kernel: [3, 3], pad: [1; 4], ..Conv2d::matmul(1, 1, 1) };
-        assert_eq!(op.gain(), 4);
+        let op = Conv2d { h: 32, w: 32, cin: 16, cout: 32, kernel: [3, 3], pad: [1; 4], ..Conv2d::matmul(1, 1, 1) };
+        assert_eq!(op.gain_once(), 4);
         let image =
             p.input(at.child("image"), Role::DataOwner, Some(&vec![self.value; op.input().len()]), &op.input())?;
         let w = p.input(at.child("w"), Role::ModelOwner, Some(&vec![self.value; op.weight().len()]), &op.weight())?;

@@ -122,10 +122,19 @@ impl Conv2d {
     /// are transformed by doubled matrices to stay integers), else 1. A fact of the geometry: all devices agree on it.
     #[must_use]
     pub fn gain(&self) -> u64 {
+        // Few tiles do not pay for reading 16 matrices of weights.
+        self.gain_from(49)
+    }
+    /// The same for weights that are used once: more tiles must pay for their transforms too.
+    #[must_use]
+    pub fn gain_once(&self) -> u64 {
+        self.gain_from(256)
+    }
+    fn gain_from(&self, least: usize) -> u64 {
         let unit = self.kernel == [3, 3] && self.stride == [1, 1] && self.dilation == [1, 1] && self.groups == 1;
-        // Few channels do not pay for the transforms, few tiles not for reading 16 matrices of weights.
         let tiles = self.n * self.out_h().div_ceil(2) * self.out_w().div_ceil(2);
-        if unit && self.cin >= 16 && self.cout >= 16 && tiles >= 49 { 4 } else { 1 }
+        // Few channels do not pay for the transforms of images.
+        if unit && self.cin >= 16 && self.cout >= 16 && tiles >= least { 4 } else { 1 }
     }
     /// True when every output pixel reads exactly the input pixel at its own position.
     #[must_use]

@@ -243,10 +243,16 @@ fn expand_seed<D: Device>(dev: &D, words: &[u64], n: usize) -> D::Buf<u64> {
     dev.random(&PrgKey::new(bytes), n)
 }
 
+/// Weights packed for a convolution, whose products come times the gain.
+pub struct Packed<D: Device> {
+    panel: D::Panel,
+    gain: u64,
+}
+
 impl<D: Device> Protocol for Rep3<D> {
     type Arith = Shared<D>;
     type Bit = Bits<D>;
-    type Weight = D::Panel;
+    type Weight = Packed<D>;
 
     fn shape<'a>(&self, x: &'a Shared<D>) -> &'a Shape {
         &x.shape
@@ -259,15 +265,16 @@ impl<D: Device> Protocol for Rep3<D> {
         Ok(Shared::wide(shape.clone(), self.shared_from_client(&at, from, shape.len())?))
     }
 
-    fn prepare(&self, at: Step, from: Role, _values: Option<&[i64]>, op: &Conv2d) -> Result<D::Panel> {
+    fn prepare(&self, at: Step, from: Role, _values: Option<&[i64]>, op: &Conv2d) -> Result<Packed<D>> {
         let w = self.shared_from_client(&at, from, op.weight().len())?;
-        Ok(self.dev.prepare(&w.0, &w.1, op, true))
+        Ok(Packed { panel: self.dev.prepare(&w.0, &w.1, op, true), gain: op.gain() })
     }
 
-    fn pack(&self, weights: &Shared<D>, op: &Conv2d) -> Result<D::Panel> {
+    fn pack(&self, weights: &Shared<D>, op: &Conv2d) -> Result<Packed<D>> {
         let w = weights.as_wide()?;
         crate::plan::fits_weight(&weights.shape, op)?;
-        Ok(self.dev.prepare(&w.0, &w.1, op, true))
+        let gain = op.gain_once();
+        Ok(Packed { panel: self.dev.prepare(&w.0, &w.1, op, gain > 1), gain })
     }
 
     fn constant(&self, values: &[i64], shape: &Shape, width: Width) -> Shared<D> {
@@ -289,17 +296,17 @@ impl<D: Device> Protocol for Rep3<D> {
     fn linear(
         &self,
         at: Step,
-        terms: &[(&Shared<D>, &D::Panel, Conv2d)],
+        terms: &[(&Shared<D>, &Packed<D>, Conv2d)],
         bias: Option<&Shared<D>>,
         shift: u32,
     ) -> Result<Shared<D>> {
         // Every term is brought to the largest gain, which the truncation takes off.
-        let gain = terms.iter().map(|t| t.2.gain()).max().unwrap_or(1);
+        let gain = terms.iter().map(|t| t.1.gain).max().unwrap_or(1);
         let level = |z, of: u64| if of == gain { z } else { self.dev.affine(&z, gain / of, 0) };
         let mut sum: Option<D::Buf<u64>> = None;
-        for (x, panel, op) in terms {
+        for (x, w, op) in terms {
             let x = x.as_wide()?;
-            let z = level(self.dev.linear(&x.0, &x.1, panel, op), op.gain());
+            let z = level(self.dev.linear(&x.0, &x.1, &w.panel, op), w.gain);
             sum = Some(match sum {
                 Some(s) => self.dev.zip(ZipOp::Add, &s, &z),
                 None => z,
