@@ -250,9 +250,9 @@ pub struct Blend {
 /// channel (axis 1).
 #[derive(Clone, Debug, PartialEq)]
 pub enum Training {
-    /// Operands x, w, bias. Groups.
+    /// Operands x, w and a bias if there is one. Groups.
     Conv(Window, usize),
-    /// Operands x `[m, k]`, w `[n, k]`, bias `[n]`: `x w^T + bias`.
+    /// Operands x `[m, k]`, w `[n, k]`, and a bias `[n]` if there is one: `x w^T + bias`.
     Full,
     /// Operands dy, w: the gradient of a convolution's input. Groups.
     ConvInput(Window, usize),

@@ -147,6 +147,50 @@ fn compiled_steps_follow_floats() {
     check_compiled(&plain(), &rule(adam, 0.005), 20, 0.02);
 }
 
+/// Two convolutions with batch norms, a mean over all pixels, a layer without bias.
+fn pooled(size: usize) -> Graph {
+    let weight = normal(&[6, 3], 77, 0.4);
+    Build::new(&[2, size, size])
+        .weights("Conv", "conv1", "x", &[6, 2, 3, 3], &[("pads", sordino_nn::graph::Attribute::Ints(vec![1; 4]))])
+        .norm("norm1", "conv1", 6)
+        .node("Relu", "relu1", &["norm1"], &[])
+        .weights("Conv", "conv2", "relu1", &[6, 6, 3, 3], &[("pads", sordino_nn::graph::Attribute::Ints(vec![1; 4]))])
+        .norm("norm2", "conv2", 6)
+        .node("Relu", "relu2", &["norm2"], &[])
+        .node("GlobalAveragePool", "mean", &["relu2"], &[])
+        .node("Flatten", "flat", &["mean"], &[])
+        .constant("w", weight)
+        .node("MatMul", "full", &["flat", "w"], &[])
+        .done("full")
+}
+
+#[test]
+fn large_batches_of_large_pictures_keep_their_precision() {
+    const LARGE: usize = 96;
+    let net = import(&pooled(28), LARGE).unwrap();
+    let labels = (0..LARGE * 3).map(|i| f32::from(u8::from(i % 3 == i / 3 % 3))).collect();
+    let data = [normal(&net.shapes[net.inputs[0]], 5, 1.0), Tensor::new(&[LARGE, 3], labels)];
+    let adam = Optimiser::Adam { beta1: 0.9, beta2: 0.999, epsilon: 1e-4 };
+    for (optimiser, rate) in [(SGD, 0.01), (SGD, 0.1), (adam, 0.001)] {
+        let step = step(&net, &rule(optimiser, rate)).unwrap();
+        let sample: Vec<Tensor> = data.iter().cloned().chain(step.start()).collect();
+        let ranges = Ranges::calibrate(&step.net, &[sample]).unwrap();
+        let (program, _) = compile_step(&step, &ranges, &Options { margin: 8.0, ..Options::default() }).unwrap();
+        for (name, slot) in program.layers.iter().filter_map(|l| l.result.as_ref()) {
+            let made =
+                [".gradient", ".velocity.next", ".moment.next", ".mean_gradient"].iter().any(|e| name.ends_with(e));
+            let range = ranges.0[name];
+            // Biases before a batch norm have no gradient but noise.
+            if made && range > 1e-6 {
+                let levels = range * program.slots[*slot].scale;
+                // A velocity's unit is at least 48 of a weight's over the rate.
+                let least = if name.ends_with(".velocity.next") { 64.0 } else { 1000.0 };
+                assert!(levels > least, "{optimiser:?} {rate}: {name} has {levels:.0} levels up to {range:.1e}");
+            }
+        }
+    }
+}
+
 #[test]
 fn what_has_no_gradient_is_named() {
     let graph = Build::new(&[4])

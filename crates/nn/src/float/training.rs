@@ -85,10 +85,12 @@ pub(super) fn layer(training: &Training, xs: &[&Tensor], out: &[usize]) -> Tenso
     let image = |t: &Tensor| t.dims[1..].iter().product::<usize>();
     let mut data = vec![0f32; out.iter().product()];
     match training {
-        Training::Conv(window, groups) => return super::conv(x, xs[1], Some(xs[2]), window, *groups, out),
+        Training::Conv(window, groups) => return super::conv(x, xs[1], xs.get(2).copied(), window, *groups, out),
         Training::Full => {
             let (m, k, n) = (x.dims[0], x.dims[1], out[1]);
-            data.chunks_exact_mut(n).for_each(|row| row.copy_from_slice(&xs[2].data));
+            if let Some(bias) = xs.get(2) {
+                data.chunks_exact_mut(n).for_each(|row| row.copy_from_slice(&bias.data));
+            }
             gemm(m, k, n, &x.data, &transposed(&xs[1].data, n, k), &mut data);
         }
         Training::FullInput => gemm(x.dims[0], x.dims[1], out[1], &x.data, &xs[1].data, &mut data),

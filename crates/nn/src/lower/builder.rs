@@ -93,6 +93,8 @@ pub(super) struct Builder {
     pub(super) states: Vec<(Slot, Slot, Option<Tensor>)>,
     /// Scales of states that another program has left.
     pub(super) fixed: BTreeMap<Slot, f64>,
+    /// True where weights are values: they do not absorb a mean's divisor.
+    pub(super) training: bool,
     /// Learning rates.
     pub(super) rates: Vec<f64>,
     /// Bits that are kept.
@@ -115,6 +117,7 @@ impl Builder {
             outputs: vec![],
             states: vec![],
             fixed: BTreeMap::new(),
+            training: false,
             rates: vec![],
             bits: 0,
             signs: BTreeMap::new(),
@@ -230,6 +233,16 @@ impl Builder {
         self.push(Pending::Rescale { x: y, by: 1.0 }, &dims, range, group, ratio, None)
     }
 
+    /// A power of two that a value stays below with its margin. What is fitted to it tells no more of the range than a
+    /// scale does.
+    pub(super) fn reach(&self, x: Slot) -> f64 {
+        2f64.powf((self.range(x).max(1e-9) * self.options.margin).log2().ceil())
+    }
+    /// A mean of many, truncated: as an operand of a product its divisor would cost the other one's bits.
+    pub(super) fn mean(&mut self, sum: Slot, by: f64, range: f64, cap: u32) -> Slot {
+        let dims = self.dims(sum);
+        self.source(Pending::Blend(vec![(sum, by)]), &dims, range, cap)
+    }
     pub(super) fn dims(&self, x: Slot) -> Vec<usize> {
         self.values[x].dims.clone()
     }

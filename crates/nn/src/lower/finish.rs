@@ -7,26 +7,16 @@ use crate::{Error, Result};
 use sordino_ring::{Conv2d, Scale, Shape, encode};
 use std::collections::BTreeMap;
 
-/// A value that is only ever wide has room for sums of many narrow ones: all but this many bits of its ring, which are
-/// left for a product's other factor.
-const FACTOR_BITS: f64 = 20.0;
-
-/// Units of weights that a learning rate is for one unit of its operand, at least: the rate is exact to one in twice as many.
-const RATE_UNITS: f64 = 48.0;
-
-/// Levels that what a value takes a step along has at least between zero and one, or the largest seen.
-const LEVELS: f64 = 256.0;
-
 /// Bits that the gains of a sum of convolutions take of its shift.
-fn gain(terms: &[(Slot, Slot, Conv2d)]) -> u32 {
+pub(super) fn gain(terms: &[(Slot, Slot, Conv2d)]) -> u32 {
     terms.iter().map(|t| t.2.gain()).max().unwrap_or(1).trailing_zeros()
 }
 
-struct Finisher {
-    b: Builder,
-    wide: Vec<bool>,
+pub(super) struct Finisher {
+    pub(super) b: Builder,
+    pub(super) wide: Vec<bool>,
     /// Exponent of each root group.
-    exponents: BTreeMap<usize, i32>,
+    pub(super) exponents: BTreeMap<usize, i32>,
     instructions: Vec<Instruction>,
     slots: Vec<SlotInfo>,
     forms: Vec<SecretForm>,
@@ -34,7 +24,7 @@ struct Finisher {
     states: Vec<State>,
 }
 
-fn operands(step: &Pending) -> Vec<Slot> {
+pub(super) fn operands(step: &Pending) -> Vec<Slot> {
     match step {
         Pending::Done(op) => op.operands(),
         Pending::Linear { terms, .. } => terms.iter().map(|t| t.0).collect(),
@@ -72,7 +62,7 @@ fn takes_wide(step: &Pending) -> bool {
     }
 }
 
-fn takes_narrow(step: &Pending) -> bool {
+pub(super) fn takes_narrow(step: &Pending) -> bool {
     matches!(step, Pending::Below { .. } | Pending::Done(Op::Relu { .. } | Op::Select { .. } | Op::Max { .. }))
 }
 
@@ -86,7 +76,7 @@ fn is_local(step: &Pending) -> bool {
 }
 
 /// Steps whose result is narrow by nature.
-fn makes_narrow(step: &Pending) -> bool {
+pub(super) fn makes_narrow(step: &Pending) -> bool {
     takes_wide(step) || matches!(step, Pending::Done(Op::Max { .. }))
 }
 
@@ -178,137 +168,19 @@ fn widths(b: &Builder) -> Vec<bool> {
 }
 
 impl Finisher {
-    fn scale(&self, slot: Slot) -> f64 {
+    pub(super) fn scale(&self, slot: Slot) -> f64 {
         let value = &self.b.values[slot];
         let (root, ratio) = self.b.root(value.group);
         value.ratio * ratio * 2f64.powi(self.exponents.get(&root).copied().unwrap_or(0))
     }
 
     /// A narrow value must stay below two to this: two bits less than what comparisons take.
-    fn narrow_bits(&self) -> f64 {
+    pub(super) fn narrow_bits(&self) -> f64 {
         f64::from(self.b.options.settings.narrow_bits) - 2.0
     }
 
-    /// A value that is only ever wide must stay below two to this.
-    fn wide_bits(&self) -> f64 {
-        f64::from(self.b.options.settings.wide_bits) - FACTOR_BITS
-    }
-
-    fn most_shift(&self) -> u32 {
+    pub(super) fn most_shift(&self) -> u32 {
         self.b.options.settings.most_shift()
-    }
-
-    fn choose_exponents(&mut self) -> Result<()> {
-        let mut narrow = vec![false; self.b.values.len()];
-        for (_, step, out) in &self.b.steps {
-            narrow[*out] |= makes_narrow(step) || !self.wide[*out] || matches!(step, Pending::Done(Op::Input(_)));
-            if takes_narrow(step) {
-                operands(step).into_iter().for_each(|x| narrow[x] = true);
-                narrow[*out] |= matches!(step, Pending::Done(_));
-            }
-        }
-        for (slot, &narrow) in narrow.iter().enumerate() {
-            let value = &self.b.values[slot];
-            let (root, _) = self.b.root(value.group);
-            let ratio = self.b.total_ratio(slot);
-            let range = value.range.max(1e-9) * if value.exact { 1.0 } else { self.b.options.margin };
-            let bits = if narrow { self.narrow_bits() } else { self.wide_bits() };
-            let mut e = (bits - (range * ratio).log2()).floor();
-            if let Some(cap) = value.cap {
-                e = e.min((f64::from(cap) - ratio.log2()).floor());
-            }
-            let entry = self.exponents.entry(root).or_insert(i32::MAX);
-            *entry = (*entry).min(e as i32);
-        }
-        for (&slot, &scale) in &self.b.fixed {
-            let (root, _) = self.b.root(self.b.values[slot].group);
-            self.exponents.insert(root, (scale / self.b.total_ratio(slot)).log2().round() as i32);
-        }
-        self.balance_products();
-        if let Some((&slot, _)) = self.b.fixed.iter().find(|&(&s, &scale)| (self.scale(s) / scale - 1.0).abs() > 1e-9) {
-            let layer = self.b.steps.iter().find(|s| s.2 == slot).map_or(0, |s| s.0);
-            let why = "the precision it was trained with does not suit what it is asked for".into();
-            return Err(Error::Range { layer: self.b.layers[layer].name.clone(), why });
-        }
-        for (layer, _, slot) in &self.b.steps {
-            // Very large values keep their 30 bits at a scale below one; beyond this, products leave the floats.
-            if self.scale(*slot) < 2f64.powi(-100) {
-                return Err(Error::Range {
-                    layer: self.b.layers[*layer].name.clone(),
-                    why: format!("values up to {:.3e} do not fit the narrow ring", self.b.values[*slot].range),
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// A product's shift must lie between 0 and the most possible, and a learning rate must be many units of a weight for
-    /// one of what it takes a step along: gives way where that is not so.
-    fn balance_products(&mut self) {
-        let most = self.most_shift() as i32;
-        let products: Vec<(Slot, Slot, Slot, f64, i32)> = self
-            .b
-            .steps
-            .iter()
-            .filter_map(|(_, step, out)| match step {
-                Pending::Mul { x, y, .. } => Some((*x, *y, *out, 1.0, most)),
-                Pending::WeightGradient { x, dy: y, by, .. } | Pending::Times { x, y, by, .. } => {
-                    Some((*x, *y, *out, *by, most))
-                }
-                Pending::Product { terms, by, .. } => {
-                    let (x, w, _) = terms[0];
-                    Some((x, w, *out, *by, most - gain(terms) as i32))
-                }
-                _ => None,
-            })
-            .collect();
-        let steps: Vec<(Slot, Slot)> = self
-            .b
-            .steps
-            .iter()
-            .filter_map(|(_, step, _)| match step {
-                Pending::Descend { w, v } => Some((*w, *v)),
-                _ => None,
-            })
-            .collect();
-        // Rates at the end of a schedule may be rounded more: what they move is small.
-        let largest = self.b.rates.iter().copied().fold(0.0, f64::max);
-        let finest = self.b.rates.iter().copied().fold(largest, f64::min).max(largest / 16.0);
-        let root = |f: &Self, s: Slot| f.b.root(f.b.values[s].group).0;
-        for _ in 0..64 {
-            let mut settled = true;
-            for &(x, y, out, by, most) in &products {
-                let shift = (self.scale(x) * self.scale(y) / self.scale(out) / by).log2().round() as i32;
-                let (group, less) = if shift < 0 {
-                    (root(self, out), -shift)
-                } else if shift > most {
-                    let (larger, other) = if self.scale(x) > self.scale(y) { (x, y) } else { (y, x) };
-                    // States that another program has left stay as they are.
-                    let kept = self.b.fixed.keys().any(|&s| root(self, s) == root(self, larger));
-                    (root(self, if kept { other } else { larger }), shift - most)
-                } else {
-                    continue;
-                };
-                settled = false;
-                if let Some(e) = self.exponents.get_mut(&group) {
-                    *e -= less;
-                }
-            }
-            for &(w, v) in &steps {
-                // A step of the optimiser is a multiple of the weights' last bit.
-                let units = finest * self.scale(w) / self.scale(v);
-                if units < RATE_UNITS
-                    && let Some(e) = self.exponents.get_mut(&root(self, v))
-                    && *e > -40
-                {
-                    *e -= (RATE_UNITS / units).log2().ceil() as i32;
-                    settled = false;
-                }
-            }
-            if settled {
-                return;
-            }
-        }
     }
 
     fn encode(&self, layer: usize, values: &[f32], scale: f64) -> Result<Vec<i64>> {
@@ -371,15 +243,20 @@ impl Finisher {
         slot
     }
 
-    /// The sum of values times reals at a scale; values of one shape.
-    fn sum(&mut self, layer: usize, terms: &[(Slot, f64)], scale: f64) -> Result<Option<Slot>> {
+    /// The sum of values times reals at a scale; values of one shape. What the result's own scale cannot show is left out.
+    fn sum(&mut self, layer: usize, terms: &[(Slot, f64)], scale: f64, out: f64) -> Result<Option<Slot>> {
         let mut sum: Option<Slot> = None;
         for &(x, by) in terms {
-            let factor = self.number(layer, by, scale / self.scale(x))?;
-            if factor == 0 {
+            let exact = by * scale / self.scale(x);
+            let top = by.abs() * self.b.values[x].range * self.b.options.margin * out;
+            let y = if (exact.round() / exact - 1.0).abs() < 1.0 / 128.0 {
+                self.scaled(layer, x, self.number(layer, exact, 1.0)?)
+            } else if top < 0.5 || exact.abs() < 2f64.powi(-30) {
                 continue;
-            }
-            let y = self.scaled(layer, x, factor);
+            } else {
+                // A factor that an integer would be too coarse for.
+                self.brought(layer, x, by, scale)?
+            };
             sum = Some(match sum {
                 None => y,
                 Some(x) => {
@@ -396,31 +273,30 @@ impl Finisher {
 
     /// The addends of a product, at its scale.
     fn addends(&mut self, layer: usize, addends: &[(Slot, f64)], out: Slot, shift: u32) -> Result<Option<Slot>> {
-        self.sum(layer, addends, self.scale(out) * 2f64.powi(shift as i32))
+        let scale = self.scale(out);
+        self.sum(layer, addends, scale * 2f64.powi(shift as i32), scale)
     }
 
-    /// A value at another scale, whose range there may be beyond the narrow ring: rescaled within it, then times a
-    /// power of two.
-    fn brought(&mut self, layer: usize, x: Slot, scale: f64) -> Result<Slot> {
-        let top = (self.b.values[x].range.max(1e-9) * self.b.options.margin * scale).log2().ceil();
+    /// A value times a real at another scale, where its range may be beyond the narrow ring: rescaled within it, then
+    /// times a power of two.
+    fn brought(&mut self, layer: usize, x: Slot, by: f64, scale: f64) -> Result<Slot> {
+        let top = (self.b.values[x].range.max(1e-9) * by.abs() * self.b.options.margin * scale).log2().ceil();
         let power = (top - self.narrow_bits()).clamp(0.0, 62.0);
         let shape = self.slots[x].shape.clone();
         let within = scale / 2f64.powf(power);
-        let step = Pending::Rescale { x, by: 1.0 };
+        let op = self.rescale(layer, x, by, within)?;
         self.slots.push(SlotInfo { shape, scale: within, wide: true });
         let slot = self.slots.len() - 1;
-        let op = self.rescale(layer, &step, within)?;
         self.push(layer, op, slot);
         self.push(layer, Op::Extend { x: slot }, slot);
         Ok(if power > 0.0 { self.scaled(layer, slot, 1 << power as u32) } else { slot })
     }
 
     /// As many bits of the factor as keep the product within the ring.
-    fn rescale(&self, layer: usize, step: &Pending, scale: f64) -> Result<Op> {
-        let Pending::Rescale { x, by } = step else { return Err(Error::Model("not a change of scale".into())) };
-        let factor = by * scale / self.scale(*x);
+    fn rescale(&self, layer: usize, x: Slot, by: f64, scale: f64) -> Result<Op> {
+        let factor = by * scale / self.scale(x);
         let shift = (24.0 - factor.abs().max(1e-9).log2()).floor().clamp(0.0, f64::from(self.most_shift())) as u32;
-        Ok(Op::Rescale { x: *x, factor: self.number(layer, factor, 2f64.powi(shift as i32))?, shift })
+        Ok(Op::Rescale { x, factor: self.number(layer, factor, 2f64.powi(shift as i32))?, shift })
     }
 
     fn integers(&self, layer: usize, values: &[f64], scale: f64) -> Result<Vec<i64>> {
@@ -439,7 +315,7 @@ impl Finisher {
                 let mut brought = vec![terms[0]];
                 for &(y, w, conv) in &terms[1..] {
                     let scale = self.scale(x) * self.scale(terms[0].1) / self.scale(y);
-                    brought.push((y, self.brought(layer, w, scale)?, conv));
+                    brought.push((y, self.brought(layer, w, 1.0, scale)?, conv));
                 }
                 let bias = self.addends(layer, addends, out, shift)?;
                 Op::Product { terms: brought, bias, shift }
@@ -456,25 +332,20 @@ impl Finisher {
             }
             Pending::Blend(terms) => {
                 let shift = self.most_shift();
-                let sum = self.sum(layer, terms, self.scale(out) * 2f64.powi(shift as i32))?;
-                let x = sum.ok_or_else(|| Error::Model("a sum without terms".into()))?;
-                Op::Rescale { x, factor: 1, shift }
+                match self.addends(layer, terms, out, shift)? {
+                    Some(x) => Op::Rescale { x, factor: 1, shift },
+                    // All terms are too small to show.
+                    None => Op::Rescale { x: terms[0].0, factor: 0, shift },
+                }
             }
             Pending::Descend { w, v } => {
                 let per_rate = self.scale(*w) / self.scale(*v);
-                let most = self.b.rates.iter().copied().fold(0f64, f64::max);
-                let levels = self.scale(*v) * self.b.values[*v].range.max(1.0);
-                if (most * per_rate).round() < 1.0 || most * per_rate > 2f64.powi(40) || levels < LEVELS {
-                    let name = self.b.layers[layer].name.clone();
-                    let why = format!("a learning rate of {most:.1e} is below the weights' resolution");
-                    return Err(Error::Range { layer: name, why });
-                }
                 Op::Descend { w: *w, v: *v, per_rate }
             }
             Pending::Mul { x, y, bias } => {
                 Op::Mul { x: *x, y: *y, bias: *bias, shift: self.shift_of(layer, *x, *y, out, 1.0, self.most_shift())? }
             }
-            Pending::Rescale { .. } => self.rescale(layer, step, self.scale(out))?,
+            Pending::Rescale { x, by } => self.rescale(layer, *x, *by, self.scale(out))?,
             Pending::MulPublic { x, factors } => {
                 let shift = 24.min(self.most_shift());
                 let scale = self.scale(out) / self.scale(*x) * 2f64.powi(shift as i32);

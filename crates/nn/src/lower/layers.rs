@@ -12,6 +12,9 @@ use crate::{Error, Result};
 use sordino_ring::{Conv2d, WindowSum};
 use std::rc::Rc;
 
+/// Elements of a mean whose divisor a product of two values can bear.
+pub(super) const FEW: f64 = 9.0;
+
 /// Dimensions of a value as it is laid out.
 fn physical(dims: &[usize]) -> Vec<usize> {
     if dims.len() == 4 { vec![dims[0], dims[2], dims[3], dims[1]] } else { dims.to_vec() }
@@ -205,6 +208,13 @@ fn layer(net: &Network, node: &LayerNode, slots: &[Option<Slot>], range: f64, b:
             add(b, low, high, range)
         }
         Layer::MaxPool(window) => {
+            if window.pad != [0; 4] && window.dilation != [1, 1] {
+                // What stands for padding would not lie within the window.
+                return Err(Error::Model(format!(
+                    "{}: maximum pooling with dilation and padding is not supported",
+                    node.name
+                )));
+            }
             let keep = b.pools.contains_key(&node.output);
             let (y, axes) = pool::max_pool(b, x, window, &dims, keep);
             if keep {
@@ -218,6 +228,10 @@ fn layer(net: &Network, node: &LayerNode, slots: &[Option<Slot>], range: f64, b:
             let count = (window.kernel[0] * window.kernel[1]) as f64;
             let step = Pending::Done(Op::WindowSum { x, windows: WindowSum(op) });
             if *include_pad || window.pad == [0; 4] {
+                if b.training && count > FEW {
+                    let sum = b.like(x, 1.0, step, &dims, range * count);
+                    return Ok(b.mean(sum, 1.0 / count, range, b.cap()));
+                }
                 return Ok(b.like(x, count, step, &dims, range));
             }
             // Windows at the border have fewer members: a public divisor per position.
@@ -292,11 +306,11 @@ fn layer(net: &Network, node: &LayerNode, slots: &[Option<Slot>], range: f64, b:
         }
         Layer::Softmax { axis, end } => softmax(b, x, input, *axis, *end)?,
         Layer::Smooth(Smooth::Gelu) => {
-            let share = spline::apply(b, x, &Function::normal_distribution(b.range(x) * b.options.margin), 1.0)?;
+            let share = spline::apply(b, x, &Function::normal_distribution(b.reach(x)), 1.0)?;
             b.mul(x, share, None, &dims, range, b.cap())
         }
         Layer::Smooth(f) => {
-            let function = Function::smooth(*f, b.range(x) * b.options.margin);
+            let function = Function::smooth(*f, b.reach(x));
             let largest = function.largest();
             spline::apply(b, x, &function, largest)?
         }
@@ -489,7 +503,7 @@ fn softmax(b: &mut Builder, x: Slot, dims: &[usize], axis: usize, end: usize) ->
 /// x * (bias + alpha / size * sum of squares of neighbouring channels)^-beta.
 fn lrn(b: &mut Builder, x: Slot, size: usize, alpha: f32, beta: f32, bias: f32, range: f64) -> Result<Slot> {
     let dims = b.dims(x);
-    let top = b.range(x) * b.options.margin;
+    let top = b.reach(x);
     let square = b.mul(x, x, None, &dims, b.range(x).powi(2), b.cap());
     let (rows, c) = (dims[..3].iter().product(), dims[3]);
     // Channels become a spatial axis of one channel.

@@ -4,6 +4,7 @@ mod builder;
 mod finish;
 mod layers;
 mod pool;
+mod scales;
 mod spline;
 mod training;
 
@@ -103,6 +104,7 @@ pub fn compile(net: &Network, ranges: &Ranges, options: &Options) -> Result<(Pro
 pub fn compile_step(step: &TrainingStep, ranges: &Ranges, options: &Options) -> Result<(Program, Secrets)> {
     let mut builder = builder::Builder::new(options.clone());
     builder.rates.clone_from(&step.rates);
+    builder.training = true;
     layers::lower(&step.net, ranges, &States::Own(&step.states), &mut builder)?;
     let (mut program, secrets) = finish::finish(builder)?;
     for (i, port) in program.inputs.iter_mut().enumerate() {
@@ -118,6 +120,7 @@ pub fn compile_step(step: &TrainingStep, ranges: &Ranges, options: &Options) -> 
 /// As for [`compile`].
 pub fn compile_answer(net: &Network, training: &Program, ranges: &Ranges, options: &Options) -> Result<Program> {
     let mut builder = builder::Builder::new(options.clone());
+    builder.training = true;
     let scales: Vec<f64> = training.states.iter().map(|s| training.slots[s.read].scale).collect();
     layers::lower(net, ranges, &States::Left(&scales), &mut builder)?;
     Ok(finish::finish(builder)?.0)

@@ -88,13 +88,16 @@ pub(super) fn gradient(b: &mut Builder, dy: Slot, axes: &[Axis]) -> Slot {
         }
         let parts: Vec<Slot> =
             axis.starts.iter().zip(&level).flat_map(|(&start, &g)| axis.scattered(b, g, start)).collect();
-        g = parts.into_iter().reduce(|x, y| sum(b, x, y)).unwrap_or(g);
+        // An element may be the maximum of as many windows as overlap.
+        let overlap = (axis.starts.len() as isize).div_euclid(axis.stride) + 1;
+        let range = b.range(g) * overlap.min(axis.starts.len() as isize) as f64;
+        g = parts.into_iter().reduce(|x, y| sum(b, x, y, range)).unwrap_or(g);
     }
     g
 }
 
-fn sum(b: &mut Builder, x: Slot, y: Slot) -> Slot {
-    let (dims, range) = (b.dims(x), b.range(x));
+fn sum(b: &mut Builder, x: Slot, y: Slot, range: f64) -> Slot {
+    let dims = b.dims(x);
     b.like(x, 1.0, Pending::Done(Op::Add { x, y }), &dims, range)
 }
 

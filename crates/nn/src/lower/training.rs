@@ -1,7 +1,7 @@
 //! Training's layers in protocol steps.
 
 use super::builder::{Builder, Pending};
-use super::layers::{border_factors, conv2d, four, gather, line_sums, permute, reorder, reshape};
+use super::layers::{FEW, border_factors, conv2d, four, gather, line_sums, permute, reorder, reshape};
 use super::pool;
 use super::spline::{self, Function};
 use crate::network::{Blend, Layer, LayerNode, Network, Training, Window};
@@ -15,8 +15,8 @@ use std::rc::Rc;
 const WEIGHT_BITS: u32 = 30;
 /// Most fractional bits of gradients, which are small, and of what is made of them.
 const GRADIENT_BITS: u32 = 28;
-/// Most fractional bits of squares of gradients.
-const SQUARE_BITS: u32 = 44;
+/// Most fractional bits of values that may be very small: squares of gradients, means of them.
+const SMALL_BITS: u32 = 44;
 /// Most fractional bits of running statistics.
 const STATISTIC_BITS: u32 = 24;
 
@@ -25,7 +25,7 @@ pub(super) fn state_cap(kind: Kind) -> u32 {
     match kind {
         Kind::Value => WEIGHT_BITS,
         Kind::Velocity => GRADIENT_BITS,
-        Kind::Moment => SQUARE_BITS,
+        Kind::Moment => SMALL_BITS,
         Kind::Statistic => STATISTIC_BITS,
     }
 }
@@ -112,16 +112,17 @@ pub(super) fn layer(
     let cap = b.cap();
     let linear =
         |terms: Vec<(Slot, Slot, Conv2d)>, addends: Vec<(Slot, f64)>| Pending::Product { terms, by: 1.0, addends };
+    let bias: Vec<(Slot, f64)> = xs.get(2).map(|&b| (b, 1.0)).into_iter().collect();
     let times = |x: Slot, y: Slot| Pending::Times { x, y, by: 1.0, addends: vec![] };
     Ok(match layer {
         Training::Conv(window, groups) => {
             let op = conv2d(window, *groups, &b.dims(xs[0]), dims[3]);
-            b.product(linear(vec![(xs[0], xs[1], op)], vec![(xs[2], 1.0)]), dims, range, cap)
+            b.product(linear(vec![(xs[0], xs[1], op)], bias), dims, range, cap)
         }
         Training::Full => {
             let x = b.dims(xs[0]);
             let op = Conv2d::matmul(x[0], x[1], dims[1]);
-            b.product(linear(vec![(xs[0], xs[1], op)], vec![(xs[2], 1.0)]), dims, range, cap)
+            b.product(linear(vec![(xs[0], xs[1], op)], bias), dims, range, cap)
         }
         Training::ConvInput(window, groups) => {
             let op = backwards(window, &b.dims(xs[0]), dims, dims[3], *groups, &node.name)?;
@@ -170,6 +171,9 @@ pub(super) fn layer(
                 let (shape, range) = (b.dims(dy), b.range(dy));
                 dy = b.source(Pending::MulPublic { x: dy, factors }, &shape, range, GRADIENT_BITS);
                 count = 1.0;
+            } else if count > FEW {
+                dy = b.mean(dy, 1.0 / count, range, GRADIENT_BITS);
+                count = 1.0;
             }
             let moved = spread(b, dy, window.stride);
             let windows = WindowSum(Conv2d { groups: op.cin, ..op });
@@ -178,7 +182,9 @@ pub(super) fn layer(
         Training::MaxPool(_) => {
             let axes = b.pools.get(&node.inputs[1]).cloned().flatten();
             let axes = axes.ok_or_else(|| Error::Training("a gradient of a pooling that is not kept".into()))?;
-            pool::gradient(b, xs[2], &axes)
+            let dx = pool::gradient(b, xs[2], &axes);
+            b.values[dx].range = range;
+            dx
         }
         Training::Dropout(mask, _) => {
             let own = if dims.len() == 4 { vec![dims[0], dims[3], dims[1], dims[2]] } else { dims.to_vec() };
@@ -191,14 +197,15 @@ pub(super) fn layer(
             let op =
                 Conv2d { h: rows, w: 1, kernel: [rows, 1], cin, cout: cin, groups: cin, ..Conv2d::matmul(1, 1, 1) };
             let step = Pending::Done(Op::WindowSum { x: lines, windows: WindowSum(op) });
-            let sum = b.like(lines, 1.0 / f64::from(by.abs()), step, &[1, 1, 1, cin], range);
+            let by = f64::from(*by);
+            let sum = b.like(lines, 1.0, step, &[1, 1, 1, cin], range / by.abs());
             let sum = reshape(b, sum, dims);
-            negated(b, sum, *by < 0.0)
+            if by == 1.0 { sum } else { b.mean(sum, by, range, SMALL_BITS) }
         }
         Training::ChannelDot(by) => {
             let ((x, conv), (dy, _)) = (by_channel(b, xs[0]), by_channel(b, xs[1]));
             let step = Pending::WeightGradient { x, dy, conv, by: f64::from(by.abs()), addends: vec![] };
-            let dot = b.product(step, dims, range, GRADIENT_BITS);
+            let dot = b.product(step, dims, range, SMALL_BITS);
             negated(b, dot, *by < 0.0)
         }
         Training::Centre => {
@@ -214,19 +221,18 @@ pub(super) fn layer(
             let cap = if terms.len() > 1 { GRADIENT_BITS } else { cap };
             b.product(linear(terms, vec![(xs[xs.len() - 1], 1.0)]), dims, range, cap)
         }
-        Training::Mul => b.product(times(xs[0], xs[1]), dims, range, GRADIENT_BITS),
+        Training::Mul => b.product(times(xs[0], xs[1]), dims, range, SMALL_BITS),
         Training::InverseRoot { epsilon, error } => {
-            let top = b.range(xs[0]) * b.options.margin;
-            let function = Function::inverse_root(f64::from(*epsilon), top, f64::from(*error));
+            let function = Function::inverse_root(f64::from(*epsilon), b.reach(xs[0]), f64::from(*error));
             spline::apply(b, xs[0], &function, 1.01 / f64::from(*epsilon).sqrt())?
         }
         Training::Square(of, rest) => {
             let addends = vec![(xs[1], f64::from(*rest))];
             let step = Pending::Times { x: xs[0], y: xs[0], by: f64::from(*of), addends };
-            b.product(step, dims, range, SQUARE_BITS)
+            b.product(step, dims, range, SMALL_BITS)
         }
         Training::Slope(f) => {
-            let function = Function::slope(*f, b.range(xs[0]) * b.options.margin);
+            let function = Function::slope(*f, b.reach(xs[0]));
             let largest = function.largest();
             spline::apply(b, xs[0], &function, largest)?
         }

@@ -36,7 +36,7 @@ impl Maker {
         let name = format!("{}.gradient", node.name);
         if let Some(kept) = self.kept.remove(&i) {
             let dx = match &kept {
-                Kept::Linear(parameters) => self.linear(node, *parameters, dy, x != input, rule),
+                Kept::Linear(w, b) => self.linear(node, *w, *b, dy, x != input, rule),
                 Kept::Norm(kept) => {
                     let [weight, bias, dx] = self.norm_gradient(&node.name, kept, dy);
                     let (values, over) = Self::norm_parameters(kept);
@@ -127,7 +127,8 @@ impl Maker {
     fn linear(
         &mut self,
         node: &LayerNode,
-        [w, b]: [ValueId; 2],
+        w: ValueId,
+        b: Option<ValueId>,
         dy: ValueId,
         wanted: bool,
         rule: &Rule,
@@ -141,11 +142,13 @@ impl Maker {
             };
             m.like(name, layer, [vec![x, dy], others].concat(), w)
         });
-        self.optimise(b, mean, 0.0, rule, |m, name, blend, others| {
-            let sum = m.like(&format!("{}.bias.gradient", node.name), Training::ChannelSum(1.0), vec![dy], b);
-            let factors = std::iter::once(blend.gradient).chain(blend.others).collect();
-            m.like(name, Training::Sum(factors), std::iter::once(sum).chain(others).collect(), b)
-        });
+        if let Some(b) = b {
+            self.optimise(b, mean, 0.0, rule, |m, name, blend, others| {
+                let sum = m.like(&format!("{}.bias.gradient", node.name), Training::ChannelSum(1.0), vec![dy], b);
+                let factors = std::iter::once(blend.gradient).chain(blend.others).collect();
+                m.like(name, Training::Sum(factors), std::iter::once(sum).chain(others).collect(), b)
+            });
+        }
         let layer = match &node.layer {
             Layer::Conv { window, groups, .. } => Training::ConvInput(*window, *groups),
             _ => Training::FullInput,

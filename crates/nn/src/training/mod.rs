@@ -192,8 +192,8 @@ impl TrainingStep {
 
 /// What a trained layer keeps from its forward part for its backward one.
 enum Kept {
-    /// Values of the weight and the bias.
-    Linear([ValueId; 2]),
+    /// Values of the weight and, if there is one, of the bias.
+    Linear(ValueId, Option<ValueId>),
     Norm(norm::Kept),
 }
 
@@ -232,7 +232,7 @@ pub fn step(model: &Network, rule: &Rule) -> Result<TrainingStep> {
     // A softmax at the end is part of the loss.
     let mut logits = answer;
     if rule.loss == Loss::CrossEntropy
-        && let Some(at) = nodes.iter().position(|n| n.output == logits && matches!(n.layer, Layer::Softmax { .. }))
+        && let Some(at) = nodes.iter().position(|n| n.output == logits && n.layer == Layer::Softmax { axis: 1, end: 2 })
     {
         logits = nodes.remove(at).inputs[0];
     }
@@ -350,11 +350,10 @@ impl Maker {
                 return Ok(());
             }
         };
-        let bias = bias.unwrap_or_else(|| Tensor::new(&[weight.dims[0]], vec![0.0; weight.dims[0]]));
         let w = self.parameter(&node.name, Part::Weight, weight);
-        let b = self.parameter(&node.name, Part::Bias, bias);
-        self.kept.insert(i, Kept::Linear([w, b]));
-        let inputs = vec![node.inputs[0], w, b];
+        let b = bias.map(|bias| self.parameter(&node.name, Part::Bias, bias));
+        self.kept.insert(i, Kept::Linear(w, b));
+        let inputs = [node.inputs[0], w].into_iter().chain(b).collect();
         self.net.nodes.push(LayerNode { layer: Layer::Training(layer), inputs, ..node.clone() });
         Ok(())
     }

@@ -38,7 +38,7 @@ impl Build {
         self
     }
     /// A layer with weights of the variance that keeps activations.
-    fn weights(
+    pub fn weights(
         &mut self,
         op: &str,
         name: &str,
@@ -56,7 +56,7 @@ impl Build {
     pub fn full(&mut self, name: &str, x: &str, from: usize, to: usize) -> &mut Self {
         self.weights("Gemm", name, x, &[to, from], &[("transB", Attribute::Int(1))])
     }
-    fn norm(&mut self, name: &str, x: &str, channels: usize) -> &mut Self {
+    pub fn norm(&mut self, name: &str, x: &str, channels: usize) -> &mut Self {
         let near_one: Vec<f32> = normal(&[channels], 90, 0.2).data.iter().map(|v| 1.0 + v).collect();
         let names = ["s", "t", "m", "v"].map(|n| format!("{name}.{n}"));
         self.constant(&names[0], Tensor::new(&[channels], near_one.clone()));
