@@ -1,7 +1,8 @@
 //! A trained model that stays shared: what servers need to answer with the states of a training's checkpoints. All of it
 //! is public.
 
-use crate::checkpoint::{self, Checkpoints};
+use crate::checkpoint::{self, Checkpoints, Training};
+use crate::inputs::Preprocess;
 use crate::model::write_whole;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -13,10 +14,10 @@ use std::path::{Path, PathBuf};
 pub struct Answer {
     /// Answers one sample.
     pub program: Program,
-    /// Hash of the program that trained.
-    pub training: [u8; 32],
-    /// Hash of its data.
-    pub data: [u8; 32],
+    /// What the states belong to.
+    pub training: Training,
+    /// How pictures reach the model.
+    pub preprocess: Preprocess,
 }
 
 fn file(folder: &Path) -> PathBuf {
@@ -41,15 +42,20 @@ impl Answer {
     /// [`Error::File`].
     pub fn read(folder: &Path) -> Result<(Self, Checkpoints)> {
         let path = file(folder);
+        if !path.exists() {
+            return Err(Error::File {
+                path: folder.into(),
+                why: "it holds no trained model; `sordino train --checkpoint` keeps one".into(),
+            });
+        }
         let text = std::fs::read(&path).map_err(Error::at(&path))?;
         let answer: Self = serde_json::from_slice(&text)
             .map_err(|e| Error::File { path: path.clone(), why: format!("not a trained model: {e}") })?;
         let none =
             || Error::File { path: folder.into(), why: "no iteration has checkpoints of all three servers".into() };
-        let first = checkpoint::latest(folder).ok_or_else(none)?;
-        let (data, program) = (answer.data, Some(answer.training));
-        let checkpoints = Checkpoints { folder: folder.into(), every: None, first, data, program };
-        checkpoints.belongs(answer.training)?;
+        let from = Some(checkpoint::latest(folder).ok_or_else(none)?);
+        let checkpoints = Checkpoints { folder: folder.into(), every: None, from, training: answer.training };
+        checkpoints.belongs()?;
         Ok((answer, checkpoints))
     }
 }

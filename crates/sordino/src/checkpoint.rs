@@ -1,7 +1,7 @@
 //! A server's shares of the states of a training, on its own disk: encrypted under its own key, written whole or not at
 //! all, the last two kept.
 //!
-//! File: one line of JSON (server, iteration, hashes of the program and the data), which is authenticated; a nonce; AES-256-GCM of both
+//! File: one line of JSON (server, iteration, session, training), which is authenticated; a nonce; AES-256-GCM of both
 //! components of every state. The key is made on first use and lies beside, readable by its owner alone; whoever runs a
 //! server on a host of its own puts the folder on a disk that only this server reads.
 
@@ -20,20 +20,37 @@ pub struct Checkpoints {
     pub folder: PathBuf,
     /// Iterations from one to the next; none to read only.
     pub every: Option<usize>,
-    /// Iterations that are done already.
-    pub first: usize,
-    /// Hash of the data and their order.
+    /// The files to go on from, if there are any.
+    pub from: Option<Mark>,
+    /// What the files belong to.
+    pub training: Training,
+}
+
+/// The training that files belong to. All of it is public.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Training {
+    /// Hash of its program.
+    pub program: [u8; 32],
+    /// Hash of the one other program that may use its states: the one that answers with them.
+    pub answer: [u8; 32],
+    /// The owners' tag of their data and their order, which only they can make or check.
     pub data: [u8; 32],
-    /// Hash of the program that wrote them, where that is not the one that runs.
-    pub program: Option<[u8; 32]>,
+}
+
+/// Which of a training's files: shares of different sessions do not fit together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// Iterations that are done.
+    pub iteration: usize,
+    /// The session that wrote them.
+    pub session: [u8; 16],
 }
 
 #[derive(Serialize, Deserialize, PartialEq)]
 struct Header {
     server: u8,
-    iteration: usize,
-    program: [u8; 32],
-    data: [u8; 32],
+    mark: Mark,
+    training: Training,
 }
 
 fn file(folder: &Path, server: u8, iteration: usize) -> PathBuf {
@@ -50,15 +67,29 @@ fn iterations(folder: &Path, server: u8) -> Vec<usize> {
     found
 }
 
-/// The last iteration that all three servers have a file of.
-#[must_use]
-pub fn latest(folder: &Path) -> Option<usize> {
-    let all: Vec<Vec<usize>> = (0..3).map(|s| iterations(folder, s)).collect();
-    all[0].iter().rev().copied().find(|i| all[1].contains(i) && all[2].contains(i))
+/// The header of a file, without its seal, and where it ends.
+fn header(path: &Path, bytes: &[u8]) -> Result<(Header, usize)> {
+    let fault = || Error::File { path: path.into(), why: "not a checkpoint".into() };
+    let end = bytes.iter().position(|b| *b == b'\n').ok_or_else(fault)?;
+    Ok((serde_json::from_slice(&bytes[..end]).map_err(|_| fault())?, end))
 }
 
-fn key(folder: &Path, server: u8) -> Result<RandomizedNonceKey> {
-    let path = folder.join(format!("server-{server}.key"));
+/// The last iteration that all three servers have a file of, written in the same session.
+#[must_use]
+pub fn latest(folder: &Path) -> Option<Mark> {
+    let mark = |server: u8, iteration: usize| {
+        let path = file(folder, server, iteration);
+        Some(header(&path, &std::fs::read(&path).ok()?).ok()?.0.mark)
+    };
+    iterations(folder, 0).into_iter().rev().find_map(|i| {
+        let first = mark(0, i)?;
+        (1..3).all(|s| mark(s, i) == Some(first)).then_some(first)
+    })
+}
+
+/// The key of a server or an owner; made on first use if files are written.
+fn secret_key(folder: &Path, name: &str, make: bool) -> Result<Zeroizing<[u8; 32]>> {
+    let path = folder.join(format!("{name}.key"));
     let fault = |why: &str| Error::File { path: path.clone(), why: why.into() };
     let mut key = Zeroizing::new([0u8; 32]);
     if path.exists() {
@@ -67,36 +98,65 @@ fn key(folder: &Path, server: u8) -> Result<RandomizedNonceKey> {
             return Err(fault("not a key of 32 bytes"));
         }
         key.copy_from_slice(&found);
-    } else {
-        getrandom::fill(key.as_mut_slice()).map_err(|_| fault("the operating system's random generator failed"))?;
-        let mut builder = tempfile::Builder::new();
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600));
-        let mut file = builder.tempfile_in(folder).map_err(Error::at(&path))?;
-        file.write_all(key.as_slice()).and_then(|()| file.as_file().sync_all()).map_err(Error::at(&path))?;
-        file.persist(&path).map_err(|e| Error::at(&path)(e.error))?;
+        return Ok(key);
     }
-    RandomizedNonceKey::new(&AES_256_GCM, key.as_slice()).map_err(|_| fault("the key is refused"))
+    if !make {
+        return Err(fault("it is missing; what was sealed with it cannot be read"));
+    }
+    getrandom::fill(key.as_mut_slice()).map_err(|_| fault("the operating system's random generator failed"))?;
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600));
+    let mut file = builder.tempfile_in(folder).map_err(Error::at(&path))?;
+    file.write_all(key.as_slice()).and_then(|()| file.as_file().sync_all()).map_err(Error::at(&path))?;
+    file.persist(&path).map_err(|e| Error::at(&path)(e.error))?;
+    Ok(key)
+}
+
+/// The owners' key, with which they tag their data: a plain hash would let servers test guesses.
+///
+/// # Errors
+/// [`Error::File`]; a missing key is only made when `make` says so.
+pub fn owner_key(folder: &Path, make: bool) -> Result<Zeroizing<[u8; 32]>> {
+    if make {
+        std::fs::create_dir_all(folder)
+            .map_err(|e| Error::File { path: folder.into(), why: format!("the folder cannot be made: {e}") })?;
+    }
+    secret_key(folder, "owner", make)
+}
+
+fn seal(folder: &Path, server: u8, make: bool) -> Result<RandomizedNonceKey> {
+    let key = secret_key(folder, &format!("server-{server}"), make)?;
+    let fault = || Error::File { path: folder.into(), why: format!("the key of server {server} is refused") };
+    RandomizedNonceKey::new(&AES_256_GCM, key.as_slice()).map_err(|_| fault())
 }
 
 impl Checkpoints {
-    /// Writes a server's shares after so many iterations and drops all but the last two files.
+    /// Iterations that are done.
+    #[must_use]
+    pub fn first(&self) -> usize {
+        self.from.map_or(0, |m| m.iteration)
+    }
+
+    /// Writes a server's shares, made in this session, after so many iterations. Keeps the file before it; whatever is of
+    /// a later iteration was left by a session that this one does not go on from, and goes.
     ///
     /// # Errors
     /// [`Error::File`].
-    pub fn write(&self, server: u8, iteration: usize, program: [u8; 32], mut shares: Zeroizing<Vec<u8>>) -> Result<()> {
+    pub fn write(&self, server: u8, mark: Mark, mut shares: Zeroizing<Vec<u8>>) -> Result<()> {
         std::fs::create_dir_all(&self.folder).map_err(Error::at(&self.folder))?;
-        let path = file(&self.folder, server, iteration);
+        let path = file(&self.folder, server, mark.iteration);
         let fault = |why: &str| Error::File { path: path.clone(), why: why.into() };
-        let header = Header { server, iteration, program, data: self.data };
+        let header = Header { server, mark, training: self.training };
         let header = serde_json::to_vec(&header).map_err(|e| fault(&e.to_string()))?;
-        let sealed = key(&self.folder, server)?.seal_in_place_append_tag(Aad::from(&header), &mut *shares);
+        let sealed = seal(&self.folder, server, true)?.seal_in_place_append_tag(Aad::from(&header), &mut *shares);
         let nonce = sealed.map_err(|_| fault("it cannot be encrypted"))?;
         let bytes = [&header[..], b"\n", nonce.as_ref(), &shares].concat();
         write_whole(&path, &bytes)?;
         let all = iterations(&self.folder, server);
-        for old in all.iter().rev().skip(2) {
-            let old = file(&self.folder, server, *old);
+        let (past, future): (Vec<usize>, Vec<usize>) = all.into_iter().partition(|i| *i <= mark.iteration);
+        for old in past.into_iter().rev().skip(2).chain(future) {
+            let old = file(&self.folder, server, old);
             std::fs::remove_file(&old).map_err(Error::at(&old))?;
         }
         Ok(())
@@ -106,35 +166,38 @@ impl Checkpoints {
     ///
     /// # Errors
     /// [`Error::File`].
-    pub fn belongs(&self, program: [u8; 32]) -> Result<()> {
+    pub fn belongs(&self) -> Result<()> {
         for server in 0..3 {
-            let path = file(&self.folder, server, self.first);
+            let path = file(&self.folder, server, self.first());
             let bytes = std::fs::read(&path).map_err(Error::at(&path))?;
-            self.header(server, program, &path, &bytes)?;
+            self.header(server, &path, &bytes)?;
         }
         Ok(())
     }
 
     /// The end of a header that is as it must be.
-    fn header(&self, server: u8, program: [u8; 32], path: &Path, bytes: &[u8]) -> Result<usize> {
-        let fault = |why: &str| Error::File { path: path.into(), why: why.into() };
-        let end = bytes.iter().position(|b| *b == b'\n').ok_or_else(|| fault("not a checkpoint"))?;
-        let header: Header = serde_json::from_slice(&bytes[..end]).map_err(|_| fault("not a checkpoint"))?;
-        if header != (Header { server, iteration: self.first, program, data: self.data }) {
-            return Err(fault("it belongs to another training: the same model, data and options are needed"));
+    fn header(&self, server: u8, path: &Path, bytes: &[u8]) -> Result<usize> {
+        let (header, end) = header(path, bytes)?;
+        if header.server != server || header.training != self.training || Some(header.mark) != self.from {
+            let why = "it belongs to another training: the same model, data and options are needed".into();
+            return Err(Error::File { path: path.into(), why });
         }
         Ok(end)
     }
 
-    /// Reads a server's shares after `first` iterations.
+    /// Reads a server's shares for a program: the one that trains, or the one that may answer.
     ///
     /// # Errors
     /// [`Error::File`] for a missing or damaged file, or one of another training.
     pub fn read(&self, server: u8, program: [u8; 32]) -> Result<Zeroizing<Vec<u8>>> {
-        let path = file(&self.folder, server, self.first);
+        let path = file(&self.folder, server, self.first());
         let fault = |why: &str| Error::File { path: path.clone(), why: why.into() };
+        let wanted = if self.every.is_some() { self.training.program } else { self.training.answer };
+        if program != wanted {
+            return Err(fault("another program asks for these shares than the one they are kept for"));
+        }
         let mut bytes = Zeroizing::new(std::fs::read(&path).map_err(Error::at(&path))?);
-        let end = self.header(server, program, &path, &bytes)?;
+        let end = self.header(server, &path, &bytes)?;
         let from = end + 1 + NONCE_LEN;
         if bytes.len() < from {
             return Err(fault("it ends too early"));
@@ -142,9 +205,10 @@ impl Checkpoints {
         let aad = bytes[..end].to_vec();
         let mut nonce = [0; NONCE_LEN];
         nonce.copy_from_slice(&bytes[end + 1..from]);
-        let key = key(&self.folder, server)?;
-        let opened = key.open_in_place(Nonce::from(&nonce), Aad::from(aad), &mut bytes[from..]);
-        let plain = opened.map_err(|_| fault("it is damaged, or the key beside it is another one"))?;
+        let opened =
+            seal(&self.folder, server, false)?.open_in_place(Nonce::from(&nonce), Aad::from(aad), &mut bytes[from..]);
+        let why = "it is damaged, or the key beside it is another one; without this file an earlier iteration serves";
+        let plain = opened.map_err(|_| fault(why))?;
         Ok(Zeroizing::new(plain.to_vec()))
     }
 }

@@ -37,6 +37,8 @@ pub struct Split {
     pub train: Set,
     /// To judge by.
     pub validation: Option<Set>,
+    /// What pixels were multiplied by without being asked.
+    pub scale: Option<f32>,
 }
 
 impl Set {
@@ -59,6 +61,13 @@ impl Set {
                 }
             }
             Labels::Values(rows) => {
+                // A column of numbers was meant as classes where the model answers more than one.
+                let odd =
+                    |r: &&Vec<f32>| r.len() == 1 && answers > 1 && (r[0] < 0.0 || r[0].fract() != 0.0 || r[0].is_nan());
+                if let Some((i, row)) = rows.iter().enumerate().find(|(_, r)| odd(r)) {
+                    let most = answers - 1;
+                    return Err(Error::Usage(format!("label {i} is {}, not a class from 0 to {most}", row[0])));
+                }
                 if let Some((i, row)) = rows.iter().enumerate().find(|(_, r)| r.len() != answers) {
                     let n = row.len();
                     return Err(Error::Usage(format!("label {i} has {n} numbers, but the model answers {answers}")));
@@ -104,7 +113,11 @@ pub fn read(
     let source = Source { dims, answers, preprocess };
     if let Some(path) = label_file {
         let train = Set::new(inputs::read(files, dims, preprocess)?, labels(path)?, answers)?;
-        return Ok(Split { train, validation: None });
+        let scale = files.iter().any(|f| inputs::is_idx(f)).then_some(inputs::PIXEL);
+        return Ok(Split { train, validation: None, scale: preprocess.scale.or(scale) });
+    }
+    if let Some(path) = files.iter().find(|p| !p.exists()) {
+        return Err(Error::File { path: path.clone(), why: "no such file or folder".into() });
     }
     match files {
         [one] if one.is_dir() => source.folder(one),
@@ -136,13 +149,14 @@ pub fn labels(path: &Path) -> Result<Labels> {
     }
 }
 
+/// Classes, if there is one whole number a row; else answers.
 fn array_labels(x: &Tensor) -> std::result::Result<Labels, String> {
     let rows = x.dims.first().copied().unwrap_or(0);
     let width = x.data.len().checked_div(rows).unwrap_or(0);
-    let whole = x.data.iter().all(|v| *v >= 0.0 && v.fract() == 0.0 && *v < 1e6);
+    let whole = |v: &f32| *v >= 0.0 && v.fract() == 0.0 && *v < 1e6;
     match width {
-        1 if whole => Ok(Labels::Classes(x.data.iter().map(|&v| v as usize).collect())),
         0 => Err("it holds no labels".into()),
+        1 if x.data.iter().all(whole) => Ok(Labels::Classes(x.data.iter().map(|&v| v as usize).collect())),
         _ => Ok(Labels::Values(x.data.chunks_exact(width).map(<[f32]>::to_vec).collect())),
     }
 }
@@ -159,8 +173,8 @@ impl Source<'_> {
         Set::new(inputs::read(samples, self.dims, self.preprocess)?, labels, self.answers)
     }
 
-    fn split(&self, train: Set, validation: Option<Result<Set>>) -> Result<Split> {
-        Ok(Split { train, validation: validation.transpose()? })
+    fn split(&self, train: Set, validation: Option<Result<Set>>, scale: Option<f32>) -> Result<Split> {
+        Ok(Split { train, validation: validation.transpose()?, scale: self.preprocess.scale.or(scale) })
     }
 
     fn folder(&self, folder: &Path) -> Result<Split> {
@@ -177,25 +191,25 @@ impl Source<'_> {
         if let ([images], [classes]) = (&with(&["train-images"])[..], &with(&["train-labels"])[..]) {
             let test = with(&["t10k-images"]).pop().zip(with(&["t10k-labels"]).pop());
             let train = self.set(std::slice::from_ref(images), labels(classes)?)?;
-            return self.split(train, test.map(|(x, y)| self.set(&[x], labels(&y)?)));
+            return self.split(train, test.map(|(x, y)| self.set(&[x], labels(&y)?)), Some(inputs::PIXEL));
         }
         // The package spells it so.
         if let ([_, ..], [classes]) = (&with(&["data_batch", ".png"])[..], &with(&["train_l", ".json"])[..]) {
             let test = with(&["test_batch.png"]).pop().zip(with(&["test_l", ".json"]).pop());
             let train = self.rows(&with(&["data_batch", ".png"]), classes)?;
-            return self.split(train, test.map(|(x, y)| self.rows(&[x], &y)));
+            return self.split(train, test.map(|(x, y)| self.rows(&[x], &y)), Some(inputs::PIXEL));
         }
         if let ([x], [y]) = (&with(&["x.npy"])[..], &with(&["y.npy"])[..]) {
             let train = self.set(std::slice::from_ref(x), labels(y)?)?;
-            return self.split(train, None);
+            return self.split(train, None, None);
         }
         let inner = |name: &str| Some(folder.join(name)).filter(|p| p.is_dir());
         if let Some(train) = inner("train") {
             let validation = inner("val").or_else(|| inner("test"));
-            return self.split(self.classes(&train)?, validation.map(|v| self.classes(&v)));
+            return self.split(self.classes(&train)?, validation.map(|v| self.classes(&v)), None);
         }
         if names.iter().any(|n| folder.join(n).is_dir()) {
-            return self.split(self.classes(folder)?, None);
+            return self.split(self.classes(folder)?, None, None);
         }
         Err(fault(
             "it holds no data in a known form: IDX files, CIFAR-10 pictures, x.npy and y.npy, or a folder for each class",
@@ -250,7 +264,7 @@ impl Source<'_> {
             )));
         };
         let test = find(&["x_test", "x_val"]).zip(find(&["y_test", "y_val"]));
-        self.split(set(x, y)?, test.map(|(x, y)| set(x, y)))
+        self.split(set(x, y)?, test.map(|(x, y)| set(x, y)), None)
     }
 }
 

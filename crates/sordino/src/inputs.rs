@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 const MAX_BYTES: u64 = 8 << 30;
 
 /// Order of a picture's axes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Layout {
     /// Channels, height, width.
@@ -21,7 +21,7 @@ pub enum Layout {
 }
 
 /// Order of a picture's channels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Channels {
     /// Red, green, blue.
@@ -33,7 +33,7 @@ pub enum Channels {
 }
 
 /// How pictures become tensors: `(pixel * scale - mean) / std`. What is not given follows from the model's input.
-#[derive(Clone, Debug, Default, serde::Deserialize, clap::Args)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, clap::Args)]
 #[serde(deny_unknown_fields, default)]
 pub struct Preprocess {
     /// Height and width pictures are brought to: the shorter side is scaled, the middle cut out.
@@ -68,25 +68,30 @@ impl Preprocess {
         }
         let text = std::fs::read_to_string(&path).map_err(Error::at(&path))?;
         let file: Self = toml::from_str(&text).map_err(|e| Error::File { path, why: e.message().to_string() })?;
-        Ok(Self {
+        Ok(self.or(file))
+    }
+
+    /// What was given, then what another says.
+    #[must_use]
+    pub fn or(self, file: Self) -> Self {
+        Self {
             size: self.size.or(file.size),
             layout: self.layout.or(file.layout),
             channels: self.channels.or(file.channels),
             mean: self.mean.or(file.mean),
             std: self.std.or(file.std),
             scale: self.scale.or(file.scale),
-        })
+        }
     }
 }
 
 impl Preprocess {
-    /// The TOML file that tells a model trained on these files how to read pictures; `None` when there is nothing to tell.
+    /// The TOML file that tells a trained model how to read pictures as its training's were read; `None` when there is
+    /// nothing to tell.
     #[must_use]
-    pub fn beside(&self, files: &[PathBuf]) -> Option<String> {
-        let idx = files.iter().any(|f| f.to_string_lossy().to_lowercase().contains("idx"));
-        let scale = self.scale.or(idx.then_some(1.0 / 255.0));
+    pub fn beside(&self) -> Option<String> {
         let mut text = String::new();
-        if let Some(scale) = scale {
+        if let Some(scale) = self.scale {
             text += &format!("scale = {scale}\n");
         }
         for (name, list) in [("mean", &self.mean), ("std", &self.std)] {
@@ -96,6 +101,16 @@ impl Preprocess {
         }
         (!text.is_empty()).then_some(text)
     }
+}
+
+/// What pixels of IDX files, and of pictures whose rows are images, are multiplied by if nothing else is said.
+pub const PIXEL: f32 = 1.0 / 255.0;
+
+/// True for a file that is read as IDX.
+#[must_use]
+pub fn is_idx(path: &Path) -> bool {
+    let name = path.to_string_lossy().to_lowercase();
+    name.contains("idx") && (name.ends_with(".gz") || name.ends_with("ubyte"))
 }
 
 /// Reads files as single samples of the model's input, whose dimensions are `dims` (batch first).
@@ -109,7 +124,7 @@ pub fn read(paths: &[PathBuf], dims: &[usize], preprocess: &Preprocess) -> Resul
         let name = path.to_string_lossy().to_lowercase();
         let found = if name.ends_with(".npy") || name.ends_with(".npz") {
             arrays(path)?.into_iter().map(|(_, x)| x).collect()
-        } else if name.contains("idx") && (name.ends_with(".gz") || name.ends_with("ubyte")) {
+        } else if is_idx(path) {
             idx(path, preprocess)?
         } else {
             vec![picture(path, dims, preprocess)?]
@@ -238,7 +253,7 @@ pub fn rows(path: &Path, dims: &[usize], p: &Preprocess) -> Result<Vec<Tensor>> 
         return Err(fault(format!("its rows have {} pixels; images of {h} by {w} have {}", picture.width(), h * w)));
     }
     let pixels = if c == 1 { picture.to_luma8().into_raw() } else { picture.to_rgb8().into_raw() };
-    pixels.chunks_exact(h * w * c).map(|one| normalised(one, [h, w, c], Layout::Nchw, p, 1.0 / 255.0)).collect()
+    pixels.chunks_exact(h * w * c).map(|one| normalised(one, [h, w, c], Layout::Nchw, p, PIXEL)).collect()
 }
 
 /// Pixels, channels last, as a sample of batch one.
@@ -295,7 +310,7 @@ fn idx_parts(data: &[u8]) -> std::result::Result<(Vec<usize>, &[u8]), String> {
 fn idx(path: &Path, p: &Preprocess) -> Result<Vec<Tensor>> {
     let data = bytes(path)?;
     let (dims, pixels) = idx_parts(&data).map_err(|why| Error::File { path: path.into(), why })?;
-    let scale = p.scale.unwrap_or(1.0 / 255.0);
+    let scale = p.scale.unwrap_or(PIXEL);
     let mean = p.mean.as_ref().and_then(|m| m.first()).copied().unwrap_or(0.0);
     let std = p.std.as_ref().and_then(|s| s.first()).copied().unwrap_or(1.0);
     Ok(vec![Tensor::new(&dims, pixels.iter().map(|&v| (f32::from(v) * scale - mean) / std).collect())])
@@ -360,6 +375,7 @@ fn npy(raw: &[u8]) -> std::result::Result<Tensor, String> {
     let values: Vec<f32> = match kind.as_str() {
         "<f4" => data.chunks_exact(4).map(|b| f32::from_bits(le(b) as u32)).collect(),
         "<f8" => data.chunks_exact(8).map(|b| f64::from_bits(le(b)) as f32).collect(),
+        "|i1" => data.iter().map(|&b| f32::from(b as i8)).collect(),
         "|u1" | "|b1" => data.iter().map(|&b| f32::from(b)).collect(),
         "<i8" => data.chunks_exact(8).map(|b| le(b) as i64 as f32).collect(),
         "<i4" => data.chunks_exact(4).map(|b| le(b) as i32 as f32).collect(),

@@ -1,6 +1,6 @@
 //! A session: three servers and a client run one program any number of times.
 
-use crate::checkpoint::Checkpoints;
+use crate::checkpoint::{Checkpoints, Mark};
 use crate::report::{Bytes, EndReport, RunReport, Trace, cpu_seconds};
 use crate::{Error, Result};
 use sordino_mpc::rep3::{Rep3, SessionInfo, establish};
@@ -33,7 +33,7 @@ pub struct Shared<'a> {
 impl Shared<'_> {
     /// The first run: those before it were done by an earlier session of the same training.
     fn first(&self) -> usize {
-        self.checkpoints.filter(|c| c.every.is_some()).map_or(0, |c| c.first)
+        self.checkpoints.filter(|c| c.every.is_some()).map_or(0, Checkpoints::first)
     }
 
     /// True for an owner whom a run opens nothing to.
@@ -118,16 +118,17 @@ impl Keep<'_> {
     }
 
     fn resume(&self) -> sordino_nn::Result<()> {
-        let Some(checkpoints) = self.shared.checkpoints.filter(|c| c.first > 0 || c.every.is_none()) else {
+        let Some(checkpoints) = self.shared.checkpoints.filter(|c| c.from.is_some() || c.every.is_none()) else {
             return Ok(());
         };
-        let shares = checkpoints
-            .read(self.number(), checkpoints.program.unwrap_or(self.hash))
-            .map_err(|e| sordino_nn::Error::State(e.to_string()))?;
+        if checkpoints.every.is_none() && self.shared.opened > 0 {
+            return Err(sordino_nn::Error::State("a model that is kept for answers is not opened".into()));
+        }
+        let shares = checkpoints.read(self.number(), self.hash).map_err(|e| sordino_nn::Error::State(e.to_string()))?;
         let program = self.shared.program;
         let shapes: Vec<_> = program.states.iter().map(|s| program.slots[s.read].shape.clone()).collect();
         self.loaded
-            .resume(self.server.import(&shares, &shapes).map_err(sordino_nn::Error::Protocol)?, checkpoints.first);
+            .resume(self.server.import(&shares, &shapes).map_err(sordino_nn::Error::Protocol)?, checkpoints.first());
         Ok(())
     }
 
@@ -136,7 +137,8 @@ impl Keep<'_> {
             |c: &&Checkpoints| c.every.is_some_and(|every| done.is_multiple_of(every) || done == self.shared.runs);
         let Some(checkpoints) = self.shared.checkpoints.filter(due) else { return Ok(()) };
         let shares = self.server.export(&self.loaded.states()).map_err(sordino_nn::Error::Protocol)?;
-        let written = checkpoints.write(self.number(), done, self.hash, shares);
+        let mark = Mark { iteration: done, session: self.shared.session };
+        let written = checkpoints.write(self.number(), mark, shares);
         written.map_err(|e| sordino_nn::Error::State(e.to_string()))
     }
 }

@@ -2,25 +2,32 @@
 
 use crate::data::{Labels, Set};
 use crate::{Error, Result};
-use sha2::{Digest, Sha256};
+use aws_lc_rs::hmac;
 use sordino_nn::graph::{Attribute, Graph};
 use sordino_nn::training::{Kind, Part, TrainingStep};
 use sordino_nn::{Constant, Ranges, Tensor, float};
 use sordino_ring::PrgKey;
 
-/// A hash of all owners' sets and of the seed of their order: what a resumed training must have in common with the first.
+/// A tag of all owners' sets and of the seed of their order (HMAC-SHA-256): what a resumed training must have in common with
+/// the first. Without the key it tells nothing of the data.
 #[must_use]
-pub fn fingerprint(sets: &[Set], seed: u64) -> [u8; 32] {
-    let mut hash = Sha256::new().chain_update(seed.to_le_bytes());
+pub fn fingerprint(sets: &[Set], seed: u64, key: &[u8; 32]) -> [u8; 32] {
+    let mut tag = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key));
+    tag.update(&seed.to_le_bytes());
     for set in sets {
-        hash.update((set.samples.len() as u64).to_le_bytes());
+        tag.update(&(set.samples.len() as u64).to_le_bytes());
         match &set.labels {
-            Labels::Classes(v) => v.iter().for_each(|c| hash.update((*c as u64).to_le_bytes())),
-            Labels::Values(v) => v.iter().flatten().for_each(|c| hash.update(c.to_le_bytes())),
+            Labels::Classes(v) => v.iter().for_each(|c| tag.update(&(*c as u64).to_le_bytes())),
+            Labels::Values(v) => v.iter().flatten().for_each(|c| tag.update(&c.to_le_bytes())),
         }
-        set.samples.iter().flat_map(|s| &s.data).for_each(|v| hash.update(v.to_le_bytes()));
+        for sample in &set.samples {
+            let bytes: Vec<u8> = sample.data.iter().flat_map(|v| v.to_le_bytes()).collect();
+            tag.update(&bytes);
+        }
     }
-    hash.finalize().into()
+    let mut out = [0; 32];
+    out.copy_from_slice(tag.sign().as_ref());
+    out
 }
 
 /// The rows of every batch, owner by owner: `[iteration][owner]`.
@@ -118,6 +125,37 @@ pub fn model_states(step: &TrainingStep) -> usize {
     step.states.iter().take_while(|s| matches!(s.kind, Kind::Value | Kind::Statistic)).count()
 }
 
+/// Refuses tensors that two layers share: each would be trained by itself.
+///
+/// # Errors
+/// [`Error::Usage`] names the layers.
+pub fn untied(graph: &Graph, step: &TrainingStep) -> Result<()> {
+    let mut seen = std::collections::BTreeMap::new();
+    for parameter in &step.parameters {
+        let node = graph.nodes.iter().find(|n| n.name == parameter.layer);
+        let Some(name) = node.and_then(|n| n.inputs.get(place(parameter.part).0)) else { continue };
+        if let Some(other) = seen.insert(name.clone(), &parameter.layer)
+            && other != &parameter.layer
+        {
+            let layer = &parameter.layer;
+            return Err(Error::Usage(format!(
+                "layers {other} and {layer} share {name}; training takes no shared weights"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Where a node has a tensor, and what it is called.
+fn place(part: Part) -> (usize, &'static str) {
+    match part {
+        Part::Weight => (1, "weight"),
+        Part::Bias => (2, "bias"),
+        Part::Mean => (3, "mean"),
+        Part::Variance => (4, "variance"),
+    }
+}
+
 /// The model with its trained tensors in place of those it came with, ready to answer: an export in training mode is
 /// switched to evaluation.
 ///
@@ -129,12 +167,7 @@ pub fn trained(graph: &Graph, step: &TrainingStep, states: &[Tensor]) -> Result<
         let state = &states[parameter.state];
         let fault = || Error::Usage(format!("layer {} has no weights of its own to replace", parameter.layer));
         let node = graph.nodes.iter_mut().find(|n| n.name == parameter.layer).ok_or_else(fault)?;
-        let (place, what) = match parameter.part {
-            Part::Weight => (1, "weight"),
-            Part::Bias => (2, "bias"),
-            Part::Mean => (3, "mean"),
-            Part::Variance => (4, "variance"),
-        };
+        let (place, what) = place(parameter.part);
         let turned = node.op == "Gemm" && !matches!(node.attributes.get("transB"), Some(Attribute::Int(1)));
         let turned = (turned || node.op == "MatMul") && parameter.part == Part::Weight;
         let value = if turned { state.permute(&[1, 0]) } else { state.clone() };
@@ -143,6 +176,9 @@ pub fn trained(graph: &Graph, step: &TrainingStep, states: &[Tensor]) -> Result<
             node.inputs.push(name.clone());
         }
         *node.inputs.get_mut(place).ok_or_else(fault)? = name.clone();
+        // These were taken into the weights when the model was read.
+        node.attributes.remove("alpha");
+        node.attributes.remove("beta");
         graph.constants.insert(name, Constant::Float(value));
     }
     for node in &mut graph.nodes {

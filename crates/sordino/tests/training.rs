@@ -63,7 +63,9 @@ fn it_follows_floats_and_learns() {
 fn a_killed_training_goes_on_where_it_stopped() {
     let dir = tempfile::tempdir().unwrap();
     let folder: PathBuf = dir.path().join("shares");
-    let schedule = ["--epochs", "8", "--rate", "0.005", "--reveal-loss", "--parties", "processes"];
+    // Every iteration has a rate of its own.
+    let schedule = ["--epochs", "8", "--rate", "0.008", "--schedule", "cosine", "--warmup", "9", "--reveal-loss"];
+    let schedule = [&schedule[..], &["--parties", "processes"]].concat();
     let keep = ["--checkpoint", folder.to_str().unwrap(), "--checkpoint-every", "3"];
     let mut child =
         command(&[&schedule[..], &keep].concat()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -82,7 +84,7 @@ fn a_killed_training_goes_on_where_it_stopped() {
     assert!(number(&resumed["check"]["max_abs_weight_difference"]) < 0.05, "{}", resumed["check"]);
     assert!(number(&resumed["check"]["largest_relative_loss_difference"]) < 0.1, "{}", resumed["check"]);
     // Another training cannot go on from these shares, nor a damaged file.
-    let other = train(&[&keep[..], &["--resume", "--epochs", "9", "--rate", "0.03"]].concat());
+    let other = train(&[&keep[..], &["--resume", "--epochs", "8", "--rate", "0.03"]].concat());
     let text = String::from_utf8_lossy(&other.stderr).to_string();
     assert!(other.status.code() == Some(2) && text.contains("belongs to another training"), "{text}");
     let path = folder.join("server-1-000000040.checkpoint");
@@ -143,6 +145,29 @@ fn two_owners_train_a_model_that_stays_shared() {
             answer["top"].as_array().unwrap().iter().map(|t| t[0]["class"].as_u64().unwrap()).collect();
         assert_eq!(classes, (0..10).collect::<Vec<_>>());
     }
+    // Shares of two sessions do not fit together, another program is not answered, a lost key is not made anew.
+    let folder = |parties: &str| PathBuf::from(format!("{shares}-{parties}"));
+    let refused = |words: &str| {
+        let data = at("first/x.npy");
+        let folder = format!("{shares}-in-process");
+        let command = ["infer", "--shares", &folder, "--input", &data, "--limit", "1"];
+        let out = Command::new(env!("CARGO_BIN_EXE_sordino")).args(command).output().unwrap();
+        let text = String::from_utf8_lossy(&out.stderr).to_string();
+        assert!(!out.status.success() && text.contains(words), "{text}");
+    };
+    let model = std::fs::read_to_string(folder("in-process").join("model.json")).unwrap();
+    std::fs::write(folder("in-process").join("model.json"), model.replacen("\"name\":\"y\"", "\"name\":\"z\"", 1))
+        .unwrap();
+    refused("another program asks");
+    std::fs::write(folder("in-process").join("model.json"), &model).unwrap();
+    let key = std::fs::read(folder("in-process").join("server-1.key")).unwrap();
+    std::fs::remove_file(folder("in-process").join("server-1.key")).unwrap();
+    refused("server-1.key: it is missing");
+    std::fs::write(folder("in-process").join("server-1.key"), key).unwrap();
+    for name in ["server-1-000000040.checkpoint", "server-1.key"] {
+        std::fs::copy(folder("processes").join(name), folder("in-process").join(name)).unwrap();
+    }
+    refused("no iteration has checkpoints of all three");
 }
 
 #[test]
@@ -196,12 +221,14 @@ fn what_is_wrong_gets_one_sentence() {
     refused(&["--epochs", "1", "--rate", "12"], 2, "too large");
     refused(&["--rate", "-1", "--epochs", "1"], 2, "");
     refused(&["--rate", "0.0000000001", "--iterations", "1"], 2, "resolution");
-    refused(&["--owner", "/nonexistent"], 2, "without --labels");
+    refused(&["--owner", "/nonexistent"], 2, "no such file or folder");
     rows_of_light(&dir.path().join("other"), 20, 0);
     npy(&dir.path().join("other/y.npy"), "20,", &[10.0; 20]);
     let other = dir.path().join("other");
     let other = other.to_str().unwrap();
     refused(&["--owner", other], 2, "label 0 is 10");
+    npy(&dir.path().join("other/y.npy"), "20,", &[-1.0; 20]);
+    refused(&["--owner", other], 2, "not a class from 0 to 9");
     npy(&dir.path().join("other/y.npy"), "20,", &[1.0; 20]);
     npy(&dir.path().join("other/x.npy"), "20, 1, 28, 28", &[f32::NAN; 20 * 784]);
     refused(&["--owner", other], 2, "not a finite number");

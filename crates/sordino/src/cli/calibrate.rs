@@ -38,7 +38,8 @@ pub(super) fn beside(model: &Path) -> PathBuf {
 impl CalibrateArgs {
     pub(crate) fn run(self) -> Result<()> {
         let typed = model::typed(&model::read(&self.model)?, 1)?;
-        let samples = self.inputs.read(&self.model, &input_dims(&typed.reference)?)?;
+        let preprocess = self.inputs.preprocess.clone().or_beside(&self.model)?;
+        let samples = self.inputs.read(&input_dims(&typed.reference)?, preprocess)?;
         let samples: Vec<Vec<Tensor>> = samples.into_iter().map(|s| vec![s]).collect();
         let ranges = Ranges::calibrate(&typed.passed, &samples)?;
         let output = self.output.unwrap_or_else(|| beside(&self.model));

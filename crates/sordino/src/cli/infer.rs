@@ -117,7 +117,8 @@ impl Infer {
         let path = self.model.as_deref().ok_or_else(|| Error::Usage("a model is needed".into()))?;
         let graph = model::read(path)?;
         let single = model::typed(&graph, 1)?;
-        let samples = self.inputs.read(path, &input_dims(&single.reference)?)?;
+        let preprocess = self.inputs.preprocess.clone().or_beside(path)?;
+        let samples = self.inputs.read(&input_dims(&single.reference)?, preprocess)?;
         let calibration = self.compile.calibration_file(path);
         let (ranges, widths) = match &calibration {
             Some(path) => Calibration::read(path).map(|c| (c.ranges, c.widths))?,
@@ -147,7 +148,7 @@ impl Infer {
         let [port] = &answer.program.inputs[..] else {
             return Err(Error::Usage("the trained model has several inputs".into()));
         };
-        let samples = self.inputs.read(&folder.join("model.json"), &port.dims)?;
+        let samples = self.inputs.read(&port.dims, self.inputs.preprocess.clone().or(answer.preprocess))?;
         Ok(Job {
             samples: samples.len(),
             batches: samples,

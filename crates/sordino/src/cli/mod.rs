@@ -170,8 +170,7 @@ pub(crate) struct Inputs {
 
 impl Inputs {
     /// Single samples of the model's (only) input.
-    fn read(&self, model: &std::path::Path, dims: &[usize]) -> Result<Vec<sordino_nn::Tensor>> {
-        let preprocess = self.preprocess.clone().or_beside(model)?;
+    fn read(&self, dims: &[usize], preprocess: Preprocess) -> Result<Vec<sordino_nn::Tensor>> {
         let mut samples = sordino::inputs::read(&self.input, dims, &preprocess)?;
         if self.skip >= samples.len() {
             let n = samples.len();

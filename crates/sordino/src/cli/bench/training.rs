@@ -8,6 +8,7 @@ use crate::cli::train::{Material, Prepared, Trainer, owners};
 use clap::Args;
 use serde::Serialize;
 use sordino::data::{Labels, Set};
+use sordino::inputs::Preprocess;
 use sordino::session::{Shared, fresh_id};
 use sordino::training::order;
 use sordino::{Error, Result};
@@ -15,6 +16,7 @@ use sordino_net::LinkModel;
 use sordino_nn::training::{Loss, Optimiser, Rates, Rule};
 use sordino_nn::zoo::{NETWORKS, Pool};
 use std::sync::atomic::AtomicU64;
+use zeroize::Zeroizing;
 
 /// Networks, batches and classes.
 const JOBS: [(&str, usize, usize); 5] = [
@@ -122,7 +124,14 @@ impl Training {
         let labels = Labels::Classes((0..batch).map(|i| i % classes).collect());
         let sets = vec![Set::new(samples, labels, classes)?];
         let runs = self.iterations + 1;
-        let material = Material { sets, order: order(&[batch], batch, runs, 0)?, answers: classes, seed: 0 };
+        let material = Material {
+            sets,
+            order: order(&[batch], batch, runs, 0)?,
+            answers: classes,
+            seed: 0,
+            key: Zeroizing::new([0; 32]),
+            preprocess: Preprocess::default(),
+        };
         let rule = Rule {
             loss: Loss::CrossEntropy,
             optimiser: Optimiser::Sgd { momentum: 0.9 },

@@ -10,7 +10,7 @@ use super::{input_dims, margin, positive, print, zoo_network};
 use clap::Args;
 use report::Checked;
 use schedule::Schedule;
-use sordino::checkpoint::{self, Checkpoints};
+use sordino::checkpoint::{self, Checkpoints, Mark};
 use sordino::data::{self, Set, Split};
 use sordino::inputs::Preprocess;
 use sordino::model::{self, write_whole};
@@ -21,6 +21,7 @@ use sordino_nn::exec::decode_states;
 use sordino_nn::{Graph, import, onnx};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
+use zeroize::Zeroizing;
 
 pub(super) use prepared::{Material, Prepared, Trainer, owners};
 pub(super) use report::Report;
@@ -107,11 +108,11 @@ impl Train {
     }
 
     /// Every owner's set, and the one to judge by.
-    fn sets(&self, schedule: &Schedule, graph: &Graph) -> Result<(Vec<Set>, Option<Set>, usize)> {
+    fn sets(&self, schedule: &Schedule, graph: &Graph) -> Result<(Vec<Set>, Option<Set>, usize, Preprocess)> {
         let single = import(graph, 1)?;
         let (dims, answer) = (input_dims(&single)?, single.outputs.first().map(|o| single.shapes[o.1].clone()));
         let answers = answer.and_then(|a| a.last().copied()).unwrap_or(0);
-        let Split { train, mut validation } = self.read(&self.data, self.labels.as_deref(), &dims, answers)?;
+        let Split { train, mut validation, scale } = self.read(&self.data, self.labels.as_deref(), &dims, answers)?;
         let mut sets = vec![train];
         for folder in &self.owner {
             sets.push(self.read(std::slice::from_ref(folder), None, &dims, answers)?.train);
@@ -125,7 +126,8 @@ impl Train {
         if !self.validation.is_empty() {
             validation = Some(self.read(&self.validation, self.validation_labels.as_deref(), &dims, answers)?.train);
         }
-        Ok((sets, validation, answers))
+        let given = self.preprocess.clone().or_beside(Path::new(&self.model))?;
+        Ok((sets, validation, answers, Preprocess { scale: given.scale.or(scale), ..given }))
     }
 
     pub(crate) fn run(self) -> Result<()> {
@@ -155,13 +157,25 @@ impl Train {
         }
         let schedule = self.schedule.with_file(self.config.as_deref())?;
         let graph = self.graph(schedule.seed())?;
-        let (sets, validation, answers) = self.sets(&schedule, &graph)?;
+        let (sets, validation, answers, preprocess) = self.sets(&schedule, &graph)?;
         let (batch, seed) = (schedule.batch.unwrap_or(128), schedule.seed());
         let sizes: Vec<usize> = sets.iter().map(|s| s.samples.len()).collect();
-        let mut order = order(&sizes, batch, schedule.epochs.unwrap_or(1), seed)?;
-        order.truncate(schedule.iterations.unwrap_or(usize::MAX));
+        let mut all = order(&sizes, batch, schedule.epochs.unwrap_or(1), seed)?;
+        // So many iterations take as many epochs as they need, unless epochs are given too.
+        if let (Some(n), None) = (schedule.iterations, schedule.epochs) {
+            all = order(&sizes, batch, n.div_ceil(all.len()), seed)?;
+        }
+        all.truncate(schedule.iterations.unwrap_or(usize::MAX));
+        let order = all;
         let rule = schedule.rule(order.len(), self.reveal_loss)?;
-        let material = Material { sets, order, answers, seed };
+        let key = match &self.checkpoint {
+            Some(folder) => {
+                self.mark(folder, order.len())?;
+                checkpoint::owner_key(folder, !self.resume)?
+            }
+            None => Zeroizing::new([0; 32]),
+        };
+        let material = Material { sets, order, answers, seed, key, preprocess };
         let prepared = Prepared::new(&graph, material, &rule, self.margin, self.calibration_iterations)?;
         let runs = prepared.material.order.len();
         let checkpoints = self.checkpoints(&prepared)?;
@@ -179,7 +193,7 @@ impl Train {
         let (driven, servers) =
             self.session.run(shared, &prepared.secrets, &mut owners(&mut trainers), &AtomicU64::new(0))?;
         let losses = trainers.swap_remove(0).losses;
-        let n = runs - checkpoints.as_ref().map_or(0, |c| c.first);
+        let n = runs - checkpoints.as_ref().map_or(0, Checkpoints::first);
         let seconds: f64 = driven.seconds().iter().sum::<f64>().abs();
         let mut report = Report {
             iterations: n,
@@ -200,13 +214,14 @@ impl Train {
         if opens {
             let states = decode_states(&prepared.program, &prepared.step, &driven.states);
             let result = trained(&graph, &prepared.step, &states)?;
-            self.write(&result)?;
+            self.write(&result, &prepared.material.preprocess)?;
             let judge = |g: &Graph| match &validation {
                 Some(set) => accuracy(g, set, answers),
                 None => Ok(None),
             };
             report.validation_accuracy = judge(&result)?;
             if self.check {
+                prepared::tell("training the same in floats");
                 let (mut checked, floats) = Checked::new(&prepared, &states, &report.losses)?;
                 checked.validation_accuracy = judge(&trained(&graph, &prepared.step, &floats)?)?;
                 report.check = Some(checked);
@@ -219,16 +234,11 @@ impl Train {
     }
 
     /// The opened model, and how pictures must reach it: as the training's data did.
-    fn write(&self, model: &Graph) -> Result<()> {
+    fn write(&self, model: &Graph, preprocess: &Preprocess) -> Result<()> {
         let Some(path) = &self.output else { return Ok(()) };
         write_whole(path, &onnx::write(model))?;
-        self.write_preprocessing(path)
-    }
-
-    fn write_preprocessing(&self, model: &Path) -> Result<()> {
-        let preprocess = self.preprocess.clone().or_beside(Path::new(&self.model))?;
-        match preprocess.beside(&self.data) {
-            Some(text) => write_whole(&model.with_extension("toml"), text.as_bytes()),
+        match preprocess.beside() {
+            Some(text) => write_whole(&path.with_extension("toml"), text.as_bytes()),
             None => Ok(()),
         }
     }
@@ -236,32 +246,38 @@ impl Train {
     fn checkpoints(&self, prepared: &Prepared) -> Result<Option<Checkpoints>> {
         let Some(folder) = &self.checkpoint else { return Ok(None) };
         let iterations = prepared.material.order.len();
+        let from = self.mark(folder, iterations)?;
+        let every = Some(self.checkpoint_every);
+        let checkpoints = Checkpoints { folder: folder.clone(), every, from, training: prepared.answer.training };
+        if self.resume {
+            checkpoints.belongs()?;
+            prepared::tell(&format!("going on after iteration {} of {iterations}", checkpoints.first()));
+        } else {
+            prepared.answer.write(folder)?;
+        }
+        Ok(Some(checkpoints))
+    }
+
+    /// The files to go on from, if that is asked for and possible.
+    fn mark(&self, folder: &Path, iterations: usize) -> Result<Option<Mark>> {
         let found = checkpoint::latest(folder);
-        let first = match (self.resume, found) {
-            (true, Some(first)) if first <= iterations => first,
-            (true, Some(first)) => {
-                return Err(Error::Usage(format!(
+        match (self.resume, found) {
+            (true, Some(mark)) if mark.iteration <= iterations => Ok(Some(mark)),
+            (true, Some(mark)) => {
+                let first = mark.iteration;
+                Err(Error::Usage(format!(
                     "the last checkpoint is of iteration {first}, but there are only {iterations}"
-                )));
+                )))
             }
             (true, None) => {
                 let why = "no iteration has checkpoints of all three servers; start without --resume".into();
-                return Err(Error::File { path: folder.clone(), why });
+                Err(Error::File { path: folder.into(), why })
             }
             (false, Some(_)) => {
                 let why = "it holds checkpoints; --resume goes on from them, another folder starts anew".into();
-                return Err(Error::File { path: folder.clone(), why });
+                Err(Error::File { path: folder.into(), why })
             }
-            (false, None) => 0,
-        };
-        let (every, data) = (Some(self.checkpoint_every), prepared.answer.data);
-        let checkpoints = Checkpoints { folder: folder.clone(), every, first, data, program: None };
-        if self.resume {
-            checkpoints.belongs(prepared.answer.training)?;
-        } else {
-            prepared.answer.write(folder)?;
-            self.write_preprocessing(&folder.join("model.json"))?;
+            (false, None) => Ok(None),
         }
-        Ok(Some(checkpoints))
     }
 }

@@ -2,14 +2,21 @@
 
 use super::report::average;
 use sordino::answer::Answer;
+use sordino::checkpoint::Training;
 use sordino::data::Set;
+use sordino::inputs::Preprocess;
 use sordino::session::Owner;
-use sordino::training::{Floats, Order, fingerprint};
+use sordino::training::{Floats, Order, fingerprint, untied};
 use sordino::{Error, Result};
 use sordino_nn::exec::{decode_outputs, encode_input};
 use sordino_nn::program::{Program, Secrets};
 use sordino_nn::training::{Rule, TrainingStep, step};
 use sordino_nn::{Graph, Options, Ranges, Tensor, compile_answer, compile_step, import};
+use std::time::{Duration, Instant};
+use zeroize::Zeroizing;
+
+/// How long a training says nothing.
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// Growth of a weight within the first iterations that no training means.
 const WILD: f32 = 30.0;
@@ -20,6 +27,10 @@ pub(crate) struct Material {
     pub(crate) order: Order,
     pub(crate) answers: usize,
     pub(crate) seed: u64,
+    /// Of the owners, for tagging their data.
+    pub(crate) key: Zeroizing<[u8; 32]>,
+    /// How pictures reach the model.
+    pub(crate) preprocess: Preprocess,
 }
 
 /// A training that is ready to run.
@@ -46,9 +57,12 @@ impl Prepared {
     pub(crate) fn new(graph: &Graph, material: Material, rule: &Rule, margin: f64, calibration: usize) -> Result<Self> {
         let rows: Vec<usize> = material.order.first().map(|b| b.iter().map(Vec::len).collect()).unwrap_or_default();
         let step = step(&import(graph, rows.iter().sum())?, rule)?.shared_by(&rows);
+        untied(graph, &step)?;
         let mut ranges = Ranges::default();
         let mut floats = Floats::new(&step);
-        for i in 0..calibration.min(material.order.len()) {
+        let calibration = calibration.min(material.order.len());
+        tell(&format!("taking ranges from {calibration} iterations in floats"));
+        for i in 0..calibration {
             floats.run(material.inputs(i), Some(&mut ranges)).map_err(|e| {
                 Error::Usage(format!("training leaves the floats within the first iterations ({e}); lower the rate"))
             })?;
@@ -62,8 +76,14 @@ impl Prepared {
         if let Some((now, _)) = wild {
             let rate = rule.rates.0.first().copied().unwrap_or(0.0);
             let reached = now.max_abs();
+            let inputs = material.inputs(0)[0].max_abs();
+            let hint = if inputs > 20.0 {
+                format!("; inputs reach {inputs}, does --scale bring them near one?")
+            } else {
+                String::new()
+            };
             return Err(Error::Usage(format!(
-                "a rate of {rate} is too large: weights reach {reached:.1e} within the first iterations"
+                "a rate of {rate} is too large: weights reach {reached:.1e} within the first iterations{hint}"
             )));
         }
         let options = Options { margin, ..Options::default() };
@@ -75,12 +95,27 @@ impl Prepared {
                 ranges.merge(&Ranges::calibrate(&single, &[inputs])?);
             }
         }
-        let answer = Answer {
-            program: compile_answer(&single, &program, &ranges, &options)?,
-            training: program.hash(),
-            data: fingerprint(&material.sets, material.seed),
+        let answer = compile_answer(&single, &program, &ranges, &options)?;
+        let training = Training {
+            program: program.hash(),
+            answer: answer.hash(),
+            data: fingerprint(&material.sets, material.seed, &material.key),
         };
+        let answer = Answer { program: answer, training, preprocess: material.preprocess.clone() };
         Ok(Self { step, program, secrets, material, answer })
+    }
+}
+
+/// A line on standard error, so that long work shows where it is.
+pub(super) fn tell(text: &str) {
+    eprintln!("train: {text}");
+}
+
+fn human_time(seconds: f64) -> String {
+    match seconds {
+        s if s < 100.0 => format!("{s:.0} s"),
+        s if s < 6000.0 => format!("{:.0} min", s / 60.0),
+        s => format!("{:.1} h", s / 3600.0),
     }
 }
 
@@ -91,13 +126,20 @@ pub(crate) struct Trainer<'a> {
     owner: usize,
     pub(crate) losses: Vec<f32>,
     quiet: bool,
+    /// When it began, and when it last said where it is.
+    began: Instant,
+    said: Instant,
+    done: usize,
 }
 
 impl<'a> Trainer<'a> {
     /// All owners.
     pub(crate) fn all(prepared: &'a Prepared, quiet: bool) -> Vec<Self> {
         let Prepared { program, material, .. } = prepared;
-        let one = |owner| Self { program, material, owner, losses: vec![], quiet };
+        let one = |owner| {
+            let now = Instant::now();
+            Self { program, material, owner, losses: vec![], quiet, began: now, said: now, done: 0 }
+        };
         (0..prepared.material.sets.len()).map(one).collect()
     }
 }
@@ -129,10 +171,13 @@ impl Owner for Trainer<'_> {
         if let Some(loss) = decode_outputs(self.program, outputs).first() {
             self.losses.push(loss.data[0]);
         }
-        if !self.quiet && (run + 1).is_multiple_of(10) {
+        self.done += 1;
+        let all = self.material.order.len();
+        if !self.quiet && (self.done == 1 || self.said.elapsed() > SILENCE || run + 1 == all) {
+            self.said = Instant::now();
             let loss = average(&self.losses).last().map(|l| format!(", loss {l:.4}")).unwrap_or_default();
-            let all = self.material.order.len();
-            eprintln!("iteration {} of {all}: {seconds:.2} s{loss}", run + 1);
+            let left = self.began.elapsed().as_secs_f64() / self.done as f64 * (all - run - 1) as f64;
+            tell(&format!("iteration {} of {all}: {seconds:.2} s{loss}, about {} left", run + 1, human_time(left)));
         }
     }
 }
