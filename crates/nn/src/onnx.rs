@@ -216,6 +216,20 @@ pub fn write(graph: &Graph) -> Vec<u8> {
         let tensor_type = Some(TensorType { elem_type: DataType::Float as i32, shape });
         ValueInfoProto { name: name.clone(), r#type: Some(TypeProto { tensor_type }) }
     };
+    // Shapes of the outputs, where the graph imports; the batch is a symbol if that of the input is one.
+    let symbol = graph.inputs.iter().find_map(|(_, d)| d.first().filter(|d| matches!(d, Dim::Symbol(_))).cloned());
+    let typed = crate::import(graph, 1).ok();
+    let shapes: BTreeMap<String, Vec<Dim>> = typed
+        .iter()
+        .flat_map(|net| net.outputs.iter().map(|(name, id)| (name.clone(), &net.shapes[*id])))
+        .map(|(name, dims)| {
+            let mut dims: Vec<Dim> = dims.iter().map(|&d| Dim::Fixed(d)).collect();
+            if let (Some(first), Some(symbol)) = (dims.first_mut(), &symbol) {
+                *first = symbol.clone();
+            }
+            (name, dims)
+        })
+        .collect();
     let tensor = |name: &str, c: &Constant| {
         let mut proto = TensorProto { name: name.into(), ..TensorProto::default() };
         proto.dims = c.dims().iter().map(|&d| d as i64).collect();
@@ -278,7 +292,7 @@ pub fn write(graph: &Graph) -> Vec<u8> {
             node: graph.nodes.iter().map(node).collect(),
             initializer: graph.constants.iter().map(|(n, c)| tensor(n, c)).collect(),
             input: graph.inputs.iter().map(|(n, d)| value(n, Some(d))).collect(),
-            output: graph.outputs.iter().map(|n| value(n, None)).collect(),
+            output: graph.outputs.iter().map(|n| value(n, shapes.get(n))).collect(),
         }),
     };
     model.encode_to_vec()

@@ -58,7 +58,7 @@ fn every_message_of_an_iteration_is_uniform_and_independent_of_data_and_model() 
             let _ = World { tap: Some(tap), ..World::default() }.run(&job).unwrap();
         };
         let (worst, messages) = worst(8, &iteration);
-        assert!(messages > 3000, "{messages} messages were looked at");
+        assert!(messages > 1000, "{messages} messages were looked at");
         assert!(worst < 7.0, "a message is {worst:.1} standard deviations from uniform");
     }
 }
