@@ -13,9 +13,6 @@ const FACTOR_BITS: f64 = 20.0;
 /// Units of weights that a learning rate is for one unit of its operand, at least: the rate is exact to one in twice as many.
 const RATE_UNITS: f64 = 48.0;
 
-/// Levels that what a value takes a step along has at least, from zero to the largest seen.
-const LEVELS: f64 = 64.0;
-
 /// Share of the largest weight below which an iteration's steps do not count.
 const STILL: f64 = 1e-6;
 
@@ -105,7 +102,8 @@ impl Finisher {
         steps.collect()
     }
 
-    /// A step that matters must have enough levels, and a rate enough units.
+    /// Some weight must move, and for each that does a rate must be enough units. How few levels a step has does not matter:
+    /// truncation rounds up or down by chance, and the noise is as many units of a weight.
     fn check_steps(&self) -> Result<()> {
         let largest = self.b.rates.iter().copied().fold(0.0, f64::max);
         let descents = self.descents();
@@ -113,7 +111,7 @@ impl Finisher {
             |&&(w, v): &&(Slot, Slot)| largest * self.b.values[v].range > STILL * self.b.values[w].range.max(1e-3);
         let coarse = |&&(w, v): &&(Slot, Slot)| {
             let units = self.finest_rate() * self.scale(w) / self.scale(v);
-            units < RATE_UNITS || self.levels(v) < LEVELS
+            units < RATE_UNITS
         };
         let moving = descents.iter().filter(counts);
         let refused = if descents.iter().any(|d| counts(&d)) { moving.filter(coarse).next() } else { descents.first() };
@@ -121,7 +119,8 @@ impl Finisher {
             None => Ok(()),
             Some(&(w, _)) => {
                 let why = format!("a learning rate of {largest:.1e} is below its weights' resolution; raise the rate");
-                Err(self.fault(w, why))
+                let step = self.b.steps.iter().find(|s| matches!(s.1, Pending::Descend { w: x, .. } if x == w));
+                Err(self.fault(step.map_or(w, |s| s.2), why))
             }
         }
     }
