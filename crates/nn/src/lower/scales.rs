@@ -113,8 +113,8 @@ impl Finisher {
             let units = self.finest_rate() * self.scale(w) / self.scale(v);
             units < RATE_UNITS
         };
-        let moving = descents.iter().filter(counts);
-        let refused = if descents.iter().any(|d| counts(&d)) { moving.filter(coarse).next() } else { descents.first() };
+        let mut moving = descents.iter().filter(counts);
+        let refused = if descents.iter().any(|d| counts(&d)) { moving.find(coarse) } else { descents.first() };
         match refused {
             None => Ok(()),
             Some(&(w, _)) => {
