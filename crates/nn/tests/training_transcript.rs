@@ -6,7 +6,7 @@
 mod graphs;
 
 use graphs::{BATCH, modern, normal};
-use sordino_mpc::{Error, Protocol, Result, Step};
+use sordino_mpc::{Error, Plan, Protocol, Result, Step};
 use sordino_nn::exec::{Loaded, encode_inputs};
 use sordino_nn::program::{Program, Secrets};
 use sordino_nn::training::{Loss, Optimiser, Rates, Rule, step};
@@ -64,7 +64,7 @@ fn every_message_of_an_iteration_is_uniform_and_independent_of_data_and_model() 
 }
 
 #[test]
-fn servers_tell_the_client_the_loss_or_nothing() {
+fn an_iteration_costs_what_is_declared_and_tells_the_client_the_loss_or_nothing() {
     for tell in [true, false] {
         let (program, secrets, inputs) = compiled(Optimiser::Sgd { momentum: 0.9 }, tell);
         let heard = std::sync::Arc::new(std::sync::Mutex::new(vec![]));
@@ -75,9 +75,12 @@ fn servers_tell_the_client_the_loss_or_nothing() {
             }
             vec![frame]
         });
-        let (outputs, ..) = World { tap: Some(tap), ..World::default() }
-            .run(&Iteration { program: &program, secrets, inputs })
-            .unwrap();
+        let job = Iteration { program: &program, secrets, inputs };
+        let plan = Plan::new(program.settings);
+        job.run(&plan, Step::root([1; 16])).unwrap();
+        let (outputs, sent, rounds) = World { tap: Some(tap), ..World::default() }.run(&job).unwrap();
+        // What is declared beforehand is what is sent.
+        assert_eq!((sent, rounds), (plan.cost().sent, plan.cost().rounds));
         // One element of the narrow ring from each server.
         let want = if tell { vec![4; 3] } else { vec![] };
         assert_eq!((outputs, heard.lock().unwrap().clone()), (usize::from(tell), want));
