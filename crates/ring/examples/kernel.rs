@@ -29,6 +29,7 @@ fn kernel(cpu: Cpu, name: &str) -> Option<Box<dyn Fn()>> {
     let wide: Vec<u64> = words(8, N);
     Some(match name {
         "convolution" => linear(cpu, convolution(3, 32, 32, 1), false),
+        "batch" => linear(cpu, Conv2d { n: 16, h: 4, w: 4, ..convolution(3, 32, 32, 1) }, false),
         "winograd" => linear(cpu, convolution(3, 32, 32, 1), true),
         "pointwise" => linear(cpu, convolution(1, 64, 64, 1), false),
         "depthwise" => linear(cpu, convolution(3, 64, 64, 64), false),
@@ -71,7 +72,7 @@ fn kernel(cpu: Cpu, name: &str) -> Option<Box<dyn Fn()>> {
 }
 
 fn main() {
-    let names = "convolution winograd pointwise depthwise weight_gradient product truncate select widen expand planes thermometer leaves tree pack unpack masks";
+    let names = "convolution batch winograd pointwise depthwise weight_gradient product truncate select widen expand planes thermometer leaves tree pack unpack masks";
     let mut arguments = std::env::args().skip(1);
     let (name, times) = (arguments.next().unwrap_or_default(), arguments.next().and_then(|t| t.parse::<u32>().ok()));
     match (kernel(Cpu::new(1), &name), times) {

@@ -91,7 +91,7 @@ pub(crate) fn weight_gradient(cpu: &Cpu, [x0, x1]: [&[u64]; 2], [dy0, dy1]: [&[u
                 let lanes = CHANNELS.min(columns - i * CHANNELS);
                 block.panel(i * CHANNELS, lanes, &mut panel, &mut corr);
                 let mut part = vec![0u64; co * CHANNELS];
-                let taps = Taps { kernel: [1, 1], step: [0, 0], depth: 2 * k };
+                let taps = Taps::all([1, 1], [0, 0], 2 * k);
                 let (out, ldo) = (&mut part[..], CHANNELS);
                 row(
                     cpu.isa,

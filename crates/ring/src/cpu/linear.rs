@@ -2,7 +2,7 @@
 
 use super::simd::dispatch;
 use super::tile::{CHANNELS, Row, Taps, row};
-use super::{Cpu, winograd};
+use super::{Cpu, Isa, batch, winograd};
 use crate::Conv2d;
 use rayon::prelude::*;
 
@@ -11,7 +11,7 @@ pub struct Panel(Kind);
 
 enum Kind {
     /// Per group and 16 channels: two halves of `[tap][w0 + w1 of each input channel, then w0][8]`, and the
-    /// pair-product sums.
+    /// pair-product sums of each tap.
     Tiled { weights: Vec<u64>, corr: Vec<[u64; CHANNELS]> },
     /// One input and one output channel per group: `[tap][channel]` of `w0 + w1`, then of `w0`.
     Depthwise { sum: Vec<u64>, first: Vec<u64> },
@@ -23,7 +23,7 @@ fn is_depthwise(op: &Conv2d) -> bool {
     op.groups > 1 && op.groups == op.cin && op.groups == op.cout
 }
 
-pub(crate) fn prepare(w0: &[u64], w1: &[u64], op: &Conv2d, gain: bool) -> Panel {
+pub(crate) fn prepare(isa: Isa, w0: &[u64], w1: &[u64], op: &Conv2d, gain: bool) -> Panel {
     if gain && op.gain() > 1 {
         return Panel(Kind::Winograd(winograd::prepare(w0, w1, op)));
     }
@@ -40,29 +40,48 @@ pub(crate) fn prepare(w0: &[u64], w1: &[u64], op: &Conv2d, gain: bool) -> Panel 
         return Panel(Kind::Depthwise { sum, first });
     }
     let (ci, co) = (op.cin / op.groups, op.cout / op.groups);
-    let depth = 2 * ci;
     let panels = co.div_ceil(CHANNELS);
-    let size = taps * depth * CHANNELS;
+    let size = taps * 2 * ci * CHANNELS;
     let mut weights = vec![0u64; op.groups * panels * size];
-    let mut corr = vec![[0u64; CHANNELS]; op.groups * panels];
-    for c in 0..op.cout {
-        let (group, within) = (c / co, c % co);
-        let panel = group * panels + within / CHANNELS;
-        let lane = within % CHANNELS;
-        let half = panel * size + lane / 8 * size / 2;
-        let (out, at) = (&mut weights[half..half + size / 2], lane % 8);
-        for t in 0..taps {
-            let from = (c * taps + t) * ci;
-            for i in 0..ci {
-                out[(t * depth + i) * 8 + at] = w0[from + i].wrapping_add(w1[from + i]);
-                out[(t * depth + ci + i) * 8 + at] = w0[from + i];
-            }
-        }
-        for pair in out.chunks_exact(16) {
-            corr[panel][lane] = corr[panel][lane].wrapping_add(pair[at].wrapping_mul(pair[8 + at]));
-        }
+    let mut corr = vec![[0u64; CHANNELS]; op.groups * panels * taps];
+    for (i, (panel, corr)) in weights.chunks_exact_mut(size).zip(corr.chunks_exact_mut(taps)).enumerate() {
+        let (group, within) = (i / panels, i % panels * CHANNELS);
+        let channels = group * co + within..group * co + co.min(within + CHANNELS);
+        let (from, to) = (channels.start * taps * ci, channels.end * taps * ci);
+        fill(isa, &w0[from..to], &w1[from..to], taps, ci, panel, corr);
     }
     Panel(Kind::Tiled { weights, corr })
+}
+
+dispatch! {
+    /// Fills the panel of up to 16 channels, whose weights follow each other.
+    fn fill(w0: &[u64], w1: &[u64], taps: usize, ci: usize, panel: &mut [u64], corr: &mut [[u64; CHANNELS]]) {
+        let half = panel.len() / 2;
+        let channels = w0.chunks_exact(taps * ci).zip(w1.chunks_exact(taps * ci));
+        for (lane, (w0, w1)) in channels.enumerate() {
+            let out = &mut panel[lane / 8 * half..][..half];
+            let taps = w0.chunks_exact(ci).zip(w1.chunks_exact(ci));
+            for (out, (w0, w1)) in out.chunks_exact_mut(2 * ci * 8).zip(taps) {
+                let (sum, first) = out.split_at_mut(ci * 8);
+                let rows = sum.chunks_exact_mut(8).zip(first.chunks_exact_mut(8));
+                for ((sum, first), (a, b)) in rows.zip(w0.iter().zip(w1)) {
+                    sum[lane % 8] = a.wrapping_add(*b);
+                    first[lane % 8] = *a;
+                }
+            }
+        }
+        for (i, half) in panel.chunks_exact(half).enumerate() {
+            for (corr, tap) in corr.iter_mut().zip(half.chunks_exact(2 * ci * 8)) {
+                let mut sums = [0u64; 8];
+                for pair in tap.chunks_exact(16) {
+                    for (j, sum) in sums.iter_mut().enumerate() {
+                        *sum = sum.wrapping_add(pair[j].wrapping_mul(pair[8 + j]));
+                    }
+                }
+                corr[8 * i..8 * i + 8].copy_from_slice(&sums);
+            }
+        }
+    }
 }
 
 dispatch! {
@@ -118,6 +137,14 @@ pub(crate) fn linear(cpu: &Cpu, x0: &[u64], x1: &[u64], panel: &Panel, op: &Conv
         winograd::linear(cpu, x0, x1, weights, op, &mut out);
         return out;
     }
+    if let (Kind::Tiled { weights, corr }, true) = (&panel.0, batch::pays(op)) {
+        let (weights, corr) =
+            (weights.chunks_exact(weights.len() / op.groups), corr.chunks_exact(corr.len() / op.groups));
+        for (group, panels) in weights.zip(corr).enumerate() {
+            batch::linear(cpu, [x0, x1], panels, op, group, &mut out);
+        }
+        return out;
+    }
     let image = op.h * op.w * op.cin;
     let out_image = op.out_h() * op.out_w() * op.cout;
     for (n, out) in out.chunks_exact_mut(out_image).enumerate() {
@@ -149,13 +176,15 @@ fn tiled(
     let co = op.cout / op.groups;
     let packed = pack(x0, x1, op, group);
     let depth = 2 * (op.cin / op.groups);
-    let taps = Taps {
-        kernel: op.kernel,
-        step: [op.dilation[0] * packed.width * packed.stride, op.dilation[1] * packed.stride],
-        depth,
-    };
-    let size = op.kernel[0] * op.kernel[1] * depth * CHANNELS;
+    let step = [op.dilation[0] * packed.width * packed.stride, op.dilation[1] * packed.stride];
+    let taps = Taps::all(op.kernel, step, depth);
+    let count = op.kernel[0] * op.kernel[1];
+    let size = count * depth * CHANNELS;
     let panels = co.div_ceil(CHANNELS);
+    let corr: Vec<[u64; CHANNELS]> = corr[group * panels * count..][..panels * count]
+        .chunks_exact(count)
+        .map(|taps| std::array::from_fn(|lane| taps.iter().fold(0u64, |s, tap| s.wrapping_add(tap[lane]))))
+        .collect();
     let sums = pair_products(cpu.isa, &packed.pixels, packed.stride, depth);
     let (oh, ow) = (op.out_h(), op.out_w());
     let mut rows = vec![0u64; oh * ow];
@@ -185,7 +214,7 @@ fn tiled(
                         sx: op.stride[1] * packed.stride,
                         w: &weights[panel * size..(panel + 1) * size],
                         rows: &rows[at..at + n],
-                        corr: &corr[panel],
+                        corr: &corr[p],
                         out: &mut out[group * co + p * CHANNELS..],
                         ldo: op.cout,
                         lanes,
@@ -266,7 +295,7 @@ pub(crate) mod tests {
     pub(crate) fn geometry() -> impl Strategy<Value = Conv2d> {
         let pair = |r: std::ops::Range<usize>| [r.clone(), r].prop_map(|v| v);
         (
-            1..3usize,
+            prop_oneof![3 => 1..3usize, 1 => 3..18usize],
             pair(1..18),
             1..5usize,
             1..20usize,
@@ -301,7 +330,7 @@ pub(crate) mod tests {
             }
             for isa in Isa::available() {
                 let cpu = Cpu::with(isa, threads);
-                prop_assert_eq!(&linear(&cpu, &x0, &x1, &prepare(&w0, &w1, &op, false), &op), &want);
+                prop_assert_eq!(&linear(&cpu, &x0, &x1, &prepare(isa, &w0, &w1, &op, false), &op), &want);
             }
         }
     }
@@ -331,9 +360,9 @@ pub(crate) mod tests {
             let (w0, w1) = (random(seed, 3, op.weight().len()), random(seed, 4, op.weight().len()));
             for isa in Isa::available() {
                 let cpu = Cpu::with(isa, threads);
-                let plain = linear(&cpu, &x0, &x1, &prepare(&w0, &w1, &op, false), &op);
+                let plain = linear(&cpu, &x0, &x1, &prepare(isa, &w0, &w1, &op, false), &op);
                 let want: Vec<u64> = plain.iter().map(|v| v.wrapping_mul(op.gain())).collect();
-                prop_assert_eq!(&linear(&cpu, &x0, &x1, &prepare(&w0, &w1, &op, true), &op), &want);
+                prop_assert_eq!(&linear(&cpu, &x0, &x1, &prepare(isa, &w0, &w1, &op, true), &op), &want);
             }
         }
     }

@@ -1,5 +1,6 @@
 //! The CPU device.
 
+mod batch;
 mod compare;
 mod elementwise;
 mod gradient;
@@ -144,7 +145,7 @@ impl Device for Cpu {
     }
 
     fn prepare(&self, w0: &Vec<u64>, w1: &Vec<u64>, op: &Conv2d, gain: bool) -> Panel {
-        linear::prepare(w0, w1, op, gain)
+        linear::prepare(self.isa, w0, w1, op, gain)
     }
     fn linear(&self, x0: &Vec<u64>, x1: &Vec<u64>, panel: &Panel, op: &Conv2d) -> Vec<u64> {
         linear::linear(self, x0, x1, panel, op)

@@ -6,32 +6,49 @@ use super::simd::{Isa, Level};
 /// Output channels a packed panel holds.
 pub(crate) const CHANNELS: usize = 16;
 
-/// What one tile reads: `taps` kernel positions, each a run of `depth` (even) elements per pixel.
+/// What one tile reads: a rectangle of kernel positions, each a run of `depth` (even) elements per pixel.
 pub(crate) struct Taps {
-    /// Kernel height and width.
+    /// Height and width of the rectangle.
     pub(crate) kernel: [usize; 2],
     /// Elements between neighbouring kernel rows and columns in the packed input.
     pub(crate) step: [usize; 2],
     /// Elements per pixel and tap.
     pub(crate) depth: usize,
+    /// Height and width of the kernel in the packed weights.
+    pub(crate) of: [usize; 2],
+    /// The rectangle's first row and column within it.
+    pub(crate) first: [usize; 2],
 }
 
 impl Taps {
+    /// A whole kernel.
+    pub(crate) fn all(kernel: [usize; 2], step: [usize; 2], depth: usize) -> Self {
+        Self { kernel, step, depth, of: kernel, first: [0, 0] }
+    }
     /// Elements from the first to one past the last that a pixel reads.
     fn reach(&self) -> usize {
         (self.kernel[0] - 1) * self.step[0] + (self.kernel[1] - 1) * self.step[1] + self.depth
     }
-    fn weights(&self) -> usize {
-        self.kernel[0] * self.kernel[1] * self.depth * CHANNELS
+    /// Packed weights of eight channels.
+    fn half(&self) -> usize {
+        self.of[0] * self.of[1] * self.depth * CHANNELS / 2
+    }
+    /// Where the weights of one tap of the rectangle begin within a half.
+    fn weights(&self, ky: usize, kx: usize) -> usize {
+        ((self.first[0] + ky) * self.of[1] + self.first[1] + kx) * self.depth * CHANNELS / 2
+    }
+    fn fits(&self) -> bool {
+        let within = |axis: usize| self.kernel[axis] > 0 && self.first[axis] + self.kernel[axis] <= self.of[axis];
+        self.depth.is_multiple_of(2) && within(0) && within(1)
     }
 }
 
-/// One row of output pixels for one panel of up to 16 channels:
+/// One row of output pixels (of one image, or the same pixel of many) for one panel of up to 16 channels:
 /// `out[r * ldo + j] = sum_k x[r * sx + tap(k)] w[k][j]`, by the inner-product form
 /// (Winograd 1968): pairs contribute `(x1 + w2)(x2 + w1)`, and the sums of `x1 x2` (`rows`) and `w1 w2` (`corr`)
 /// are taken off. Half the multiplications of the plain form; exact, because the ring is commutative.
 pub(crate) struct Row<'a> {
-    /// Packed input from the first pixel on.
+    /// Packed input from the first pixel's first tap on.
     pub(crate) x: &'a [u64],
     /// Elements between the inputs of neighbouring output pixels.
     pub(crate) sx: usize,
@@ -39,7 +56,7 @@ pub(crate) struct Row<'a> {
     pub(crate) w: &'a [u64],
     /// Sum of pair products of each pixel's inputs.
     pub(crate) rows: &'a [u64],
-    /// Sum of pair products of each channel's weights.
+    /// Sum of pair products of each channel's weights, of the rectangle's taps.
     pub(crate) corr: &'a [u64; CHANNELS],
     /// Output from the first pixel's first channel on.
     pub(crate) out: &'a mut [u64],
@@ -57,7 +74,7 @@ pub(crate) fn row(isa: Isa, taps: &Taps, row: &mut Row<'_>) {
     }
     // These bounds are what the unchecked accesses below rely on.
     assert!(row.x.len() >= (n - 1) * row.sx + taps.reach());
-    assert!(row.w.len() >= taps.weights() && taps.depth.is_multiple_of(2));
+    assert!(taps.fits() && row.w.len() >= 2 * taps.half());
     assert!((1..=CHANNELS).contains(&row.lanes) && row.out.len() >= (n - 1) * row.ldo + row.lanes);
     let mut at = 0;
     macro_rules! tiles {
@@ -86,12 +103,13 @@ pub(crate) fn row(isa: Isa, taps: &Taps, row: &mut Row<'_>) {
 
 fn portable(taps: &Taps, row: &mut Row<'_>, at: usize) {
     let mut acc = [0u64; CHANNELS];
-    let (first, second) = row.w.split_at(taps.weights() / 2);
-    let mut weights = first.chunks_exact(CHANNELS).zip(second.chunks_exact(CHANNELS));
+    let (first, second) = row.w.split_at(taps.half());
     for ky in 0..taps.kernel[0] {
         for kx in 0..taps.kernel[1] {
             let from = at * row.sx + ky * taps.step[0] + kx * taps.step[1];
-            for (x, (low, high)) in row.x[from..from + taps.depth].chunks_exact(2).zip(&mut weights) {
+            let weights = first.chunks_exact(CHANNELS).zip(second.chunks_exact(CHANNELS));
+            let weights = weights.skip(taps.weights(ky, kx) / CHANNELS);
+            for (x, (low, high)) in row.x[from..from + taps.depth].chunks_exact(2).zip(weights) {
                 for j in 0..CHANNELS {
                     let w = if j < 8 { low } else { high };
                     let product = x[0].wrapping_add(w[8 + j % 8]).wrapping_mul(x[1].wrapping_add(w[j % 8]));
@@ -115,17 +133,17 @@ use std::arch::x86_64::*;
 #[target_feature(enable = "avx512f,avx512dq,avx512vl")]
 unsafe fn avx512<const MR: usize>(taps: &Taps, row: &mut Row<'_>, at: usize) {
     let mut acc = [[_mm512_setzero_si512(); 2]; MR];
-    let mut w = row.w.as_ptr();
-    let half = taps.weights() / 2;
+    let half = taps.half();
     // SAFETY: as stated above.
     let base = unsafe { row.x.as_ptr().add(at * row.sx) };
     for ky in 0..taps.kernel[0] {
         for kx in 0..taps.kernel[1] {
-            // SAFETY: the offset is below `Taps::reach`.
-            let x = unsafe { base.add(ky * taps.step[0] + kx * taps.step[1]) };
+            // SAFETY: the offsets are below `Taps::reach` and `Taps::half`.
+            let (x, mut w) =
+                unsafe { (base.add(ky * taps.step[0] + kx * taps.step[1]), row.w.as_ptr().add(taps.weights(ky, kx))) };
             let mut k = 0;
             while k < taps.depth {
-                // SAFETY: `w` advances by 16 for each pair of each tap, half of `Taps::weights` in all; `x` is read at
+                // SAFETY: `w` advances by 16 for each pair of one tap, which lies within `Taps::half`; `x` is read at
                 // r * sx + k + 1 with k + 1 < depth.
                 unsafe {
                     let w1 = [_mm512_loadu_si512(w.cast()), _mm512_loadu_si512(w.add(half).cast())];
@@ -173,7 +191,7 @@ const AVX2_PIXELS: usize = 256;
 fn avx2_row(taps: &Taps, row: &mut Row<'_>) {
     let mut sums = vec![[0u64; CHANNELS]; row.rows.len()];
     for (block, sums) in sums.chunks_mut(AVX2_PIXELS).enumerate() {
-        for (half, w) in row.w.chunks_exact(taps.weights() / 2).take(row.lanes.div_ceil(8)).enumerate() {
+        for (half, w) in row.w.chunks_exact(taps.half()).take(row.lanes.div_ceil(8)).enumerate() {
             avx2_block(taps, row, block * AVX2_PIXELS, w, half, sums);
         }
     }
@@ -187,10 +205,11 @@ fn avx2_row(taps: &Taps, row: &mut Row<'_>) {
 
 /// Adds to the sums of the pixels from `first` on what half a panel's weights `w` contribute.
 #[cfg(target_arch = "x86_64")]
-fn avx2_block(taps: &Taps, row: &Row<'_>, first: usize, mut w: &[u64], half: usize, sums: &mut [[u64; CHANNELS]]) {
+fn avx2_block(taps: &Taps, row: &Row<'_>, first: usize, w: &[u64], half: usize, sums: &mut [[u64; CHANNELS]]) {
     for ky in 0..taps.kernel[0] {
         for kx in 0..taps.kernel[1] {
             let tap = ky * taps.step[0] + kx * taps.step[1];
+            let mut w = &w[taps.weights(ky, kx)..];
             for k in (0..taps.depth).step_by(AVX2_DEPTH) {
                 let depth = AVX2_DEPTH.min(taps.depth - k);
                 let (now, rest) = w.split_at(depth * CHANNELS / 2);

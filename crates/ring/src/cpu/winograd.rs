@@ -177,7 +177,7 @@ fn block(cpu: &Cpu, x: [&[u64]; 2], w: &Transformed, op: &Conv2d, (n, first): (u
     }
     let panels = co.div_ceil(CHANNELS);
     let size = depth * CHANNELS;
-    let taps = Taps { kernel: [1, 1], step: [0, 0], depth };
+    let taps = Taps::all([1, 1], [0, 0], depth);
     let mut sums = vec![0u64; tiles];
     let mut m = vec![0u64; 16 * m_size];
     for (position, (v, m)) in v.chunks_exact(v_size).zip(m.chunks_exact_mut(m_size)).enumerate() {
