@@ -51,8 +51,8 @@ impl Answer {
         let text = std::fs::read(&path).map_err(Error::at(&path))?;
         let answer: Self = serde_json::from_slice(&text)
             .map_err(|e| Error::File { path: path.clone(), why: format!("not a trained model: {e}") })?;
-        let none =
-            || Error::File { path: folder.into(), why: "no iteration has checkpoints of all three servers".into() };
+        let why = "no iteration has sound checkpoints of all three servers";
+        let none = || Error::File { path: folder.into(), why: why.into() };
         let from = Some(checkpoint::latest(folder).ok_or_else(none)?);
         let checkpoints = Checkpoints { folder: folder.into(), every: None, from, training: answer.training };
         checkpoints.belongs()?;

@@ -2,13 +2,14 @@
 //! all, the last two kept.
 //!
 //! File: one line of JSON (server, iteration, session, training), which is authenticated; a nonce; AES-256-GCM of both
-//! components of every state. The key is made on first use and lies beside, readable by its owner alone; whoever runs a
+//! components of every state; SHA-256 of all that, by which damage shows without a key. The key is made on first use and lies beside, readable by its owner alone; whoever runs a
 //! server on a host of its own puts the folder on a disk that only this server reads.
 
 use crate::model::write_whole;
 use crate::{Error, Result};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
@@ -74,12 +75,24 @@ fn header(path: &Path, bytes: &[u8]) -> Result<(Header, usize)> {
     Ok((serde_json::from_slice(&bytes[..end]).map_err(|_| fault())?, end))
 }
 
-/// The last iteration that all three servers have a file of, written in the same session.
+/// A file's contents up to its hash, if that is right.
+fn whole(bytes: &[u8]) -> Option<&[u8]> {
+    let (content, hash) = bytes.split_last_chunk::<32>()?;
+    (Sha256::digest(content)[..] == hash[..]).then_some(content)
+}
+
+/// The last iteration that some server has a file of.
+#[must_use]
+pub fn newest(folder: &Path) -> Option<usize> {
+    (0..3).filter_map(|server| iterations(folder, server).pop()).max()
+}
+
+/// The last iteration that all three servers have an undamaged file of, written in the same session.
 #[must_use]
 pub fn latest(folder: &Path) -> Option<Mark> {
     let mark = |server: u8, iteration: usize| {
         let path = file(folder, server, iteration);
-        Some(header(&path, &std::fs::read(&path).ok()?).ok()?.0.mark)
+        Some(header(&path, whole(&std::fs::read(&path).ok()?)?).ok()?.0.mark)
     };
     iterations(folder, 0).into_iter().rev().find_map(|i| {
         let first = mark(0, i)?;
@@ -151,7 +164,9 @@ impl Checkpoints {
         let header = serde_json::to_vec(&header).map_err(|e| fault(&e.to_string()))?;
         let sealed = seal(&self.folder, server, true)?.seal_in_place_append_tag(Aad::from(&header), &mut *shares);
         let nonce = sealed.map_err(|_| fault("it cannot be encrypted"))?;
-        let bytes = [&header[..], b"\n", nonce.as_ref(), &shares].concat();
+        let mut bytes = [&header[..], b"\n", nonce.as_ref(), &shares].concat();
+        let hash = Sha256::digest(&bytes);
+        bytes.extend_from_slice(&hash);
         write_whole(&path, &bytes)?;
         let all = iterations(&self.folder, server);
         let (past, future): (Vec<usize>, Vec<usize>) = all.into_iter().partition(|i| *i <= mark.iteration);
@@ -160,6 +175,12 @@ impl Checkpoints {
             std::fs::remove_file(&old).map_err(Error::at(&old))?;
         }
         Ok(())
+    }
+
+    /// The iteration of a newer file that could not be used, because it or another server's is damaged or missing.
+    #[must_use]
+    pub fn passed_over(&self) -> Option<usize> {
+        newest(&self.folder).filter(|n| *n > self.first())
     }
 
     /// Checks that the files to go on from belong to this training, as far as their headers say; servers check for themselves.
@@ -198,6 +219,8 @@ impl Checkpoints {
         }
         let mut bytes = Zeroizing::new(std::fs::read(&path).map_err(Error::at(&path))?);
         let end = self.header(server, &path, &bytes)?;
+        let content = whole(&bytes).ok_or_else(|| fault("it is damaged"))?.len();
+        bytes.truncate(content);
         let from = end + 1 + NONCE_LEN;
         if bytes.len() < from {
             return Err(fault("it ends too early"));
@@ -207,8 +230,7 @@ impl Checkpoints {
         nonce.copy_from_slice(&bytes[end + 1..from]);
         let opened =
             seal(&self.folder, server, false)?.open_in_place(Nonce::from(&nonce), Aad::from(aad), &mut bytes[from..]);
-        let why = "it is damaged, or the key beside it is another one; without this file an earlier iteration serves";
-        let plain = opened.map_err(|_| fault(why))?;
+        let plain = opened.map_err(|_| fault("the key beside it is not the one it was sealed with"))?;
         Ok(Zeroizing::new(plain.to_vec()))
     }
 }

@@ -83,18 +83,31 @@ fn a_killed_training_goes_on_where_it_stopped() {
     // Up to rounding the weights are those of an uninterrupted training: both follow floats from the start.
     assert!(number(&resumed["check"]["max_abs_weight_difference"]) < 0.05, "{}", resumed["check"]);
     assert!(number(&resumed["check"]["largest_relative_loss_difference"]) < 0.1, "{}", resumed["check"]);
-    // Another training cannot go on from these shares, nor a damaged file.
+    // The whole curve is there, but for what the kill left unwritten.
+    let of: Vec<u64> = resumed["loss_iterations"].as_array().unwrap().iter().map(|i| i.as_u64().unwrap()).collect();
+    assert!((39..=40).contains(&of.len()) && of[0] == 1 && of.is_sorted() && of.last() == Some(&40), "{of:?}");
+    // Another training cannot go on from these shares.
     let other = train(&[&keep[..], &["--resume", "--epochs", "8", "--rate", "0.03"]].concat());
     let text = String::from_utf8_lossy(&other.stderr).to_string();
     assert!(other.status.code() == Some(2) && text.contains("belongs to another training"), "{text}");
-    let path = folder.join("server-1-000000040.checkpoint");
-    let mut bytes = std::fs::read(&path).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    std::fs::write(&path, bytes).unwrap();
+    // A damaged file is passed over, unless none is left.
+    let damage = |iteration: usize| {
+        let path = folder.join(format!("server-1-{iteration:09}.checkpoint"));
+        let mut bytes = std::fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+    };
+    damage(40);
+    let again = train(&[&schedule[..], &keep, &["--resume"]].concat());
+    let text = String::from_utf8_lossy(&again.stderr).to_string();
+    assert!(again.status.success() && text.contains("iteration 40 has no sound checkpoints"), "{text}");
+    assert!(text.contains("going on after iteration 39 of 40"), "{text}");
+    damage(39);
+    damage(40);
     let damaged = train(&[&schedule[..], &keep, &["--resume"]].concat());
     let text = String::from_utf8_lossy(&damaged.stderr).to_string();
-    assert!(damaged.status.code() == Some(1) && text.contains("damaged"), "{text}");
+    assert!(damaged.status.code() == Some(2) && text.contains("no iteration has sound checkpoints"), "{text}");
 }
 
 fn run(args: &[&str]) -> Value {
@@ -167,7 +180,7 @@ fn two_owners_train_a_model_that_stays_shared() {
     for name in ["server-1-000000040.checkpoint", "server-1.key"] {
         std::fs::copy(folder("processes").join(name), folder("in-process").join(name)).unwrap();
     }
-    refused("no iteration has checkpoints of all three");
+    refused("no iteration has sound checkpoints of all three");
 }
 
 #[test]
@@ -218,8 +231,14 @@ fn what_is_wrong_gets_one_sentence() {
     let config = config.to_str().unwrap();
     std::fs::write(config, "batch = 2\nspeed = 3\n").unwrap();
     refused(&["--config", config], 2, "speed");
+    std::fs::write(config, "batch = 2\nrate = \"fast\"\n").unwrap();
+    refused(&["--config", config], 2, "line 2: it has string \"fast\", expected a number");
+    std::fs::write(config, "[[owner]]\ndata = \"/nonexistent\"\n").unwrap();
+    refused(&["--config", config], 2, "no such file or folder");
+    refused(&["--optimiser", "adam", "--momentum", "0.5"], 2, "--momentum belongs to sgd");
+    refused(&["--step-every", "5"], 2, "--step-every belongs to schedule step");
     refused(&["--epochs", "1", "--rate", "12"], 2, "too large");
-    refused(&["--rate", "-1", "--epochs", "1"], 2, "");
+    refused(&["--rate", "-1", "--epochs", "1"], 2, "--rate -1 must be above 0");
     refused(&["--rate", "0.0000000001", "--iterations", "1"], 2, "resolution");
     refused(&["--owner", "/nonexistent"], 2, "no such file or folder");
     rows_of_light(&dir.path().join("other"), 20, 0);
@@ -232,7 +251,7 @@ fn what_is_wrong_gets_one_sentence() {
     npy(&dir.path().join("other/y.npy"), "20,", &[1.0; 20]);
     npy(&dir.path().join("other/x.npy"), "20, 1, 28, 28", &[f32::NAN; 20 * 784]);
     refused(&["--owner", other], 2, "not a finite number");
-    refused(&["--resume", "--checkpoint", dir.path().to_str().unwrap()], 2, "no iteration");
+    refused(&["--resume", "--checkpoint", dir.path().to_str().unwrap()], 2, "no checkpoints");
     refused(&["--labels", &asset("digits-idx3-ubyte.gz")], 2, "");
     refused(&["--model", "zoo:nothing"], 2, "");
     refused(&["--plot", "/nonexistent/loss.svg", "--iterations", "1"], 2, "");

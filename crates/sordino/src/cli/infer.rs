@@ -145,6 +145,12 @@ impl Infer {
     /// A trained model that the servers hold.
     fn kept(&self, folder: &Path) -> Result<Job> {
         let (answer, checkpoints) = Answer::read(folder)?;
+        if let Some(newest) = checkpoints.passed_over() {
+            let first = checkpoints.first();
+            eprintln!(
+                "infer: iteration {newest} has no sound checkpoints of all three servers; the model of iteration {first} answers"
+            );
+        }
         let [port] = &answer.program.inputs[..] else {
             return Err(Error::Usage("the trained model has several inputs".into()));
         };

@@ -1,5 +1,6 @@
 //! `sordino train`.
 
+mod losses;
 mod prepared;
 mod report;
 mod schedule;
@@ -8,6 +9,7 @@ use super::session::Session;
 use super::zoo::Pool;
 use super::{input_dims, margin, positive, print, zoo_network};
 use clap::Args;
+use losses::Losses;
 use report::Checked;
 use schedule::Schedule;
 use sordino::checkpoint::{self, Checkpoints, Mark};
@@ -58,39 +60,39 @@ pub(crate) struct Train {
     config: Option<PathBuf>,
     #[command(flatten)]
     schedule: Schedule,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Pictures")]
     preprocess: Preprocess,
     /// Open the loss of every iteration to the first data owner; nothing else is revealed before the end.
-    #[arg(long)]
+    #[arg(long, help_heading = "Results")]
     reveal_loss: bool,
     /// Train the same model in floats beside it and compare losses, weights and accuracies. Opens the model to its owner.
-    #[arg(long)]
+    #[arg(long, help_heading = "Results")]
     check: bool,
     /// Folder in which each server keeps its shares of weights and optimiser, encrypted under its own key.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", help_heading = "Results")]
     checkpoint: Option<PathBuf>,
     /// Iterations from one checkpoint to the next.
-    #[arg(long, default_value_t = 50, value_parser = positive, requires = "checkpoint")]
+    #[arg(long, default_value_t = 50, value_parser = positive, requires = "checkpoint", help_heading = "Results")]
     checkpoint_every: usize,
     /// Go on from the last checkpoint in the folder; model, data and options must be the same.
-    #[arg(long, requires = "checkpoint")]
+    #[arg(long, requires = "checkpoint", help_heading = "Results")]
     resume: bool,
     /// Where to write the trained model, opened to its owner. Without it the model stays shared.
-    #[arg(long, short)]
+    #[arg(long, short, help_heading = "Results")]
     output: Option<PathBuf>,
     /// Where to write a plot of the loss.
-    #[arg(long, value_name = "FILE.svg", requires = "reveal_loss")]
+    #[arg(long, value_name = "FILE.svg", requires = "reveal_loss", help_heading = "Results")]
     plot: Option<PathBuf>,
     /// Print one JSON object.
-    #[arg(long)]
+    #[arg(long, help_heading = "Results")]
     json: bool,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Session")]
     session: Session,
     /// Room above the ranges of the first iterations, as a factor.
-    #[arg(long, default_value_t = 8.0, value_parser = margin)]
+    #[arg(long, default_value_t = 8.0, value_parser = margin, help_heading = "Session")]
     margin: f64,
     /// Iterations in floats, at the owner, that ranges are taken from.
-    #[arg(long, default_value_t = 20, value_parser = positive)]
+    #[arg(long, default_value_t = 20, value_parser = positive, help_heading = "Session")]
     calibration_iterations: usize,
 }
 
@@ -168,17 +170,14 @@ impl Train {
         all.truncate(schedule.iterations.unwrap_or(usize::MAX));
         let order = all;
         let rule = schedule.rule(order.len(), self.reveal_loss)?;
-        let key = match &self.checkpoint {
-            Some(folder) => {
-                self.mark(folder, order.len())?;
-                checkpoint::owner_key(folder, !self.resume)?
-            }
-            None => Zeroizing::new([0; 32]),
+        let (from, key) = match &self.checkpoint {
+            Some(folder) => (self.mark(folder, order.len())?, checkpoint::owner_key(folder, !self.resume)?),
+            None => (None, Zeroizing::new([0; 32])),
         };
         let material = Material { sets, order, answers, seed, key, preprocess };
         let prepared = Prepared::new(&graph, material, &rule, self.margin, self.calibration_iterations)?;
         let runs = prepared.material.order.len();
-        let checkpoints = self.checkpoints(&prepared)?;
+        let checkpoints = self.checkpoints(&prepared, from)?;
         // Nothing is opened that nobody asked for.
         let opens = self.output.is_some() || self.check || !self.validation.is_empty();
         let shared = Shared {
@@ -190,9 +189,12 @@ impl Train {
             opened: if opens { model_states(&prepared.step) } else { 0 },
         };
         let mut trainers = Trainer::all(&prepared, false);
+        if let (true, Some(to)) = (self.reveal_loss, &checkpoints) {
+            trainers[0].losses = Losses::kept(&to.folder, to.first())?;
+        }
         let (driven, servers) =
             self.session.run(shared, &prepared.secrets, &mut owners(&mut trainers), &AtomicU64::new(0))?;
-        let losses = trainers.swap_remove(0).losses;
+        let (loss_iterations, losses) = trainers.swap_remove(0).losses.all.into_iter().unzip();
         let n = runs - checkpoints.as_ref().map_or(0, Checkpoints::first);
         let seconds: f64 = driven.seconds().iter().sum::<f64>().abs();
         let mut report = Report {
@@ -208,6 +210,7 @@ impl Train {
                 .max()
                 .unwrap_or(0),
             losses,
+            loss_iterations,
             validation_accuracy: None,
             check: None,
         };
@@ -222,7 +225,7 @@ impl Train {
             report.validation_accuracy = judge(&result)?;
             if self.check {
                 prepared::tell("training the same in floats");
-                let (mut checked, floats) = Checked::new(&prepared, &states, &report.losses)?;
+                let (mut checked, floats) = Checked::new(&prepared, &states, &report)?;
                 checked.validation_accuracy = judge(&trained(&graph, &prepared.step, &floats)?)?;
                 report.check = Some(checked);
             }
@@ -243,15 +246,17 @@ impl Train {
         }
     }
 
-    fn checkpoints(&self, prepared: &Prepared) -> Result<Option<Checkpoints>> {
+    fn checkpoints(&self, prepared: &Prepared, from: Option<Mark>) -> Result<Option<Checkpoints>> {
         let Some(folder) = &self.checkpoint else { return Ok(None) };
-        let iterations = prepared.material.order.len();
-        let from = self.mark(folder, iterations)?;
         let every = Some(self.checkpoint_every);
         let checkpoints = Checkpoints { folder: folder.clone(), every, from, training: prepared.answer.training };
         if self.resume {
             checkpoints.belongs()?;
-            prepared::tell(&format!("going on after iteration {} of {iterations}", checkpoints.first()));
+            if let Some(newest) = checkpoints.passed_over() {
+                prepared::tell(&format!("iteration {newest} has no sound checkpoints of all three servers"));
+            }
+            let (first, all) = (checkpoints.first(), prepared.material.order.len());
+            prepared::tell(&format!("going on after iteration {first} of {all}"));
         } else {
             prepared.answer.write(folder)?;
         }
@@ -260,24 +265,18 @@ impl Train {
 
     /// The files to go on from, if that is asked for and possible.
     fn mark(&self, folder: &Path, iterations: usize) -> Result<Option<Mark>> {
-        let found = checkpoint::latest(folder);
-        match (self.resume, found) {
-            (true, Some(mark)) if mark.iteration <= iterations => Ok(Some(mark)),
-            (true, Some(mark)) => {
-                let first = mark.iteration;
-                Err(Error::Usage(format!(
-                    "the last checkpoint is of iteration {first}, but there are only {iterations}"
-                )))
-            }
-            (true, None) => {
-                let why = "no iteration has checkpoints of all three servers; start without --resume".into();
-                Err(Error::File { path: folder.into(), why })
-            }
-            (false, Some(_)) => {
-                let why = "it holds checkpoints; --resume goes on from them, another folder starts anew".into();
-                Err(Error::File { path: folder.into(), why })
-            }
+        let fault = |why: &str| Err(Error::File { path: folder.into(), why: why.into() });
+        match (self.resume, checkpoint::newest(folder)) {
             (false, None) => Ok(None),
+            (false, Some(_)) => fault("it holds checkpoints; --resume goes on from them, another folder starts anew"),
+            (true, None) => fault("it holds no checkpoints; start without --resume"),
+            (true, Some(_)) => match checkpoint::latest(folder) {
+                Some(mark) if mark.iteration <= iterations => Ok(Some(mark)),
+                Some(Mark { iteration, .. }) => Err(Error::Usage(format!(
+                    "the last checkpoint is of iteration {iteration}, but there are only {iterations}"
+                ))),
+                None => fault("no iteration has sound checkpoints of all three servers; start anew in another folder"),
+            },
         }
     }
 }

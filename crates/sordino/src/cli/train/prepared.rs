@@ -1,6 +1,6 @@
 //! A training made ready: ranges from its first iterations in floats, the compiled step, and its owners.
 
-use super::report::average;
+use super::losses::Losses;
 use sordino::answer::Answer;
 use sordino::checkpoint::Training;
 use sordino::data::Set;
@@ -124,7 +124,7 @@ pub(crate) struct Trainer<'a> {
     program: &'a Program,
     material: &'a Material,
     owner: usize,
-    pub(crate) losses: Vec<f32>,
+    pub(super) losses: Losses,
     quiet: bool,
     /// When it began, and when it last said where it is.
     began: Instant,
@@ -138,7 +138,7 @@ impl<'a> Trainer<'a> {
         let Prepared { program, material, .. } = prepared;
         let one = |owner| {
             let now = Instant::now();
-            Self { program, material, owner, losses: vec![], quiet, began: now, said: now, done: 0 }
+            Self { program, material, owner, losses: Losses::default(), quiet, began: now, said: now, done: 0 }
         };
         (0..prepared.material.sets.len()).map(one).collect()
     }
@@ -169,13 +169,13 @@ impl Owner for Trainer<'_> {
             return;
         }
         if let Some(loss) = decode_outputs(self.program, outputs).first() {
-            self.losses.push(loss.data[0]);
+            self.losses.push(run + 1, loss.data[0]);
         }
         self.done += 1;
         let all = self.material.order.len();
         if !self.quiet && (self.done == 1 || self.said.elapsed() > SILENCE || run + 1 == all) {
             self.said = Instant::now();
-            let loss = average(&self.losses).last().map(|l| format!(", loss {l:.4}")).unwrap_or_default();
+            let loss = self.losses.recent().map(|l| format!(", loss {l:.4}")).unwrap_or_default();
             let left = self.began.elapsed().as_secs_f64() / self.done as f64 * (all - run - 1) as f64;
             tell(&format!("iteration {} of {all}: {seconds:.2} s{loss}, about {} left", run + 1, human_time(left)));
         }

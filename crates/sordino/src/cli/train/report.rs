@@ -11,7 +11,7 @@ use sordino_nn::Tensor;
 use sordino_nn::training::Kind;
 
 /// Iterations of a moving average of the loss.
-const WINDOW: usize = 20;
+pub(super) const WINDOW: usize = 20;
 
 /// The object that `train --json` prints.
 #[derive(Serialize)]
@@ -24,6 +24,9 @@ pub(crate) struct Report {
     pub(crate) rounds_per_iteration: u32,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) losses: Vec<f32>,
+    /// Which iterations they are of, counted from one: a resumed training knows the earlier ones too.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) loss_iterations: Vec<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) validation_accuracy: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -56,16 +59,15 @@ pub(super) fn average(losses: &[f32]) -> Vec<f64> {
 
 impl Checked {
     /// Trains in floats from the same start, and compares losses and the model's states. Returns the float states too.
-    pub(super) fn new(p: &Prepared, states: &[Tensor], losses: &[f32]) -> Result<(Self, Vec<Tensor>)> {
+    pub(super) fn new(p: &Prepared, states: &[Tensor], report: &Report) -> Result<(Self, Vec<Tensor>)> {
         let mut floats = Floats::new(&p.step);
         let mut own = vec![];
         for i in 0..p.material.order.len() {
             own.extend(floats.run(p.material.inputs(i), None)?);
         }
-        // After a resumption the losses are those of its own iterations.
-        let own = own.split_off(own.len().saturating_sub(losses.len()));
+        let own: Vec<f32> = report.loss_iterations.iter().filter_map(|i| own.get(i - 1)).copied().collect();
         let floor = own.first().map_or(0.0, |l| f64::from(*l) / 20.0);
-        let pairs = average(losses).into_iter().zip(average(&own)).filter(|p| p.1 > floor);
+        let pairs = average(&report.losses).into_iter().zip(average(&own)).filter(|p| p.1 > floor);
         let all = states.iter().zip(&floats.states).zip(&p.step.states);
         let values = all.filter(|(_, s)| s.kind == Kind::Value).map(|(pair, _)| pair);
         let difference = values.flat_map(|(a, b)| a.data.iter().zip(&b.data)).map(|(a, b)| f64::from((a - b).abs()));
@@ -83,7 +85,8 @@ impl Report {
     /// A plot of the losses, the float ones beside them.
     pub(super) fn plot(&self) -> Result<String> {
         let curve = |name: &str, losses: &[f32]| {
-            let points = average(losses).into_iter().enumerate().map(|(i, l)| (i as f64 + 1.0, l)).collect();
+            let at = self.loss_iterations.iter().map(|i| *i as f64);
+            let points = at.zip(average(losses)).collect();
             Series { name: name.into(), points }
         };
         let mut series = vec![curve("private", &self.losses)];
@@ -103,7 +106,7 @@ impl Report {
             self.rounds_per_iteration
         );
         if let Some(loss) = average(&self.losses).last() {
-            text += &format!("loss {loss:.4} (moving average of {WINDOW})\n");
+            text += &format!("loss {loss:.4} (mean of the last {})\n", WINDOW.min(self.losses.len()));
         }
         if let Some(a) = self.validation_accuracy {
             text += &format!("validation accuracy {:.2} %\n", 100.0 * a);

@@ -32,10 +32,35 @@ pub(super) enum OptimiserArg {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct OwnerFiles {
-    /// As --data.
+    /// As --data; one file or folder may stand by itself.
+    #[serde(deserialize_with = "one_or_many")]
     pub(super) data: Vec<PathBuf>,
     /// As --labels.
     pub(super) labels: Option<PathBuf>,
+}
+
+fn one_or_many<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Vec<PathBuf>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a file or a list of files")]
+    enum Files {
+        One(PathBuf),
+        Many(Vec<PathBuf>),
+    }
+    Ok(match Files::deserialize(from)? {
+        Files::One(file) => vec![file],
+        Files::Many(files) => files,
+    })
+}
+
+/// Where and what is wrong in a file, without the names of Rust's types.
+fn explained(text: &str, error: &toml::de::Error) -> String {
+    let plain = error.message().replace("invalid type: ", "it has ").replace("invalid value: ", "it has ");
+    let plain = ["f32", "f64"].iter().fold(plain, |s, t| s.replace(t, "a number"));
+    let plain = ["usize", "u64"].iter().fold(plain, |s, t| s.replace(t, "a whole number of at least zero"));
+    match error.span() {
+        Some(span) => format!("line {}: {plain}", text[..span.start.min(text.len())].lines().count().max(1)),
+        None => plain,
+    }
 }
 
 /// Options that may also stand in the file, one by one.
@@ -43,6 +68,7 @@ macro_rules! schedule {
     ($($(#[$attribute:meta])* $name:ident: $type:ty),* $(,)?) => {
         /// How long and how fast.
         #[derive(Args, Clone, Debug, Default, Deserialize)]
+        #[command(next_help_heading = "Schedule")]
         #[serde(deny_unknown_fields, default)]
         pub(super) struct Schedule {
             $($(#[$attribute])* pub(super) $name: Option<$type>,)*
@@ -74,7 +100,7 @@ schedule! {
     #[arg(long, value_enum)]
     optimiser: OptimiserArg,
     /// Learning rate [default: 0.01; for adam 0.001].
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     rate: f32,
     /// How the learning rate declines [default: constant].
     #[arg(long, value_enum)]
@@ -86,22 +112,22 @@ schedule! {
     #[arg(long, value_parser = positive)]
     step_every: usize,
     /// What a step multiplies the learning rate by [default: 0.1].
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     step_factor: f32,
     /// Momentum, for sgd [default: 0.9].
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     momentum: f32,
     /// Decay of Adam's average of gradients [default: 0.9].
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     beta1: f32,
     /// Decay of Adam's average of squared gradients [default: 0.999].
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     beta2: f32,
     /// What keeps Adam's steps finite; gradients much below it hardly move a weight [default: 0.0001].
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     epsilon: f32,
     /// Weight decay [default: 0].
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     decay: f32,
     /// What is minimised [default: cross-entropy].
     #[arg(long, value_enum)]
@@ -117,7 +143,7 @@ impl Schedule {
         let Some(path) = path else { return Ok(self.clone()) };
         let text = std::fs::read_to_string(path).map_err(Error::at(path))?;
         let file: Self =
-            toml::from_str(&text).map_err(|e| Error::File { path: path.into(), why: e.message().to_string() })?;
+            toml::from_str(&text).map_err(|e| Error::File { path: path.into(), why: explained(&text, &e) })?;
         Ok(self.clone().or(file))
     }
 
@@ -125,8 +151,27 @@ impl Schedule {
         self.seed.unwrap_or(0)
     }
 
+    /// Options that would be without effect beside others.
+    fn fits(&self) -> Result<()> {
+        let adam = matches!(self.optimiser, Some(OptimiserArg::Adam));
+        let steps = matches!(self.schedule, Some(Shape::Step));
+        let misfits = [
+            ("momentum", adam && self.momentum.is_some(), "sgd"),
+            ("beta1", !adam && self.beta1.is_some(), "adam"),
+            ("beta2", !adam && self.beta2.is_some(), "adam"),
+            ("epsilon", !adam && self.epsilon.is_some(), "adam"),
+            ("step-every", !steps && self.step_every.is_some(), "schedule step"),
+            ("step-factor", !steps && self.step_factor.is_some(), "schedule step"),
+        ];
+        match misfits.iter().find(|m| m.1) {
+            Some((name, _, of)) => Err(Error::Usage(format!("--{name} belongs to {of}; leave it out"))),
+            None => Ok(()),
+        }
+    }
+
     /// The rule for so many iterations.
     pub(super) fn rule(&self, iterations: usize, tell_loss: bool) -> Result<Rule> {
+        self.fits()?;
         let within = |name: &str, value: f32, fits: bool, range: &str| {
             if fits { Ok(value) } else { Err(Error::Usage(format!("--{name} {value} must be {range}"))) }
         };
