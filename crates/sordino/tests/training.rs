@@ -219,6 +219,16 @@ fn folders_of_pictures_are_data() {
 }
 
 #[test]
+fn an_iteration_can_be_planned() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("shares");
+    let plan = json(&["--plan", "--reveal-loss", "--checkpoint", folder.to_str().unwrap()]);
+    assert!(!folder.exists());
+    let done = json(&["--iterations", "1", "--reveal-loss", "--parties", "processes"]);
+    assert_eq!((&plan["bytes"], &plan["rounds"]), (&done["bytes"]["payload"], &done["rounds_per_iteration"]));
+}
+
+#[test]
 fn what_is_wrong_gets_one_sentence() {
     let refused = |more: &[&str], code: i32, words: &str| {
         let out = train(more);

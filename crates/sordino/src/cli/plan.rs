@@ -7,6 +7,7 @@ use sordino::model::{self, Calibration};
 use sordino::{Error, Result};
 use sordino_mpc::{Cost, Plan, Step};
 use sordino_nn::exec::Loaded;
+use sordino_nn::program::Program;
 use sordino_nn::{Ranges, Tensor};
 use std::path::PathBuf;
 
@@ -42,8 +43,9 @@ struct Line {
     seconds: f64,
 }
 
+/// What a run of a program costs.
 #[derive(Serialize)]
-struct Planned {
+pub(super) struct Planned {
     bytes: u64,
     bytes_by_party: [u64; 4],
     rounds: u32,
@@ -70,14 +72,22 @@ impl PlanArgs {
         let typed = if self.batch == 1 { single } else { model::typed(&graph, self.batch as usize)? };
         let options = self.compile.options(widths)?;
         let (program, _) = model::compiled(&typed, &ranges, &options)?;
-        let plan = Plan::new(options.settings);
+        let planned = Planned::of(&program, &self.link)?;
+        if self.json { planned.print_json() } else { print(&planned.shown()) }
+    }
+}
+
+impl Planned {
+    /// One run of a program over a link.
+    pub(super) fn of(program: &Program, link: &LinkArg) -> Result<Self> {
+        let plan = Plan::new(program.settings);
         let mut at = Step::root([0; 16]);
-        let loaded = Loaded::load(&plan, at.child("load"), &program, None)?;
+        let loaded = Loaded::load(&plan, at.child("load"), program, None)?;
         plan.restart();
         let mut marks: Vec<(usize, Cost)> = vec![];
         loaded.run(&plan, at.child("run"), None, |layer| marks.push((layer, plan.cost())))?;
         let total = plan.cost();
-        let link = self.link.0;
+        let link = link.0;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as f64;
         let seconds = |c: Cost| {
             let compute = 3.0 * c.macs as f64 / MACS_PER_SECOND + 3.0 * c.total() as f64 / BYTES_PER_SECOND;
@@ -104,7 +114,7 @@ impl PlanArgs {
                 }
             })
             .collect();
-        let planned = Planned {
+        Ok(Self {
             bytes: total.total(),
             bytes_by_party: total.sent,
             rounds: total.rounds,
@@ -112,13 +122,17 @@ impl PlanArgs {
             peak_memory_mb: plan.peak_bytes() as f64 / 1048576.0,
             seconds: seconds(total),
             layers,
-        };
-        if self.json {
-            let text = serde_json::to_string(&planned).map_err(|e| Error::Session(e.to_string()))?;
-            return print(&format!("{text}\n"));
-        }
+        })
+    }
+
+    pub(super) fn print_json(&self) -> Result<()> {
+        let text = serde_json::to_string(self).map_err(|e| Error::Session(e.to_string()))?;
+        print(&format!("{text}\n"))
+    }
+
+    pub(super) fn shown(&self) -> String {
         let mut text = format!("{:>11} {:>6} {:>12} {:>9}  layer\n", "bytes", "rounds", "products", "seconds");
-        for l in &planned.layers {
+        for l in &self.layers {
             text += &format!(
                 "{:>11} {:>6} {:>12} {:>9.4}  {} ({})\n",
                 human_bytes(l.bytes),
@@ -131,11 +145,11 @@ impl PlanArgs {
         }
         text += &format!(
             "{} sent by all parties, {} rounds, at most about {:.0} MB of memory per party, about {:.2} s on this machine and link\n",
-            human_bytes(planned.bytes),
-            planned.rounds,
-            planned.peak_memory_mb,
-            planned.seconds
+            human_bytes(self.bytes),
+            self.rounds,
+            self.peak_memory_mb,
+            self.seconds
         );
-        print(&text)
+        text
     }
 }

@@ -5,6 +5,7 @@ mod prepared;
 mod report;
 mod schedule;
 
+use super::plan::Planned;
 use super::session::Session;
 use super::zoo::Pool;
 use super::{input_dims, margin, positive, print, zoo_network};
@@ -83,6 +84,9 @@ pub(crate) struct Train {
     /// Where to write a plot of the loss.
     #[arg(long, value_name = "FILE.svg", requires = "reveal_loss", help_heading = "Results")]
     plot: Option<PathBuf>,
+    /// Print what an iteration costs, layer by layer, and stop.
+    #[arg(long, help_heading = "Results")]
+    plan: bool,
     /// Print one JSON object.
     #[arg(long, help_heading = "Results")]
     json: bool,
@@ -94,6 +98,16 @@ pub(crate) struct Train {
     /// Iterations in floats, at the owner, that ranges are taken from.
     #[arg(long, default_value_t = 20, value_parser = positive, help_heading = "Session")]
     calibration_iterations: usize,
+}
+
+/// A training that can start.
+struct Ready {
+    graph: Graph,
+    prepared: Prepared,
+    /// What the trained model is judged by.
+    validation: Option<Set>,
+    batch: usize,
+    from: Option<Mark>,
 }
 
 impl Train {
@@ -133,6 +147,10 @@ impl Train {
     }
 
     pub(crate) fn run(self) -> Result<()> {
+        if self.plan {
+            let planned = Planned::of(&self.ready()?.prepared.program, &self.session.link)?;
+            return if self.json { planned.print_json() } else { print(&planned.shown()) };
+        }
         let report = self.train()?;
         if self.json {
             let text = serde_json::to_string(&report).map_err(|e| Error::Session(e.to_string()))?;
@@ -152,8 +170,8 @@ impl Train {
         print(&text)
     }
 
-    /// Trains; everything but what goes to standard output.
-    pub(crate) fn train(&self) -> Result<Report> {
+    /// Everything before the servers are needed.
+    fn ready(&self) -> Result<Ready> {
         for path in self.output.iter().chain(&self.plot) {
             model::writable(path)?;
         }
@@ -171,11 +189,19 @@ impl Train {
         let order = all;
         let rule = schedule.rule(order.len(), self.reveal_loss)?;
         let (from, key) = match &self.checkpoint {
-            Some(folder) => (self.mark(folder, order.len())?, checkpoint::owner_key(folder, !self.resume)?),
-            None => (None, Zeroizing::new([0; 32])),
+            Some(folder) if !self.plan => {
+                (self.mark(folder, order.len())?, checkpoint::owner_key(folder, !self.resume)?)
+            }
+            _ => (None, Zeroizing::new([0; 32])),
         };
         let material = Material { sets, order, answers, seed, key, preprocess };
         let prepared = Prepared::new(&graph, material, &rule, self.margin, self.calibration_iterations)?;
+        Ok(Ready { graph, prepared, validation, batch, from })
+    }
+
+    /// Trains; everything but what goes to standard output.
+    pub(crate) fn train(&self) -> Result<Report> {
+        let Ready { graph, prepared, validation, batch, from } = self.ready()?;
         let runs = prepared.material.order.len();
         let checkpoints = self.checkpoints(&prepared, from)?;
         // Nothing is opened that nobody asked for.
@@ -219,7 +245,7 @@ impl Train {
             let result = trained(&graph, &prepared.step, &states)?;
             self.write(&result, &prepared.material.preprocess)?;
             let judge = |g: &Graph| match &validation {
-                Some(set) => accuracy(g, set, answers),
+                Some(set) => accuracy(g, set, prepared.material.answers),
                 None => Ok(None),
             };
             report.validation_accuracy = judge(&result)?;
