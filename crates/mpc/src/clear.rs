@@ -207,8 +207,24 @@ impl<D: Device> Protocol for Clear<D> {
         let bits = x.values.iter().map(|&v| i64::from(v < 0)).collect();
         Ok(self.tensor(x.shape.clone(), Width::Narrow, bits))
     }
-    fn inject(&self, _at: Step, bit: &ClearTensor) -> Result<ClearTensor> {
-        Ok(self.tensor(bit.shape.clone(), Width::Wide, bit.values.to_vec()))
+    fn piecewise_constant(
+        &self,
+        _at: Step,
+        x: &ClearTensor,
+        thresholds: &[i64],
+        functions: &[Vec<i64>],
+    ) -> Result<ClearTensor> {
+        let shape = crate::plan::function_rows(&x.shape, thresholds, functions)?;
+        for t in thresholds {
+            let differences: Vec<i64> = x.values.iter().map(|v| v - t).collect();
+            self.watch(&differences, self.settings.narrow_bits);
+        }
+        let value = |v: i64, weights: &[i64]| {
+            let above = thresholds.iter().zip(weights).filter(|(t, _)| v < **t);
+            above.fold(0i64, |sum, (_, w)| sum.wrapping_add(*w))
+        };
+        let values = functions.iter().flat_map(|f| x.values.iter().map(|&v| value(v, f)));
+        Ok(self.tensor(shape, Width::Wide, values.collect()))
     }
     fn relu_with_bit(&self, _at: Step, x: &ClearTensor, out: Width) -> Result<(ClearTensor, ClearTensor)> {
         self.watch(&x.values, self.settings.narrow_bits);

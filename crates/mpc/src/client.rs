@@ -120,8 +120,8 @@ impl Protocol for Client {
     fn msb(&self, at: Step, x: &Symbol) -> Result<Shape> {
         self.shapes.msb(at, x)
     }
-    fn inject(&self, at: Step, bit: &Shape) -> Result<Symbol> {
-        self.shapes.inject(at, bit)
+    fn piecewise_constant(&self, at: Step, x: &Symbol, thresholds: &[i64], functions: &[Vec<i64>]) -> Result<Symbol> {
+        self.shapes.piecewise_constant(at, x, thresholds, functions)
     }
     fn relu_with_bit(&self, at: Step, x: &Symbol, out: Width) -> Result<(Symbol, Shape)> {
         self.shapes.relu_with_bit(at, x, out)

@@ -212,6 +212,18 @@ pub(crate) fn fits_bits(bits: &Shape, x: &Shape) -> Result<()> {
     Err(Error::Usage(format!("{bits} bits select from {x}")))
 }
 
+/// The shape of functions of x: a row for each. Checks that each has a weight for every threshold.
+pub(crate) fn function_rows(x: &Shape, thresholds: &[i64], functions: &[Vec<i64>]) -> Result<Shape> {
+    if thresholds.is_empty() || functions.iter().any(|f| f.len() != thresholds.len()) {
+        return Err(Error::Usage(format!(
+            "functions need as many weights as there are thresholds, {}",
+            thresholds.len()
+        )));
+    }
+    let dims: Vec<usize> = std::iter::once(functions.len()).chain(x.dims().iter().copied()).collect();
+    Ok(Shape::new(&dims))
+}
+
 /// Checks the operands of a gradient of weights.
 pub(crate) fn fits_gradient(x: &Shape, dy: &Shape, op: &Conv2d) -> Result<()> {
     op.check().map_err(|e| Error::Usage(format!("a gradient of weights: {e}")))?;
@@ -301,9 +313,12 @@ impl Protocol for Plan {
         drop(self.lease(comparison_bytes(x.shape.len())));
         Ok(x.shape.clone())
     }
-    fn inject(&self, _at: Step, bit: &Shape) -> Result<Symbol> {
-        self.spend(cost::inject(bit.len(), self.settings));
-        Ok(self.symbol(bit.clone(), Width::Wide))
+    fn piecewise_constant(&self, _at: Step, x: &Symbol, thresholds: &[i64], functions: &[Vec<i64>]) -> Result<Symbol> {
+        let shape = function_rows(&x.shape, thresholds, functions)?;
+        self.spend(cost::piecewise(x.shape.len(), thresholds.len(), functions.len(), self.settings));
+        // Comparisons and shares of each threshold's bit.
+        drop(self.lease(60 * (x.shape.len() * thresholds.len()) as u64));
+        Ok(self.symbol(shape, Width::Wide))
     }
     fn relu_with_bit(&self, _at: Step, x: &Symbol, out: Width) -> Result<(Symbol, Shape)> {
         self.spend(cost::relu(x.shape.len(), out, self.settings));

@@ -127,7 +127,7 @@ pub struct Checked<T>(pub(crate) T);
 pub trait Protocol {
     /// A shared tensor.
     type Arith: Clone;
-    /// Shared bits, reusable: a sign once computed can select and be injected again.
+    /// Shared bits, reusable: a sign once computed can select any number of times.
     type Bit;
     /// A linear operand, prepared once.
     type Weight;
@@ -211,11 +211,19 @@ pub trait Protocol {
     /// # Errors
     /// Lost peers.
     fn msb(&self, at: Step, x: &Self::Arith) -> Result<Self::Bit>;
-    /// 0 or 1 in the wide ring for each bit.
+    /// Functions of narrow x that are constant between thresholds, wide: for each list of weights the sum of those whose
+    /// threshold is above x. One row of the result for each function, each of x's shape. Thresholds t must leave x - t
+    /// within the narrow ring.
     ///
     /// # Errors
-    /// Lost peers.
-    fn inject(&self, at: Step, bit: &Self::Bit) -> Result<Self::Arith>;
+    /// Lost peers; lists that are not as long as the thresholds.
+    fn piecewise_constant(
+        &self,
+        at: Step,
+        x: &Self::Arith,
+        thresholds: &[i64],
+        functions: &[Vec<i64>],
+    ) -> Result<Self::Arith>;
     /// `max(x, 0)` for narrow x, in either ring.
     ///
     /// # Errors

@@ -25,6 +25,11 @@ enum Op {
         shift: u32,
     },
     Msb,
+    /// Functions that are constant between thresholds.
+    Piecewise {
+        thresholds: usize,
+        functions: usize,
+    },
     Relu(Width),
     /// The kept bit of a ReLU selects from another tensor.
     Select(Width),
@@ -82,7 +87,15 @@ impl One {
         // Products stay below 2^50 and, after the shift, within 30 bits.
         let narrow = matches!(
             op,
-            Op::Msb | Op::Relu(_) | Op::Select(_) | Op::Extend | Op::Max | Op::Local(_) | Op::Constant | Op::Input
+            Op::Msb
+                | Op::Piecewise { .. }
+                | Op::Relu(_)
+                | Op::Select(_)
+                | Op::Extend
+                | Op::Max
+                | Op::Local(_)
+                | Op::Constant
+                | Op::Input
         );
         let limit = if narrow { 1 << 30 } else { 1 << 22 };
         let whole = matches!(op, Op::Linear { .. } | Op::Gain { .. } | Op::WeightGradient { .. });
@@ -162,7 +175,17 @@ impl Job for One {
             Op::Truncate { shift } => p.truncate(step, &wide, shift)?,
             Op::Msb => {
                 let bits = p.msb(step, &narrow)?;
-                p.inject(at.child("inject"), &bits)?
+                let y = p.input(at.child("y"), Role::DataOwner, Some(&self.y), &shape)?;
+                p.select(at.child("select"), &bits, &p.local(&Local::Low, &[&y])?, Width::Narrow)?
+            }
+            Op::Piecewise { thresholds, functions } => {
+                // Values themselves, where the functions step, and others.
+                let threshold = |j: usize| self.x[j % self.n] >> (j % 2);
+                let thresholds: Vec<i64> = (0..thresholds).map(threshold).collect();
+                let weights = |k: usize| integers(6 + k as u8, thresholds.len(), 1 << 50);
+                let mut functions: Vec<Vec<i64>> = (0..functions).map(weights).collect();
+                functions[0].fill(0);
+                p.piecewise_constant(step, &narrow, &thresholds, &functions)?
             }
             Op::Relu(width) => p.relu(step, &narrow, width)?,
             Op::Extend => p.extend(step, &narrow)?,
@@ -261,6 +284,9 @@ fn every_operation_equals_the_oracle_at_its_declared_cost() {
         Op::Truncate { shift: 1 },
         Op::Truncate { shift: 13 },
         Op::Msb,
+        Op::Piecewise { thresholds: 1, functions: 1 },
+        Op::Piecewise { thresholds: 3, functions: 4 },
+        Op::Piecewise { thresholds: 9, functions: 2 },
         Op::Relu(Width::Narrow),
         Op::Relu(Width::Wide),
         Op::Select(Width::Narrow),
@@ -305,6 +331,8 @@ fn other_rings() {
             let shift = settings.most_shift().min(8);
             let exact = [Op::Msb, Op::Relu(Width::Narrow), Op::Relu(Width::Wide), Op::Max, Op::Extend, Op::Input];
             check(Op::Select(Width::Wide), 194, settings);
+            check(Op::Piecewise { thresholds: 2, functions: 3 }, 194, settings);
+            check(Op::Piecewise { thresholds: 5, functions: 2 }, 194, settings);
             let rounded = [Op::Mul { shift }, Op::Truncate { shift }, Op::Linear { shift }];
             for op in exact.into_iter().chain(rounded) {
                 for n in [1, 3, 193, 500] {

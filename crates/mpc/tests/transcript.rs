@@ -40,7 +40,9 @@ impl Job for All {
         p.truncate(at.child("truncate"), &x, 13)?;
         let low = p.local(&Local::Low, &[&x])?;
         let bits = p.msb(at.child("msb"), &low)?;
-        p.inject(at.child("inject"), &bits)?;
+        p.select(at.child("select by sign"), &bits, &low, Width::Narrow)?;
+        p.piecewise_constant(at.child("few"), &low, &[-5, 70], &[vec![1, 2], vec![3, 4], vec![5, 6]])?;
+        p.piecewise_constant(at.child("many"), &low, &[-900, 0, 1, 64], &[vec![1, -2, 3, 1 << 40]])?;
         p.relu(at.child("narrow"), &low, Width::Narrow)?;
         p.relu(at.child("wide"), &low, Width::Wide)?;
         let (_, bit) = p.relu_with_bit(at.child("kept"), &low, Width::Narrow)?;

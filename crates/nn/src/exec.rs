@@ -123,13 +123,6 @@ impl<'p, P: Protocol> Loaded<'p, P> {
             .iter()
             .map(|i| match &i.op {
                 Op::Gather { view, .. } => Some(view.map()),
-                Op::Below { x, thresholds } => {
-                    let n = program.slots[*x].shape.len();
-                    Some(IndexMap {
-                        source: (0..thresholds.len()).flat_map(|_| 0..n as u32).collect(),
-                        shape: Shape::new(&[thresholds.len(), n]),
-                    })
-                }
                 _ => None,
             })
             .collect();
@@ -226,7 +219,7 @@ impl<'p, P: Protocol> Loaded<'p, P> {
     fn step(
         &self,
         p: &P,
-        mut at: Step,
+        at: Step,
         index: usize,
         instruction: &Instruction,
         held: &[Held<P::Arith>],
@@ -317,29 +310,14 @@ impl<'p, P: Protocol> Loaded<'p, P> {
                 y
             }
             Op::Extend { x } => p.extend(at, &narrow(*x)?)?,
-            Op::Below { x, thresholds } => {
-                let x = narrow(*x)?;
-                let rows = p.local(&Local::Gather(map()?, 0), &[&x])?;
-                let n = p.shape(&x).len();
-                let limits: Vec<i64> = thresholds.iter().flat_map(|&t| std::iter::repeat_n(t, n)).collect();
-                let limits = p.constant(&limits, &Shape::new(&[thresholds.len(), n]), Width::Narrow);
-                let difference = p.local(&Local::Sub, &[&rows, &limits])?;
-                let bits = p.msb(at.child("sign"), &difference)?;
-                let bits = p.inject(at.child("inject"), &bits)?;
-                p.local(&Local::Reshape(shape.clone()), &[&bits])?
+            Op::Piecewise { x, thresholds, functions } => {
+                p.piecewise_constant(at, &narrow(*x)?, thresholds, functions)?
             }
-            Op::Combine { x, weights, offset } => {
-                let rows = wide(*x)?;
+            Op::Row { x, row, addend } => {
                 let n = shape.len();
-                let flat = p.local(&Local::Reshape(Shape::new(&[weights.len() * n])), &[&rows])?;
-                let mut sum = p.constant(&vec![*offset; n], &Shape::new(&[n]), Width::Wide);
-                for (j, &w) in weights.iter().enumerate().filter(|(_, w)| **w != 0) {
-                    let row =
-                        IndexMap { source: (j * n..(j + 1) * n).map(|i| i as u32).collect(), shape: Shape::new(&[n]) };
-                    let row = p.local(&Local::Gather(&row, 0), &[&flat])?;
-                    sum = p.local(&Local::Add, &[&sum, &p.local(&Local::Scale(w), &[&row])?])?;
-                }
-                p.local(&Local::Reshape(shape.clone()), &[&sum])?
+                let source = (row * n..(row + 1) * n).map(|i| i as u32).collect();
+                let row = p.local(&Local::Gather(&IndexMap { source, shape: shape.clone() }, 0), &[&wide(*x)?])?;
+                p.local(&Local::Offset(*addend), &[&row])?
             }
             Op::Add { x, y } => p.local(&Local::Add, &[&either(*x)?, &either(*y)?])?,
             Op::Sub { x, y } => p.local(&Local::Sub, &[&either(*x)?, &either(*y)?])?,

@@ -194,16 +194,18 @@ pub enum Op {
     Extend {
         x: Slot,
     },
-    /// `[x < t]` for every threshold t, as 0 or 1 in the wide ring: one row per threshold, then the shape of x.
-    Below {
+    /// Functions of x that are constant between thresholds, wide: sums of the weights whose threshold is above x. A row
+    /// for each function, then the shape of x.
+    Piecewise {
         x: Slot,
         thresholds: Vec<i64>,
+        functions: Vec<Vec<i64>>,
     },
-    /// `offset + sum_j weights[j] * x[j]` over the rows of x.
-    Combine {
+    /// One row, plus a number.
+    Row {
         x: Slot,
-        weights: Vec<i64>,
-        offset: i64,
+        row: usize,
+        addend: i64,
     },
     Add {
         x: Slot,
@@ -388,8 +390,8 @@ impl Op {
             | Self::Relu { x, .. }
             | Self::Select { x, .. }
             | Self::Extend { x }
-            | Self::Below { x, .. }
-            | Self::Combine { x, .. }
+            | Self::Piecewise { x, .. }
+            | Self::Row { x, .. }
             | Self::Scale { x, .. }
             | Self::Offset { x, .. }
             | Self::Reshape { x, .. }
@@ -405,7 +407,7 @@ impl Op {
     pub fn is_local(&self) -> bool {
         matches!(
             self,
-            Self::Combine { .. }
+            Self::Row { .. }
                 | Self::Add { .. }
                 | Self::Sub { .. }
                 | Self::Scale { .. }

@@ -116,10 +116,15 @@ impl Comparison {
     pub fn opened_planes(&self) -> usize {
         (0..self.levels()).map(|l| self.opened(l)).sum()
     }
+    /// Planes of mask products over all levels.
+    #[must_use]
+    pub fn product_planes(&self) -> usize {
+        (0..self.levels()).map(|l| self.products(l)).sum()
+    }
     /// Planes the dealer sends: thermometers and mask products.
     #[must_use]
     pub fn dealt_planes(&self) -> usize {
-        self.leaf_planes() + (0..self.levels()).map(|l| self.products(l)).sum::<usize>()
+        self.leaf_planes() + self.product_planes()
     }
 }
 

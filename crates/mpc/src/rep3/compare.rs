@@ -18,8 +18,8 @@ impl<D: Device> Rep3<D> {
     /// Compares for all three parts at once: this server deals its own part and evaluates the two others.
     ///
     /// `a` are the planes of A of part `me`; `b` those of B of the parts where this server is first and second
-    /// evaluator. `extra` rides on the dealer's message; the same from the previous dealer (of form `expect`) comes
-    /// back. Returns XOR shares of [A < B] for the two evaluated parts, in that order.
+    /// evaluator: one or several rows of B for the one A, whose thermometers serve them all. `extra` rides on the dealer's message; the same from the previous dealer (of form `expect`) comes
+    /// back. Returns XOR shares of [A < B] for the two evaluated parts, in that order, row after row.
     ///
     /// One message for the deal and one exchange per level of the tree.
     #[expect(clippy::too_many_arguments, reason = "two roles' operands")]
@@ -29,19 +29,19 @@ impl<D: Device> Rep3<D> {
         cmp: &Comparison,
         n: usize,
         a: &D::Buf<u64>,
-        b: [&D::Buf<u64>; 2],
+        b: [&[D::Buf<u64>]; 2],
         extra: Message,
         expect: &[Segment],
     ) -> Result<([D::Buf<u64>; 2], Message)> {
         let dev = &self.dev;
         let words = thirds(n).map(|(_, len)| plane_words(len));
         let (first, second) = (self.prev(), self.next());
-        let levels = cmp.levels();
+        let (levels, rows) = (cmp.levels(), b[0].len());
 
         // Deal.
         let w = words[self.me];
-        let own = self.streams(Side::Prev, at, cmp, self.me, w);
-        let mine = self.masks(Side::Next, at, cmp, self.me, w);
+        let own = self.streams(Side::Prev, at, cmp, self.me, [w, rows * w]);
+        let mine = self.masks(Side::Next, at, cmp, self.me, rows * w);
         let mut planes = vec![dev.zip(ZipOp::Xor, &dev.thermometer(a, cmp), &own.thermometers)];
         for (level, mine) in mine.iter().enumerate() {
             let masks = dev.zip(ZipOp::Xor, &own.masks[level], mine);
@@ -54,7 +54,7 @@ impl<D: Device> Rep3<D> {
 
         // As first evaluator: thermometers and products come from the dealer.
         let w = words[first];
-        let mut form = vec![Segment::Wide(w * cmp.dealt_planes())];
+        let mut form = vec![Segment::Wide(w * (cmp.leaf_planes() + rows * cmp.product_planes()))];
         form.extend_from_slice(expect);
         let mut received = self.recv(self.prev(), at, "deal", &form)?;
         let extra = received.split_off(1);
@@ -64,19 +64,21 @@ impl<D: Device> Rep3<D> {
         let thermometers = dev.slice(&dealt, 0, from);
         let products = (0..levels)
             .map(|level| {
-                let len = w * cmp.products(level);
+                let len = rows * w * cmp.products(level);
                 from += len;
                 dev.slice(&dealt, from - len, len)
             })
             .collect();
-        let as_first = Dealt::<D> { thermometers, masks: self.masks(Side::Prev, at, cmp, first, w), products };
+        let as_first = Dealt::<D> { thermometers, masks: self.masks(Side::Prev, at, cmp, first, rows * w), products };
         // As second evaluator: everything comes from the seed shared with the dealer.
-        let as_second = self.streams(Side::Next, at, cmp, second, words[second]);
+        let as_second = self.streams(Side::Next, at, cmp, second, [words[second], rows * words[second]]);
 
-        let mut wires = [
-            dev.leaves(&as_first.thermometers, b[0], cmp, true),
-            dev.leaves(&as_second.thermometers, b[1], cmp, false),
-        ];
+        // Every row selects from the same thermometers; the rows of a wire lie side by side.
+        let leaves = |dealt: &Dealt<D>, b: &[D::Buf<u64>], w: usize, one: bool| {
+            let rows: Vec<_> = b.iter().map(|b| dev.leaves(&dealt.thermometers, b, cmp, one)).collect();
+            dev.concat(&rows.iter().collect::<Vec<_>>(), 2 * cmp.chunks().len() - 1, &vec![w; rows.len()])
+        };
+        let mut wires = [leaves(&as_first, b[0], words[first], true), leaves(&as_second, b[1], words[second], false)];
         for level in 0..levels {
             let label = ["level 0", "level 1", "level 2", "level 3"][level];
             let masked = |wires: &D::Buf<u64>, masks: &D::Buf<u64>| {
@@ -105,32 +107,39 @@ impl<D: Device> Rep3<D> {
             .collect()
     }
 
-    /// What the second evaluator and the dealer expand from their seed.
-    fn streams(&self, side: Side, at: &Step, cmp: &Comparison, part: usize, words: usize) -> Dealt<D> {
-        let all = self.random::<u64>(side, at, "deal", part, words * cmp.dealt_planes());
-        let mut from = words * cmp.leaf_planes();
+    /// What the second evaluator and the dealer expand from their seed: words of a plane of thermometers, and of a plane
+    /// of all rows.
+    fn streams(&self, side: Side, at: &Step, cmp: &Comparison, part: usize, [w, all_rows]: [usize; 2]) -> Dealt<D> {
+        let mut from = w * cmp.leaf_planes();
+        let all = self.random::<u64>(side, at, "deal", part, from + all_rows * cmp.product_planes());
         let thermometers = self.dev.slice(&all, 0, from);
         let products = (0..cmp.levels())
             .map(|level| {
-                let len = words * cmp.products(level);
+                let len = all_rows * cmp.products(level);
                 from += len;
                 self.dev.slice(&all, from - len, len)
             })
             .collect();
-        Dealt { thermometers, masks: self.masks(side, at, cmp, part, words), products }
+        Dealt { thermometers, masks: self.masks(side, at, cmp, part, all_rows), products }
     }
 
     /// The mask of the opened result bit, known to the dealer as the xor of one stream with each evaluator.
-    pub(crate) fn dealer_rho(&self, at: &Step, part: usize, n: usize) -> D::Buf<u64> {
-        let w = plane_words(n);
+    pub(crate) fn dealer_rho(&self, at: &Step, part: usize, n: usize, rows: usize) -> D::Buf<u64> {
+        let w = rows * plane_words(n);
         let first = self.random::<u64>(Side::Next, at, "rho", part, w);
         let second = self.random::<u64>(Side::Prev, at, "rho", part, w);
         self.dev.zip(ZipOp::Xor, &first, &second)
     }
 
-    /// Opens XOR-shared bits, masked by rho, to the two evaluators of each part. One exchange of one plane.
-    pub(crate) fn open_masked(&self, at: &Step, n: usize, bits: [D::Buf<u64>; 2]) -> Result<[D::Buf<u64>; 2]> {
-        let words = thirds(n).map(|(_, len)| plane_words(len));
+    /// Opens rows of XOR-shared bits, masked by rho, to the two evaluators of each part. One exchange of a plane a row.
+    pub(crate) fn open_masked(
+        &self,
+        at: &Step,
+        n: usize,
+        rows: usize,
+        bits: [D::Buf<u64>; 2],
+    ) -> Result<[D::Buf<u64>; 2]> {
+        let words = thirds(n).map(|(_, len)| rows * plane_words(len));
         let first = self.random::<u64>(Side::Prev, at, "rho", self.prev(), words[self.prev()]);
         let second = self.random::<u64>(Side::Next, at, "rho", self.next(), words[self.next()]);
         let own = [self.dev.zip(ZipOp::Xor, &bits[0], &first), self.dev.zip(ZipOp::Xor, &bits[1], &second)];

@@ -82,10 +82,19 @@ pub fn msb(n: usize, settings: Settings) -> Cost {
     comparison(n, settings.narrow_bits - 1, &[])
 }
 
-/// Shared bits to wide ring elements.
+/// Functions of `n` elements that are constant between `thresholds`.
 #[must_use]
-pub fn inject(n: usize, settings: Settings) -> Cost {
-    deal(n, 0, &[settings.wide_bits]) + remask(n, settings.wide_bits)
+pub fn piecewise(n: usize, thresholds: usize, functions: usize, settings: Settings) -> Cost {
+    let (parts, wide) = (thirds(n), settings.wide_bits);
+    let cmp = Comparison::new(settings.narrow_bits - 1);
+    let deal = per_server(|s| {
+        let planes = cmp.leaf_planes() + thresholds * cmp.product_planes();
+        8 * (plane_words(parts[s].1) * planes) as u64 + bytes(thresholds * parts[s].1, wide)
+    });
+    let levels: Cost = (0..cmp.levels()).map(|l| exchange(n, thresholds * cmp.opened(l))).sum();
+    let rows = functions.min(thresholds);
+    let out = per_server(|s| bytes(rows * parts[(s + 1) % 3].1, wide) + bytes(rows * parts[(s + 2) % 3].1, wide));
+    deal + levels + exchange(n, thresholds) + out
 }
 
 /// max(x, 0).
@@ -141,7 +150,8 @@ mod tests {
             (bits(relu(n, Width::Narrow, set)), 287.0),
             (bits(relu(n, Width::Wide, set)), 385.0),
             (bits(extend(n, set)), 162.0),
-            (bits(inject(n, set)), 192.0),
+            (bits(piecewise(n, 4, 7, set)), 1119.0),
+            (bits(piecewise(n, 33, 7, set)), 5215.0),
             (bits(select(n, Width::Narrow, set)), 128.0),
             (bits(select(n, Width::Wide, set)), 226.0),
         ];

@@ -168,18 +168,29 @@ impl<D: Device> Rep3<D> {
     /// From two additive shares per part to a replicated sharing: the dealer's components are fresh masks, the third
     /// is the masked sum, which the evaluators swap halves of. 2k bits per element, one round.
     pub(crate) fn remask<W: Word>(&self, at: &Step, n: usize, y1: D::Buf<W>, y2: D::Buf<W>) -> Result<Pair<D, W>> {
-        let parts = thirds(n);
+        self.remask_rows(at, n, 1, [y1, y2])
+    }
+
+    /// The same for several rows of `n` elements, the parts of a row after those of the one before.
+    pub(crate) fn remask_rows<W: Word>(
+        &self,
+        at: &Step,
+        n: usize,
+        rows: usize,
+        [y1, y2]: [D::Buf<W>; 2],
+    ) -> Result<Pair<D, W>> {
+        let lens = thirds(n).map(|(_, len)| len);
         let (me, prev, next) = (self.me, self.prev(), self.next());
         let label = "remask";
-        let mask = |side, part: usize| self.random::<W>(side, at, label, part, parts[part].1);
+        let mask = |side, part: usize| self.random::<W>(side, at, label, part, rows * lens[part]);
         let (m1, m2) = (mask(Side::Prev, prev), mask(Side::Next, next));
         let own1 = self.dev.zip(ZipOp::Sub, &y1, &m1);
         let own2 = self.dev.zip(ZipOp::Sub, &y2, &m2);
         let bits = self.bits::<W>();
         self.send(next, at, label, vec![self.outgoing(self.dev.copy(&own1), bits)])?;
         self.send(prev, at, label, vec![self.outgoing(self.dev.copy(&own2), bits)])?;
-        let theirs1: D::Buf<W> = self.recv_words(next, at, label, parts[prev].1, bits)?;
-        let theirs2: D::Buf<W> = self.recv_words(prev, at, label, parts[next].1, bits)?;
+        let theirs1: D::Buf<W> = self.recv_words(next, at, label, rows * lens[prev], bits)?;
+        let theirs2: D::Buf<W> = self.recv_words(prev, at, label, rows * lens[next], bits)?;
         let sum1 = self.dev.zip(ZipOp::Add, &own1, &theirs1);
         let sum2 = self.dev.zip(ZipOp::Add, &own2, &theirs2);
         let mut first: [Option<D::Buf<W>>; 3] = [None, None, None];
@@ -187,7 +198,8 @@ impl<D: Device> Rep3<D> {
         (first[me], second[me]) = (Some(mask(Side::Prev, me)), Some(mask(Side::Next, me)));
         (first[prev], second[prev]) = (Some(m1), Some(sum1));
         (first[next], second[next]) = (Some(sum2), Some(m2));
-        let join = |parts: [Option<D::Buf<W>>; 3]| self.dev.join(parts.into_iter().flatten().collect());
+        let join =
+            |parts: [Option<D::Buf<W>>; 3]| self.dev.concat(&parts.iter().flatten().collect::<Vec<_>>(), rows, &lens);
         Ok(Pair(join(first), join(second)))
     }
 
@@ -354,8 +366,14 @@ impl<D: Device> Protocol for Rep3<D> {
     fn msb(&self, at: Step, x: &Shared<D>) -> Result<Bits<D>> {
         self.sign_bits(&at, x)
     }
-    fn inject(&self, at: Step, bit: &Bits<D>) -> Result<Shared<D>> {
-        self.inject_bits(&at, bit)
+    fn piecewise_constant(
+        &self,
+        at: Step,
+        x: &Shared<D>,
+        thresholds: &[i64],
+        functions: &[Vec<i64>],
+    ) -> Result<Shared<D>> {
+        self.piecewise_shared(&at, x, thresholds, functions)
     }
     fn relu_with_bit(&self, at: Step, x: &Shared<D>, out: Width) -> Result<(Shared<D>, Bits<D>)> {
         self.relu_shared(&at, x, out)

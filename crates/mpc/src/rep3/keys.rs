@@ -18,7 +18,7 @@ pub struct SessionInfo {
     pub program: [u8; 32],
 }
 
-const VERSION: u64 = 2;
+const VERSION: u64 = 3;
 
 #[derive(Zeroize, ZeroizeOnDrop)]
 struct Key([u8; 32]);

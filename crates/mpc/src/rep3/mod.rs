@@ -15,6 +15,7 @@ pub mod cost;
 mod engine;
 mod keys;
 mod layout;
+mod piecewise;
 mod relu;
 mod share;
 mod truncate;

@@ -1,4 +1,4 @@
-//! Signs, selection, extension and bit injection.
+//! Signs, selection and extension.
 
 use super::compare::wrong_form;
 use super::engine::{Rep3, form};
@@ -19,17 +19,24 @@ pub struct Bits<D: Device> {
 }
 
 /// A narrow tensor as the parts see it.
-struct Views<D: Device> {
+pub(super) struct Views<D: Device> {
     /// a of the own part.
-    a: D::Buf<u32>,
+    pub(super) a: D::Buf<u32>,
     /// First evaluator's own component plus b; b.
-    first: [D::Buf<u32>; 2],
+    pub(super) first: [D::Buf<u32>; 2],
     /// Second evaluator's own component; b.
-    second: [D::Buf<u32>; 2],
+    pub(super) second: [D::Buf<u32>; 2],
+}
+
+impl<D: Device> Views<D> {
+    /// b of the two evaluated parts, as one row each.
+    fn rows(&self) -> [&[D::Buf<u32>]; 2] {
+        [&self.first[1..], &self.second[1..]]
+    }
 }
 
 impl<D: Device> Rep3<D> {
-    fn views(&self, x: &Pair<D, u32>, n: usize, offset: u32) -> Views<D> {
+    pub(super) fn views(&self, x: &Pair<D, u32>, n: usize, offset: u32) -> Views<D> {
         let parts = thirds(n);
         let cut = |x: &D::Buf<u32>, p: usize| self.dev.slice(x, parts[p].0, parts[p].1);
         let (me, prev, next) = (self.me, self.prev(), self.next());
@@ -40,20 +47,22 @@ impl<D: Device> Rep3<D> {
     }
 
     /// Compares the bits below the sign and opens the result masked: e = carry ^ rho', for the two evaluated parts.
-    fn masked_carry(
+    /// `b` has one or several rows for the one a.
+    pub(super) fn masked_carry(
         &self,
         at: &Step,
         n: usize,
-        v: &Views<D>,
+        a: &D::Buf<u32>,
+        b: [&[D::Buf<u32>]; 2],
         extra: Message,
         expect: &[Segment],
     ) -> Result<([D::Buf<u64>; 2], Message)> {
         let cmp = Comparison::new(self.sign());
         // With k bits compared, A = 2^k - 1 - a_low: the complement's low bits.
-        let a = self.dev.planes(&self.dev.affine(&v.a, u32::MAX, u32::MAX), 0, self.sign());
-        let b = [&v.first[1], &v.second[1]].map(|b| self.dev.planes(b, 0, self.sign()));
-        let (carry, dealt) = self.compare(at, &cmp, n, &a, [&b[0], &b[1]], extra, expect)?;
-        Ok((self.open_masked(at, n, carry)?, dealt))
+        let a = self.dev.planes(&self.dev.affine(a, u32::MAX, u32::MAX), 0, self.sign());
+        let planes = b.map(|rows| rows.iter().map(|b| self.dev.planes(b, 0, self.sign())).collect::<Vec<_>>());
+        let (carry, dealt) = self.compare(at, &cmp, n, &a, [&planes[0], &planes[1]], extra, expect)?;
+        Ok((self.open_masked(at, n, b[0].len(), carry)?, dealt))
     }
 
     /// Position of the narrow ring's sign bit.
@@ -69,45 +78,24 @@ impl<D: Device> Rep3<D> {
     pub(crate) fn sign_bits(&self, at: &Step, x: &Shared<D>) -> Result<Bits<D>> {
         let n = x.shape.len();
         let v = self.views(x.as_narrow()?, n, 0);
-        let rho = self.sign_rho(at, &v, n);
-        let (e, _) = self.masked_carry(at, n, &v, vec![], &[])?;
-        Ok(Bits { shape: x.shape.clone(), rho, e: self.with_sign_of_b(&v, e) })
+        let rho = self.sign_rho(at, &v.a, n, 1);
+        let (e, _) = self.masked_carry(at, n, &v.a, v.rows(), vec![], &[])?;
+        Ok(Bits { shape: x.shape.clone(), rho, e: self.with_sign_of_b(v.rows(), e) })
     }
 
-    fn sign_rho(&self, at: &Step, v: &Views<D>, n: usize) -> D::Buf<u64> {
-        let rho = self.dealer_rho(at, self.me, thirds(n)[self.me].1);
-        self.dev.zip(ZipOp::Xor, &rho, &self.dev.planes(&v.a, self.sign(), self.sign() + 1))
+    pub(super) fn sign_rho(&self, at: &Step, a: &D::Buf<u32>, n: usize, rows: usize) -> D::Buf<u64> {
+        let rho = self.dealer_rho(at, self.me, thirds(n)[self.me].1, rows);
+        let sign = self.dev.planes(a, self.sign(), self.sign() + 1);
+        let signs = (0..rows).map(|_| self.dev.copy(&sign)).collect();
+        self.dev.zip(ZipOp::Xor, &rho, &self.dev.join(signs))
     }
 
-    fn with_sign_of_b(&self, v: &Views<D>, e: [D::Buf<u64>; 2]) -> [D::Buf<u64>; 2] {
-        let flip = |e: &D::Buf<u64>, b: &D::Buf<u32>| {
-            self.dev.zip(ZipOp::Xor, e, &self.dev.planes(b, self.sign(), self.sign() + 1))
+    pub(super) fn with_sign_of_b(&self, b: [&[D::Buf<u32>]; 2], e: [D::Buf<u64>; 2]) -> [D::Buf<u64>; 2] {
+        let flip = |e: &D::Buf<u64>, b: &[D::Buf<u32>]| {
+            let signs = b.iter().map(|b| self.dev.planes(b, self.sign(), self.sign() + 1)).collect();
+            self.dev.zip(ZipOp::Xor, e, &self.dev.join(signs))
         };
-        [flip(&e[0], &v.first[1]), flip(&e[1], &v.second[1])]
-    }
-
-    /// 0 or 1 in the wide ring: the dealer shares rho, the evaluators compute e + (1 - 2e) rho and re-mask.
-    pub(crate) fn inject_bits(&self, at: &Step, bits: &Bits<D>) -> Result<Shared<D>> {
-        let n = bits.shape.len();
-        let parts = thirds(n);
-        let (me, prev, next) = (self.me, self.prev(), self.next());
-        let rho: D::Buf<u64> = self.dev.expand(&bits.rho, parts[me].1);
-        let mask = self.random::<u64>(Side::Prev, at, "rho share", me, parts[me].1);
-        let share = self.dev.zip(ZipOp::Sub, &rho, &mask);
-        let bits_each = self.settings.wide_bits;
-        self.send(next, at, "deal", vec![self.outgoing(share, bits_each)])?;
-        let got = self.recv(prev, at, "deal", &[form(parts[prev].1, bits_each)])?.pop();
-        let r1: D::Buf<u64> = self.incoming(got.ok_or_else(wrong_form)?, parts[prev].1, bits_each)?;
-        let r2 = self.random::<u64>(Side::Next, at, "rho share", next, parts[next].1);
-        let share = |e: &D::Buf<u64>, r: &D::Buf<u64>, n: usize| {
-            let word: D::Buf<u64> = self.dev.expand(e, n);
-            let signed = self.dev.hadamard(&self.dev.affine(&word, 2u64.wrapping_neg(), 1), r);
-            (word, signed)
-        };
-        let (word, signed) = share(&bits.e[0], &r1, parts[prev].1);
-        let y1 = self.dev.zip(ZipOp::Add, &word, &signed);
-        let (_, y2) = share(&bits.e[1], &r2, parts[next].1);
-        Ok(Shared::wide(bits.shape.clone(), self.remask(at, n, y1, y2)?))
+        [flip(&e[0], b[0]), flip(&e[1], b[1])]
     }
 
     /// max(x, 0): one deal carries the comparison, the selection and the extension.
@@ -120,7 +108,7 @@ impl<D: Device> Rep3<D> {
 
         // Dealer: rho and rho * a, shared between the evaluators; the second's shares come from the seed.
         let len = parts[me].1;
-        let rho = self.sign_rho(at, &v, n);
+        let rho = self.sign_rho(at, &v.a, n, 1);
         let r: D::Buf<u32> = dev.expand(&rho, len);
         let q = dev.hadamard(&r, &v.a);
         let sub = |x: &D::Buf<u32>, purpose: &str| {
@@ -134,9 +122,9 @@ impl<D: Device> Rep3<D> {
             expect.push(form(parts[prev].1, self.settings.most_shift()));
         }
 
-        let (e, dealt) = self.masked_carry(at, n, &v, extra, &expect)?;
+        let (e, dealt) = self.masked_carry(at, n, &v.a, v.rows(), extra, &expect)?;
         // Keep where the sign is clear.
-        let e = self.with_sign_of_b(&v, e).map(|e| self.not(&e));
+        let e = self.with_sign_of_b(v.rows(), e).map(|e| self.not(&e));
         let mut dealt = dealt.into_iter();
         let mut next_part = |bits: u32| -> Result<D::Buf<u32>> {
             self.incoming(dealt.next().ok_or_else(wrong_form)?, parts[prev].1, bits)

@@ -42,7 +42,7 @@ impl<D: Device> Rep3<D> {
         let a = self.dev.zip(ZipOp::Add, &cut(&own, me_p), &cut(&next, me_p));
         let a_planes = self.dev.planes(&self.dev.affine(&a, u64::MAX, u64::MAX), 0, shift);
         let len = parts[me_p].1;
-        let rho = self.dealer_rho(&at, me_p, len);
+        let rho = self.dealer_rho(&at, me_p, len, 1);
         let r: D::Buf<u32> = self.dev.expand(&rho, len);
         let second_r = self.random::<u32>(Side::Prev, &at, "carry", me_p, len);
         let second_a = self.random::<u32>(Side::Prev, &at, "high", me_p, len);
@@ -57,11 +57,11 @@ impl<D: Device> Rep3<D> {
 
         // Evaluators.
         let (b_first, b_second) = (cut(&next, prev_p), cut(&own, next_p));
-        let planes = [self.dev.planes(&b_first, 0, shift), self.dev.planes(&b_second, 0, shift)];
+        let planes = [[self.dev.planes(&b_first, 0, shift)], [self.dev.planes(&b_second, 0, shift)]];
         let got = parts[prev_p].1;
         let expect = [form(got, narrow); 2];
         let (carries, dealt) = self.compare(&at, &cmp, n, &a_planes, [&planes[0], &planes[1]], extra, &expect)?;
-        let e = self.open_masked(&at, n, carries)?;
+        let e = self.open_masked(&at, n, 1, carries)?;
 
         // Shares of b >> shift (the first evaluator's), of the carry, and of a >> shift.
         let [r1, a1] = self.upload_narrow(dealt, got)?;

@@ -62,18 +62,18 @@ pub(super) enum Pending {
     Rescale { x: Slot, by: f64 },
     /// By public reals.
     MulPublic { x: Slot, factors: Rc<Vec<f64>> },
-    /// Comparison with real thresholds.
-    Below { x: Slot, thresholds: Rc<Vec<f64>> },
-    /// `offset + sum_j weights[j] * x[j]` at the scale of the result.
-    Combine { x: Slot, weights: Vec<f64>, offset: f64 },
+    /// What is constant between real thresholds; its rows say what.
+    Piecewise { x: Slot, thresholds: Rc<Vec<f64>> },
+    /// A row of it at the scale of the result: its values below, between and above the thresholds.
+    Row { x: Slot, values: Vec<f64> },
     /// A real addend.
     Offset { x: Slot, addend: f64 },
     /// A secret tensor at the scale of the result.
     Secret(Rc<Tensor>),
     /// A secret tensor that is added to the product x * y.
     SecretAtProduct { values: Rc<Tensor>, x: Slot, y: Slot },
-    /// `Combine` at the scale of the product x * y.
-    CombineAtProduct { bits: Slot, weights: Vec<f64>, offset: f64, x: Slot, y: Slot },
+    /// A row at the scale of the product x * y.
+    RowAtProduct { of: Slot, values: Vec<f64>, x: Slot, y: Slot },
 }
 
 /// A ratio without its powers of two, which the exponents of a product's own group take.

@@ -39,10 +39,10 @@ pub(super) fn operands(step: &Pending) -> Vec<Slot> {
         Pending::Descend { w, v } => vec![*w, *v],
         Pending::Rescale { x, .. }
         | Pending::MulPublic { x, .. }
-        | Pending::Below { x, .. }
-        | Pending::Combine { x, .. }
+        | Pending::Piecewise { x, .. }
+        | Pending::Row { x, .. }
         | Pending::Offset { x, .. } => vec![*x],
-        Pending::CombineAtProduct { bits, .. } => vec![*bits],
+        Pending::RowAtProduct { of, .. } => vec![*of],
         Pending::Secret(_) | Pending::SecretAtProduct { .. } => vec![],
     }
 }
@@ -63,13 +63,13 @@ fn takes_wide(step: &Pending) -> bool {
 }
 
 pub(super) fn takes_narrow(step: &Pending) -> bool {
-    matches!(step, Pending::Below { .. } | Pending::Done(Op::Relu { .. } | Op::Select { .. } | Op::Max { .. }))
+    matches!(step, Pending::Piecewise { .. } | Pending::Done(Op::Relu { .. } | Op::Select { .. } | Op::Max { .. }))
 }
 
 fn is_local(step: &Pending) -> bool {
     match step {
         Pending::Done(op) => op.is_local(),
-        Pending::Combine { .. } | Pending::CombineAtProduct { .. } | Pending::Offset { .. } => true,
+        Pending::Row { .. } | Pending::RowAtProduct { .. } | Pending::Offset { .. } => true,
         Pending::Descend { .. } => true,
         _ => false,
     }
@@ -88,9 +88,9 @@ fn makes_wide(step: &Pending) -> bool {
             | Pending::Descend { .. }
             | Pending::Secret(_)
             | Pending::SecretAtProduct { .. }
-            | Pending::Below { .. }
-            | Pending::Combine { .. }
-            | Pending::CombineAtProduct { .. }
+            | Pending::Piecewise { .. }
+            | Pending::Row { .. }
+            | Pending::RowAtProduct { .. }
     )
 }
 
@@ -351,12 +351,14 @@ impl Finisher {
                 let scale = self.scale(out) / self.scale(*x) * 2f64.powi(shift as i32);
                 Op::MulPublic { x: *x, factors: self.integers(layer, factors, scale)?, shift }
             }
-            Pending::Below { x, thresholds } => {
-                Op::Below { x: *x, thresholds: self.thresholds(layer, thresholds, self.scale(*x))? }
+            // Each of its rows adds its weights once its scale is known.
+            Pending::Piecewise { x, thresholds } => {
+                let thresholds = self.thresholds(layer, thresholds, self.scale(*x))?;
+                Op::Piecewise { x: *x, thresholds, functions: vec![] }
             }
-            Pending::Combine { x, weights, offset } => self.combine(layer, *x, weights, *offset, self.scale(out))?,
-            Pending::CombineAtProduct { bits, weights, offset, x, y } => {
-                self.combine(layer, *bits, weights, *offset, self.scale(*x) * self.scale(*y))?
+            Pending::Row { x, values } => self.row(layer, *x, values, self.scale(out))?,
+            Pending::RowAtProduct { of, values, x, y } => {
+                self.row(layer, *of, values, self.scale(*x) * self.scale(*y))?
             }
             Pending::Offset { x, addend } => {
                 Op::Offset { x: *x, addend: self.number(layer, *addend, self.scale(out))? }
@@ -383,9 +385,21 @@ impl Finisher {
         Ok(self.integers(layer, thresholds, scale)?.into_iter().map(|t| t.clamp(-limit, limit)).collect())
     }
 
-    fn combine(&self, layer: usize, x: Slot, weights: &[f64], offset: f64, scale: f64) -> Result<Op> {
-        let weights = self.integers(layer, weights, scale)?;
-        Ok(Op::Combine { x, weights, offset: self.number(layer, offset, scale)? })
+    /// The value of a region is the last region's plus the differences at all thresholds above x. Values are rounded, not
+    /// differences, whose errors would add up.
+    fn row(&mut self, layer: usize, x: Slot, values: &[f64], scale: f64) -> Result<Op> {
+        let values = self.integers(layer, values, scale)?;
+        let weights = values.windows(2).map(|v| v[0].wrapping_sub(v[1])).collect();
+        let addend = values.last().copied().unwrap_or(0);
+        let made = self.instructions.iter_mut().rev().find(|i| i.out == x);
+        let Some(Instruction { op: Op::Piecewise { functions, .. }, .. }) = made else {
+            return Err(Error::Model("a row of what is no piecewise function".into()));
+        };
+        functions.push(weights);
+        let row = functions.len() - 1;
+        let dims = [&[row + 1], &self.slots[x].shape.dims()[1..]].concat();
+        self.slots[x].shape = Shape::new(&dims);
+        Ok(Op::Row { x, row, addend })
     }
 
     fn linear(&mut self, layer: usize, step: &Pending, out: Slot) -> Result<Op> {

@@ -1,7 +1,7 @@
 //! Smooth functions of one variable on shares: piecewise polynomials of degree four.
 //!
-//! Comparisons with public thresholds find the piece; its centre, inverse half-width and coefficients are public
-//! combinations of the comparison bits; the local coordinate and Horner's rule take five products. Left of the first
+//! The centre, the inverse half-width and the coefficients of the piece are piecewise constant functions, which one
+//! operation gives; the local coordinate and Horner's rule take five products. Left of the first
 //! and right of the last threshold the function is constant, so nothing ever leaves its range.
 
 use super::builder::{Builder, Pending};
@@ -175,7 +175,9 @@ impl Fit {
 
 /// The fit with the fewest pieces that is close enough.
 fn fitted(function: &Function, range: f64) -> Option<Fit> {
-    (2..=7).map(|p| fit(function, 1 << p)).find(|fit| fit.error(function, range) < 1.0)
+    // An eighth more each time.
+    let pieces = std::iter::successors(Some(3), |n| Some(n + 1 + n / 8)).take_while(|n| *n <= 128);
+    pieces.map(|n| fit(function, n)).find(|fit| fit.error(function, range) < 1.0)
 }
 
 /// Applies a function; `range` bounds its values.
@@ -186,28 +188,25 @@ pub(super) fn apply(b: &mut Builder, x: Slot, function: &Function, range: f64) -
         return Err(Error::Range { layer, why });
     };
     let dims = b.dims(x);
-    let rows: Vec<usize> = std::iter::once(fit.thresholds.len()).chain(dims.iter().copied()).collect();
-    let bits = b.source(Pending::Below { x, thresholds: Rc::new(fit.thresholds.clone()) }, &rows, 1.0, 0);
-    b.values[bits].exact = true;
-    // The value of region r is the last region's plus the differences at all thresholds above x.
-    let weights = |list: &[f64]| list.windows(2).map(|w| w[0] - w[1]).collect::<Vec<f64>>();
-    let last = |list: &[f64]| list.last().copied().unwrap_or(0.0);
+    let rows: Vec<usize> = std::iter::once(0).chain(dims.iter().copied()).collect();
+    let pieces = b.source(Pending::Piecewise { x, thresholds: Rc::new(fit.thresholds.clone()) }, &rows, 1.0, 0);
+    b.values[pieces].exact = true;
     let largest = |list: &[f64]| list.iter().fold(1e-9f64, |m, v| m.max(v.abs()));
-    let combine = |list: &[f64]| Pending::Combine { x: bits, weights: weights(list), offset: last(list) };
+    let row = |list: &[f64]| Pending::Row { x: pieces, values: list.to_vec() };
 
     let reach = largest(&fit.centre).max(b.range(x));
-    let centre = b.like(x, 1.0, combine(&fit.centre), &dims, largest(&fit.centre));
+    let centre = b.like(x, 1.0, row(&fit.centre), &dims, largest(&fit.centre));
     let local = b.like(x, 1.0, Pending::Done(Op::Sub { x, y: centre }), &dims, 2.0 * reach);
     let local = refine(b, local, &fit, reach);
-    let inverse = b.source(combine(&fit.inverse), &dims, largest(&fit.inverse), 26);
+    let inverse = b.source(row(&fit.inverse), &dims, largest(&fit.inverse), 26);
     let v = b.mul(local, inverse, None, &dims, 1.1, 26);
     b.values[v].exact = true;
 
     let [c0, c1, c2, c3, c4] = &fit.coefficients;
     let mut bound = largest(c4);
-    let mut y = b.source(combine(c4), &dims, bound, 26);
+    let mut y = b.source(row(c4), &dims, bound, 26);
     for (i, c) in [c3, c2, c1, c0].into_iter().enumerate() {
-        let step = Pending::CombineAtProduct { bits, weights: weights(c), offset: last(c), x: v, y };
+        let step = Pending::RowAtProduct { of: pieces, values: c.clone(), x: v, y };
         let bias = b.source(step, &dims, largest(c), 52);
         bound = if i == 3 { range } else { bound + largest(c) };
         let cap = if i == 3 { b.cap().max(24) } else { 26 };
