@@ -102,7 +102,10 @@ fn the_executor_alone_opens_values() {
             }
             let text = std::fs::read_to_string(&path).unwrap();
             let code = text.lines().filter(|l| !l.trim_start().starts_with("//"));
-            found.extend(code.filter(|l| l.contains(".open(") && !l.contains("File::options()")).map(|l| (path.clone(), l.trim().to_string())));
+            found.extend(
+                code.filter(|l| l.contains(".open(") && !l.contains("File::options()"))
+                    .map(|l| (path.clone(), l.trim().to_string())),
+            );
         }
     }
     found.sort();
