@@ -64,7 +64,7 @@ impl Client {
 
 impl Protocol for Client {
     type Arith = Symbol;
-    type Bit = Shape;
+    type Bit = <Plan as Protocol>::Bit;
     type Weight = <Plan as Protocol>::Weight;
 
     fn shape<'a>(&self, x: &'a Symbol) -> &'a Shape {
@@ -117,16 +117,16 @@ impl Protocol for Client {
     fn truncate(&self, at: Step, x: &Symbol, shift: u32) -> Result<Symbol> {
         self.shapes.truncate(at, x, shift)
     }
-    fn msb(&self, at: Step, x: &Symbol) -> Result<Shape> {
+    fn msb(&self, at: Step, x: &Symbol) -> Result<Self::Bit> {
         self.shapes.msb(at, x)
     }
     fn piecewise_constant(&self, at: Step, x: &Symbol, thresholds: &[i64], functions: &[Vec<i64>]) -> Result<Symbol> {
         self.shapes.piecewise_constant(at, x, thresholds, functions)
     }
-    fn relu_with_bit(&self, at: Step, x: &Symbol, out: Width) -> Result<(Symbol, Shape)> {
+    fn relu_with_bit(&self, at: Step, x: &Symbol, out: Width) -> Result<(Symbol, Self::Bit)> {
         self.shapes.relu_with_bit(at, x, out)
     }
-    fn select(&self, at: Step, bit: &Shape, x: &Symbol, out: Width) -> Result<Symbol> {
+    fn select(&self, at: Step, bit: &Self::Bit, x: &Symbol, out: Width) -> Result<Symbol> {
         self.shapes.select(at, bit, x, out)
     }
     fn pack(&self, weights: &Symbol, op: &Conv2d) -> Result<Self::Weight> {

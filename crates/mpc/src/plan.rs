@@ -80,6 +80,14 @@ pub struct Symbol {
     _lease: Rc<Lease>,
 }
 
+/// Bits of which only the form is known.
+pub struct PlannedBits {
+    shape: Shape,
+    /// A ReLU left shares of their masks.
+    dealt: bool,
+    _lease: Rc<Lease>,
+}
+
 /// The three-server protocol's declared cost. Runs anything the executor runs.
 pub struct Plan {
     settings: Settings,
@@ -138,6 +146,11 @@ impl Plan {
     fn symbol(&self, shape: Shape, width: Width) -> Symbol {
         let lease = self.lease(2 * shape.len() as u64 * if width == Width::Narrow { 4 } else { 8 });
         Symbol { shape, width, _lease: lease }
+    }
+    /// Three planes, and two shares of a third of the masks each.
+    fn bits(&self, shape: &Shape, dealt: bool) -> PlannedBits {
+        let bytes = shape.len() / 8 + if dealt { 8 * shape.len() / 3 } else { 0 };
+        PlannedBits { shape: shape.clone(), dealt, _lease: self.lease(bytes as u64) }
     }
     fn spend(&self, cost: Cost) {
         self.state.borrow_mut().cost += cost;
@@ -235,7 +248,7 @@ pub(crate) fn fits_gradient(x: &Shape, dy: &Shape, op: &Conv2d) -> Result<()> {
 
 impl Protocol for Plan {
     type Arith = Symbol;
-    type Bit = Shape;
+    type Bit = PlannedBits;
     type Weight = PlannedWeight;
 
     fn shape<'a>(&self, x: &'a Symbol) -> &'a Shape {
@@ -308,10 +321,10 @@ impl Protocol for Plan {
     fn truncate(&self, _at: Step, x: &Symbol, shift: u32) -> Result<Symbol> {
         Ok(self.truncated(&x.shape, shift))
     }
-    fn msb(&self, _at: Step, x: &Symbol) -> Result<Shape> {
+    fn msb(&self, _at: Step, x: &Symbol) -> Result<PlannedBits> {
         self.spend(cost::msb(x.shape.len(), self.settings));
         drop(self.lease(comparison_bytes(x.shape.len())));
-        Ok(x.shape.clone())
+        Ok(self.bits(&x.shape, false))
     }
     fn piecewise_constant(&self, _at: Step, x: &Symbol, thresholds: &[i64], functions: &[Vec<i64>]) -> Result<Symbol> {
         let shape = function_rows(&x.shape, thresholds, functions)?;
@@ -320,14 +333,14 @@ impl Protocol for Plan {
         drop(self.lease(60 * (x.shape.len() * thresholds.len()) as u64));
         Ok(self.symbol(shape, Width::Wide))
     }
-    fn relu_with_bit(&self, _at: Step, x: &Symbol, out: Width) -> Result<(Symbol, Shape)> {
+    fn relu_with_bit(&self, _at: Step, x: &Symbol, out: Width) -> Result<(Symbol, PlannedBits)> {
         self.spend(cost::relu(x.shape.len(), out, self.settings));
         drop(self.lease(comparison_bytes(x.shape.len())));
-        Ok((self.symbol(x.shape.clone(), out), x.shape.clone()))
+        Ok((self.symbol(x.shape.clone(), out), self.bits(&x.shape, true)))
     }
-    fn select(&self, _at: Step, bit: &Shape, x: &Symbol, out: Width) -> Result<Symbol> {
-        fits_bits(bit, &x.shape)?;
-        self.spend(cost::select(x.shape.len(), out, self.settings));
+    fn select(&self, _at: Step, bit: &PlannedBits, x: &Symbol, out: Width) -> Result<Symbol> {
+        fits_bits(&bit.shape, &x.shape)?;
+        self.spend(cost::select(x.shape.len(), bit.dealt, out, self.settings));
         drop(self.lease(48 * x.shape.len() as u64));
         Ok(self.symbol(x.shape.clone(), out))
     }

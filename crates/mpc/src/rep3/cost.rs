@@ -110,14 +110,16 @@ pub fn relu(n: usize, out: Width, settings: Settings) -> Cost {
     }
 }
 
-/// A value where a bit is set, else zero.
+/// A value where a bit is set, else zero; shares of the bit's mask are dealt unless a ReLU left them.
 #[must_use]
-pub fn select(n: usize, out: Width, settings: Settings) -> Cost {
+pub fn select(n: usize, dealt: bool, out: Width, settings: Settings) -> Cost {
     let narrow = settings.narrow_bits;
+    let mut elements = vec![narrow; if dealt { 1 } else { 2 }];
     match out {
-        Width::Narrow => deal(n, 0, &[narrow; 2]) + remask(n, narrow),
+        Width::Narrow => deal(n, 0, &elements) + remask(n, narrow),
         Width::Wide => {
-            deal(n, 0, &[narrow, narrow, settings.most_shift()]) + exchange(n, 1) + remask(n, settings.wide_bits)
+            elements.push(settings.most_shift());
+            deal(n, 0, &elements) + exchange(n, 1) + remask(n, settings.wide_bits)
         }
     }
 }
@@ -152,8 +154,10 @@ mod tests {
             (bits(extend(n, set)), 162.0),
             (bits(piecewise(n, 4, 7, set)), 1119.0),
             (bits(piecewise(n, 33, 7, set)), 5215.0),
-            (bits(select(n, Width::Narrow, set)), 128.0),
-            (bits(select(n, Width::Wide, set)), 226.0),
+            (bits(select(n, true, Width::Narrow, set)), 96.0),
+            (bits(select(n, true, Width::Wide, set)), 194.0),
+            (bits(select(n, false, Width::Narrow, set)), 128.0),
+            (bits(select(n, false, Width::Wide, set)), 226.0),
         ];
         // Narrower rings cost less: a linear layer's output and its ReLU 481 bits, 397 and 348.
         for (narrow_bits, wide_bits, want) in [(32, 64, 481.0), (28, 52, 397.0), (24, 48, 348.0)] {

@@ -16,6 +16,8 @@ pub struct Bits<D: Device> {
     rho: D::Buf<u64>,
     /// Of the parts where it is first and second evaluator.
     e: [D::Buf<u64>; 2],
+    /// This server's additive shares of rho in the narrow ring for these parts, where a ReLU had them dealt already.
+    r: Option<[D::Buf<u32>; 2]>,
 }
 
 /// A narrow tensor as the parts see it.
@@ -80,7 +82,7 @@ impl<D: Device> Rep3<D> {
         let v = self.views(x.as_narrow()?, n, 0);
         let rho = self.sign_rho(at, &v.a, n, 1);
         let (e, _) = self.masked_carry(at, n, &v.a, v.rows(), vec![], &[])?;
-        Ok(Bits { shape: x.shape.clone(), rho, e: self.with_sign_of_b(v.rows(), e) })
+        Ok(Bits { shape: x.shape.clone(), rho, e: self.with_sign_of_b(v.rows(), e), r: None })
     }
 
     pub(super) fn sign_rho(&self, at: &Step, a: &D::Buf<u32>, n: usize, rows: usize) -> D::Buf<u64> {
@@ -135,7 +137,7 @@ impl<D: Device> Rep3<D> {
         let r2 = self.random::<u32>(Side::Next, at, "r", next, len);
         let q2 = self.random::<u32>(Side::Next, at, "q", next, len);
         let y2 = dev.select(&e[1], &v.second[0], &v.second[1], &r2, &q2);
-        let kept = Bits { shape: x.shape.clone(), rho, e };
+        let kept = Bits { shape: x.shape.clone(), rho, e, r: Some([r1, r2]) };
         let y = match out {
             Width::Narrow => Shared::narrow(x.shape.clone(), self.remask(at, n, y1, y2)?),
             Width::Wide => self.remask_wide(at, x.shape.clone(), [y1, y2], next_part(self.settings.most_shift())?)?,
@@ -154,7 +156,8 @@ impl<D: Device> Rep3<D> {
         Ok(Shared::wide(shape, self.remask(at, n, y1, y2)?))
     }
 
-    /// bit ? x : 0 for a bit that is there already: the dealer shares rho and rho a, as in [`Rep3::relu_shared`].
+    /// bit ? x : 0 for a bit that is there already: as in [`Rep3::relu_shared`] the dealer shares rho a, and rho unless that
+    /// ReLU left shares of it.
     pub(crate) fn select_shared(&self, at: &Step, bit: &Bits<D>, x: &Shared<D>, out: Width) -> Result<Shared<D>> {
         let n = x.shape.len();
         crate::plan::fits_bits(&bit.shape, &x.shape)?;
@@ -168,8 +171,12 @@ impl<D: Device> Rep3<D> {
             let mask = self.random::<u32>(Side::Prev, at, purpose, me, parts[me].1);
             self.outgoing(dev.zip(ZipOp::Sub, x, &mask), narrow)
         };
-        let mut deal = vec![sub(&r, "r"), sub(&q, "q")];
-        let mut expect = vec![form(parts[prev].1, narrow); 2];
+        let mut deal = vec![sub(&q, "q")];
+        let mut expect = vec![form(parts[prev].1, narrow)];
+        if bit.r.is_none() {
+            deal.push(sub(&r, "r"));
+            expect.push(form(parts[prev].1, narrow));
+        }
         if out == Width::Wide {
             deal.push(self.deal_widening(at, n));
             expect.push(form(parts[prev].1, self.settings.most_shift()));
@@ -179,11 +186,18 @@ impl<D: Device> Rep3<D> {
         let mut next_part = |bits: u32| -> Result<D::Buf<u32>> {
             self.incoming(dealt.next().ok_or_else(wrong_form)?, parts[prev].1, bits)
         };
-        let (r1, q1) = (next_part(narrow)?, next_part(narrow)?);
-        let y1 = dev.select(&bit.e[0], &v.first[0], &v.first[1], &r1, &q1);
-        let r2 = self.random::<u32>(Side::Next, at, "r", next, parts[next].1);
+        let q1 = next_part(narrow)?;
         let q2 = self.random::<u32>(Side::Next, at, "q", next, parts[next].1);
-        let y2 = dev.select(&bit.e[1], &v.second[0], &v.second[1], &r2, &q2);
+        let own;
+        let [r1, r2] = match &bit.r {
+            Some(kept) => kept,
+            None => {
+                own = [next_part(narrow)?, self.random::<u32>(Side::Next, at, "r", next, parts[next].1)];
+                &own
+            }
+        };
+        let y1 = dev.select(&bit.e[0], &v.first[0], &v.first[1], r1, &q1);
+        let y2 = dev.select(&bit.e[1], &v.second[0], &v.second[1], r2, &q2);
         if out == Width::Narrow {
             return Ok(Shared::narrow(x.shape.clone(), self.remask(at, n, y1, y2)?));
         }
