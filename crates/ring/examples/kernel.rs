@@ -33,8 +33,9 @@ fn kernel(cpu: Cpu, name: &str) -> Option<Box<dyn Fn()>> {
         "winograd" => linear(cpu, convolution(3, 32, 32, 1), true),
         "pointwise" => linear(cpu, convolution(1, 64, 64, 1), false),
         "depthwise" => linear(cpu, convolution(3, 64, 64, 64), false),
-        "weight_gradient" => {
-            let op = convolution(3, 32, 32, 1);
+        "weight_gradient" | "batch_gradient" => {
+            let one = convolution(3, 32, 32, 1);
+            let op = if name == "batch_gradient" { Conv2d { n: 16, h: 4, w: 4, ..one } } else { one };
             let (x, dy) = (op.input().len(), op.output().len());
             let (x0, x1, dy0, dy1) = (words(1, x), words(2, x), words(3, dy), words(4, dy));
             Box::new(move || drop(black_box(cpu.weight_gradient([&x0, &x1], [&dy0, &dy1], &op))))
@@ -72,7 +73,7 @@ fn kernel(cpu: Cpu, name: &str) -> Option<Box<dyn Fn()>> {
 }
 
 fn main() {
-    let names = "convolution batch winograd pointwise depthwise weight_gradient product truncate select widen expand planes thermometer leaves tree pack unpack masks";
+    let names = "convolution batch winograd pointwise depthwise weight_gradient batch_gradient product truncate select widen expand planes thermometer leaves tree pack unpack masks";
     let mut arguments = std::env::args().skip(1);
     let (name, times) = (arguments.next().unwrap_or_default(), arguments.next().and_then(|t| t.parse::<u32>().ok()));
     match (kernel(Cpu::new(1), &name), times) {

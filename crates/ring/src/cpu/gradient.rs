@@ -1,14 +1,17 @@
 //! Replicated gradient of a convolution's weights: a matrix product over all output pixels, taken a few images at a time
 //! so that what meets each weight is never written out as a whole.
 
-use super::Cpu;
-use super::linear::{multiply_add, pair_products};
+use super::linear::{lane_products, multiply_add, pair_products};
 use super::tile::{CHANNELS, Row, Taps, row};
+use super::{Cpu, Isa, batch};
 use crate::Conv2d;
 use rayon::prelude::*;
 
 /// Output pixels of a block: its panels stay in the second-level cache.
-const PIXELS: usize = 128;
+pub(super) const PIXELS: usize = 128;
+
+/// Images of at most so many output pixels are worked on pixel by pixel, so that padding is never multiplied.
+const SMALL: usize = 16;
 
 /// Replicated images of one block: the first, how many, and what they are cut from.
 struct Block<'a> {
@@ -21,7 +24,7 @@ struct Block<'a> {
 
 impl Block<'_> {
     /// What up to 16 weights of one output channel meet at each output pixel, packed as [`row`] takes it.
-    fn panel(&self, first: usize, lanes: usize, panel: &mut [u64], corr: &mut [u64; CHANNELS]) {
+    fn panel(&self, isa: Isa, first: usize, lanes: usize, panel: &mut [u64], corr: &mut [u64; CHANNELS]) {
         let op = self.op;
         let (ci, pixels) = (op.cin / op.groups, op.out_h() * op.out_w());
         let k = self.images.len() * pixels;
@@ -57,13 +60,8 @@ impl Block<'_> {
             }
             lane += run;
         }
-        corr.fill(0);
         for (half, corr) in panel.chunks_exact(2 * k * 8).zip(corr.chunks_exact_mut(8)) {
-            for pair in half.chunks_exact(16) {
-                for (c, (a, b)) in corr.iter_mut().zip(pair[..8].iter().zip(&pair[8..])) {
-                    *c = c.wrapping_add(a.wrapping_mul(*b));
-                }
-            }
+            corr.copy_from_slice(&lane_products(isa, half));
         }
     }
 }
@@ -75,6 +73,9 @@ pub(crate) fn weight_gradient(cpu: &Cpu, [x0, x1]: [&[u64]; 2], [dy0, dy1]: [&[u
     }
     let (ci, co) = (op.cin / op.groups, op.cout / op.groups);
     let (pixels, columns) = (op.out_h() * op.out_w(), op.kernel[0] * op.kernel[1] * ci);
+    if pixels <= SMALL && op.n > 1 && op.pad != [0; 4] && ci.is_multiple_of(CHANNELS) {
+        return batch::weight_gradient(cpu, [x0, x1], [dy0, dy1], op);
+    }
     let together = (PIXELS / pixels).clamp(1, op.n);
     let mut out = vec![0u64; op.cout * columns];
     for group in 0..op.groups {
@@ -89,7 +90,7 @@ pub(crate) fn weight_gradient(cpu: &Cpu, [x0, x1]: [&[u64]; 2], [dy0, dy1]: [&[u
             let add = |i: usize, sum: &mut Vec<u64>| {
                 let (mut panel, mut corr) = (vec![0u64; 2 * k * CHANNELS], [0u64; CHANNELS]);
                 let lanes = CHANNELS.min(columns - i * CHANNELS);
-                block.panel(i * CHANNELS, lanes, &mut panel, &mut corr);
+                block.panel(cpu.isa, i * CHANNELS, lanes, &mut panel, &mut corr);
                 let mut part = vec![0u64; co * CHANNELS];
                 let taps = Taps::all([1, 1], [0, 0], 2 * k);
                 let (out, ldo) = (&mut part[..], CHANNELS);
@@ -189,21 +190,42 @@ mod tests {
         out
     }
 
+    fn check(op: &Conv2d, seed: [u8; 16], threads: usize) -> Result<(), TestCaseError> {
+        let (x, dy) = (op.input().len(), op.output().len());
+        let (x0, x1, dy0, dy1) = (random(seed, 1, x), random(seed, 2, x), random(seed, 3, dy), random(seed, 4, dy));
+        let sum: Vec<u64> = x0.iter().zip(&x1).map(|(a, b)| a.wrapping_add(*b)).collect();
+        let mut want = naive(&sum, &dy0, op);
+        for (a, b) in want.iter_mut().zip(naive(&x0, &dy1, op)) {
+            *a = a.wrapping_add(b);
+        }
+        for isa in Isa::available() {
+            let cpu = Cpu::with(isa, threads);
+            prop_assert_eq!(&weight_gradient(&cpu, [&x0, &x1], [&dy0, &dy1], op), &want);
+        }
+        Ok(())
+    }
+
+    /// Many small images with as many channels as a panel has, or twice as many.
+    fn small() -> impl Strategy<Value = Conv2d> {
+        let pair = |r: std::ops::Range<usize>| [r.clone(), r].prop_map(|v| v);
+        let pads = [0..3usize, 0..3, 0..3, 0..3];
+        (2..40usize, pair(1..6), 1..3usize, 1..20usize, pair(1..4), pair(1..3), pair(1..3), 1..3usize, pads)
+            .prop_map(|(n, [h, w], ci, co, kernel, stride, dilation, groups, pad)| {
+                let (cin, cout) = (16 * ci * groups, co * groups);
+                Conv2d { n, h, w, cin, cout, kernel, stride, dilation, pad, groups }
+            })
+            .prop_filter("fits", |op| op.check().is_ok())
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(200))]
         #[test]
         fn equals_the_definition(op in geometry(), seed in any::<[u8; 16]>(), threads in 1usize..4) {
-            let (x, dy) = (op.input().len(), op.output().len());
-            let (x0, x1, dy0, dy1) = (random(seed, 1, x), random(seed, 2, x), random(seed, 3, dy), random(seed, 4, dy));
-            let sum: Vec<u64> = x0.iter().zip(&x1).map(|(a, b)| a.wrapping_add(*b)).collect();
-            let mut want = naive(&sum, &dy0, &op);
-            for (a, b) in want.iter_mut().zip(naive(&x0, &dy1, &op)) {
-                *a = a.wrapping_add(b);
-            }
-            for isa in Isa::available() {
-                let cpu = Cpu::with(isa, threads);
-                prop_assert_eq!(&weight_gradient(&cpu, [&x0, &x1], [&dy0, &dy1], &op), &want);
-            }
+            check(&op, seed, threads)?;
+        }
+        #[test]
+        fn of_small_images_too(op in small(), seed in any::<[u8; 16]>(), threads in 1usize..4) {
+            check(&op, seed, threads)?;
         }
     }
 }

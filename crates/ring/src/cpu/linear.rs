@@ -48,14 +48,19 @@ pub(crate) fn prepare(isa: Isa, w0: &[u64], w1: &[u64], op: &Conv2d, gain: bool)
         let (group, within) = (i / panels, i % panels * CHANNELS);
         let channels = group * co + within..group * co + co.min(within + CHANNELS);
         let (from, to) = (channels.start * taps * ci, channels.end * taps * ci);
-        fill(isa, &w0[from..to], &w1[from..to], taps, ci, panel, corr);
+        fill(isa, &w0[from..to], &w1[from..to], taps, ci, panel);
+        for (i, half) in panel.chunks_exact(size / 2).enumerate() {
+            for (corr, tap) in corr.iter_mut().zip(half.chunks_exact(2 * ci * 8)) {
+                corr[8 * i..8 * i + 8].copy_from_slice(&lane_products(isa, tap));
+            }
+        }
     }
     Panel(Kind::Tiled { weights, corr })
 }
 
 dispatch! {
     /// Fills the panel of up to 16 channels, whose weights follow each other.
-    fn fill(w0: &[u64], w1: &[u64], taps: usize, ci: usize, panel: &mut [u64], corr: &mut [[u64; CHANNELS]]) {
+    fn fill(w0: &[u64], w1: &[u64], taps: usize, ci: usize, panel: &mut [u64]) {
         let half = panel.len() / 2;
         let channels = w0.chunks_exact(taps * ci).zip(w1.chunks_exact(taps * ci));
         for (lane, (w0, w1)) in channels.enumerate() {
@@ -70,17 +75,19 @@ dispatch! {
                 }
             }
         }
-        for (i, half) in panel.chunks_exact(half).enumerate() {
-            for (corr, tap) in corr.iter_mut().zip(half.chunks_exact(2 * ci * 8)) {
-                let mut sums = [0u64; 8];
-                for pair in tap.chunks_exact(16) {
-                    for (j, sum) in sums.iter_mut().enumerate() {
-                        *sum = sum.wrapping_add(pair[j].wrapping_mul(pair[8 + j]));
-                    }
-                }
-                corr[8 * i..8 * i + 8].copy_from_slice(&sums);
+    }
+}
+
+dispatch! {
+    /// Products of neighbouring rows of eight lanes, summed.
+    pub(crate) fn lane_products(rows: &[u64]) -> [u64; 8] {
+        let mut sums = [0u64; 8];
+        for pair in rows.chunks_exact(16) {
+            for (j, sum) in sums.iter_mut().enumerate() {
+                *sum = sum.wrapping_add(pair[j].wrapping_mul(pair[8 + j]));
             }
         }
+        sums
     }
 }
 
