@@ -114,6 +114,7 @@ impl<D: Device> Protocol for Clear<D> {
         Ok(self.tensor(shape.clone(), Width::Wide, values.to_vec()))
     }
     fn prepare(&self, _at: Step, _from: Role, values: Option<&[i64]>, op: &Conv2d) -> Result<D::Panel> {
+        crate::plan::sensible(op)?;
         Ok(self.panel(values.ok_or_else(|| Error::Usage("a weight has no values".into()))?, op))
     }
     fn constant(&self, values: &[i64], shape: &Shape, width: Width) -> ClearTensor {
@@ -160,6 +161,7 @@ impl<D: Device> Protocol for Clear<D> {
     ) -> Result<ClearTensor> {
         let mut sum: Option<Vec<i64>> = None;
         for (x, panel, op) in terms {
+            crate::plan::fits_linear(&x.shape, op)?;
             let x0 = self.dev.upload(ring(&x.values));
             let x1 = self.dev.upload(vec![0u64; x.values.len()]);
             let z = integers(self.dev.download(self.dev.linear(&x0, &x1, panel, op)));

@@ -192,10 +192,11 @@ pub(crate) fn local_shape(op: &Local<'_>, operands: &[&Shape]) -> Result<Shape> 
         Local::Reshape(shape) => Err(misfit(&format!("a reshape to {shape} changes the number of elements"))),
         Local::Gather(map, _) => {
             let n = one()?.len();
-            if map.source.iter().all(|&s| s == sordino_ring::PAD || (s as usize) < n) {
+            let inside = |s: &u32| *s == sordino_ring::PAD || (*s as usize) < n;
+            if map.source.len() == map.shape.len() && map.source.iter().all(inside) {
                 Ok(map.shape.clone())
             } else {
-                Err(misfit("a re-indexing reads beyond its operand"))
+                Err(misfit("a re-indexing reads beyond its operand or is not of its shape"))
             }
         }
         Local::Concat { outer, widths, shape } => {
@@ -204,13 +205,30 @@ pub(crate) fn local_shape(op: &Local<'_>, operands: &[&Shape]) -> Result<Shape> 
                 && shape.len() == outer * widths.iter().sum::<usize>();
             if fits { Ok(shape.clone()) } else { Err(misfit("operands of a concatenation do not fit")) }
         }
-        Local::WindowSum(w) if one()?.len() == w.0.input().len() => Ok(w.0.output()),
-        Local::WindowSum(_) => Err(misfit("pooling windows do not fit their operand")),
+        Local::WindowSum(w) => {
+            fits_linear(one()?, &w.0)?;
+            Ok(w.0.output())
+        }
     }
+}
+
+/// Checks a geometry, so that no kernel meets one whose sizes overflow.
+pub(crate) fn sensible(op: &Conv2d) -> Result<()> {
+    op.check().map_err(|e| Error::Usage(format!("a linear layer: {e}")))
+}
+
+/// Checks the input of a linear layer.
+pub(crate) fn fits_linear(x: &Shape, op: &Conv2d) -> Result<()> {
+    sensible(op)?;
+    if x.len() == op.input().len() {
+        return Ok(());
+    }
+    Err(Error::Usage(format!("{x} elements as the input {} of a linear layer", op.input())))
 }
 
 /// Checks computed weights.
 pub(crate) fn fits_weight(weights: &Shape, op: &Conv2d) -> Result<()> {
+    sensible(op)?;
     if weights.len() == op.weight().len() {
         return Ok(());
     }
@@ -239,7 +257,7 @@ pub(crate) fn function_rows(x: &Shape, thresholds: &[i64], functions: &[Vec<i64>
 
 /// Checks the operands of a gradient of weights.
 pub(crate) fn fits_gradient(x: &Shape, dy: &Shape, op: &Conv2d) -> Result<()> {
-    op.check().map_err(|e| Error::Usage(format!("a gradient of weights: {e}")))?;
+    sensible(op)?;
     if x.len() == op.input().len() && dy.len() == op.output().len() {
         return Ok(());
     }
@@ -262,6 +280,7 @@ impl Protocol for Plan {
         Ok(self.symbol(shape.clone(), Width::Wide))
     }
     fn prepare(&self, _at: Step, _from: Role, _values: Option<&[i64]>, op: &Conv2d) -> Result<Self::Weight> {
+        sensible(op)?;
         self.spend_input(cost::input(op.weight().len(), self.settings));
         // Both components and the message one of them came in.
         let _unpacked = self.lease(24 * op.weight().len() as u64);
@@ -292,7 +311,8 @@ impl Protocol for Plan {
         let Some((_, _, op)) = terms.first() else {
             return Err(Error::Usage("a linear layer takes at least one term".into()));
         };
-        for (_, _, op) in terms {
+        for (x, _, op) in terms {
+            fits_linear(&x.shape, op)?;
             self.state.borrow_mut().cost.macs += 2 * op.macs();
             let padded = op.n.min(1) * (op.h + op.pad[0] + op.pad[2]) * (op.w + op.pad[1] + op.pad[3]) * op.cin;
             drop(self.lease((16 * padded + 8 * op.output().len()) as u64));

@@ -314,9 +314,13 @@ impl<'p, P: Protocol> Loaded<'p, P> {
                 p.piecewise_constant(at, &narrow(*x)?, thresholds, functions)?
             }
             Op::Row { x, row, addend } => {
-                let n = shape.len();
+                let (rows, n) = (wide(*x)?, shape.len());
+                if p.shape(&rows).dims().split_first().is_none_or(|(first, rest)| row >= first || rest != shape.dims())
+                {
+                    return Err(missing());
+                }
                 let source = (row * n..(row + 1) * n).map(|i| i as u32).collect();
-                let row = p.local(&Local::Gather(&IndexMap { source, shape: shape.clone() }, 0), &[&wide(*x)?])?;
+                let row = p.local(&Local::Gather(&IndexMap { source, shape: shape.clone() }, 0), &[&rows])?;
                 p.local(&Local::Offset(*addend), &[&row])?
             }
             Op::Add { x, y } => p.local(&Local::Add, &[&either(*x)?, &either(*y)?])?,

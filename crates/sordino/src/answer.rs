@@ -18,6 +18,8 @@ pub struct Answer {
     pub training: Training,
     /// How pictures reach the model.
     pub preprocess: Preprocess,
+    /// Iterations of the whole training.
+    pub iterations: usize,
 }
 
 fn file(folder: &Path) -> PathBuf {
@@ -51,9 +53,12 @@ impl Answer {
         let text = std::fs::read(&path).map_err(Error::at(&path))?;
         let answer: Self = serde_json::from_slice(&text)
             .map_err(|e| Error::File { path: path.clone(), why: format!("not a trained model: {e}") })?;
+        if answer.program.hash() != answer.training.answer || answer.preprocess.hash() != answer.training.preprocess {
+            return Err(Error::File { path, why: "it has been changed since the training wrote it".into() });
+        }
         let why = "no iteration has sound checkpoints of all three servers";
         let none = || Error::File { path: folder.into(), why: why.into() };
-        let from = Some(checkpoint::latest(folder).ok_or_else(none)?);
+        let from = Some(checkpoint::latest(folder)?.ok_or_else(none)?);
         let checkpoints = Checkpoints { folder: folder.into(), every: None, from, training: answer.training };
         checkpoints.belongs()?;
         Ok((answer, checkpoints))

@@ -5,12 +5,12 @@
 //! components of every state; SHA-256 of all that, by which damage shows without a key. The key is made on first use and lies beside, readable by its owner alone; whoever runs a
 //! server on a host of its own puts the folder on a disk that only this server reads.
 
-use crate::model::write_whole;
+use crate::model::{write_own, write_whole};
 use crate::{Error, Result};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::io::Write;
+use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
@@ -34,6 +34,8 @@ pub struct Training {
     pub program: [u8; 32],
     /// Hash of the one other program that may use its states: the one that answers with them.
     pub answer: [u8; 32],
+    /// Hash of how pictures reach the model.
+    pub preprocess: [u8; 32],
     /// The owners' tag of their data and their order, which only they can make or check.
     pub data: [u8; 32],
 }
@@ -87,17 +89,39 @@ pub fn newest(folder: &Path) -> Option<usize> {
     (0..3).filter_map(|server| iterations(folder, server).pop()).max()
 }
 
-/// The last iteration that all three servers have an undamaged file of, written in the same session.
-#[must_use]
-pub fn latest(folder: &Path) -> Option<Mark> {
-    let mark = |server: u8, iteration: usize| {
-        let path = file(folder, server, iteration);
-        Some(header(&path, whole(&std::fs::read(&path).ok()?)?).ok()?.0.mark)
+/// The header alone of a file that need not be sound.
+fn first_line(path: &Path) -> Option<Header> {
+    let mut line = vec![];
+    std::io::BufReader::new(std::fs::File::open(path).ok()?).take(1 << 16).read_until(b'\n', &mut line).ok()?;
+    Some(header(path, &line).ok()?.0)
+}
+
+/// The header of a file; `None` when it is missing or damaged.
+fn sound(path: &Path) -> Result<Option<Header>> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        // A disk that cannot be read is no damage: what it holds must not be passed over.
+        Err(e) => return Err(Error::at(path)(e)),
     };
-    iterations(folder, 0).into_iter().rev().find_map(|i| {
-        let first = mark(0, i)?;
-        (1..3).all(|s| mark(s, i) == Some(first)).then_some(first)
-    })
+    Ok(whole(&bytes).and_then(|content| header(path, content).ok()).map(|(header, _)| header))
+}
+
+/// The last iteration that all three servers have an undamaged file of, written in the same session.
+///
+/// # Errors
+/// [`Error::File`] for a file that cannot be read.
+pub fn latest(folder: &Path) -> Result<Option<Mark>> {
+    for i in iterations(folder, 0).into_iter().rev() {
+        let mut marks = vec![];
+        for server in 0..3 {
+            marks.push(sound(&file(folder, server, i))?.map(|h| h.mark));
+        }
+        if marks[0].is_some() && marks.iter().all(|m| *m == marks[0]) {
+            return Ok(marks[0]);
+        }
+    }
+    Ok(None)
 }
 
 /// The key of a server or an owner; made on first use if files are written.
@@ -117,12 +141,7 @@ fn secret_key(folder: &Path, name: &str, make: bool) -> Result<Zeroizing<[u8; 32
         return Err(fault("it is missing; what was sealed with it cannot be read"));
     }
     getrandom::fill(key.as_mut_slice()).map_err(|_| fault("the operating system's random generator failed"))?;
-    let mut builder = tempfile::Builder::new();
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600));
-    let mut file = builder.tempfile_in(folder).map_err(Error::at(&path))?;
-    file.write_all(key.as_slice()).and_then(|()| file.as_file().sync_all()).map_err(Error::at(&path))?;
-    file.persist(&path).map_err(|e| Error::at(&path)(e.error))?;
+    write_own(&path, key.as_slice())?;
     Ok(key)
 }
 
@@ -151,8 +170,8 @@ impl Checkpoints {
         self.from.map_or(0, |m| m.iteration)
     }
 
-    /// Writes a server's shares, made in this session, after so many iterations. Keeps the file before it; whatever is of
-    /// a later iteration was left by a session that this one does not go on from, and goes.
+    /// Writes a server's shares, made in this session, after so many iterations. Keeps the file before it, of this session or
+    /// the one gone on from; other files were left by sessions that nobody goes on from, and go.
     ///
     /// # Errors
     /// [`Error::File`].
@@ -168,9 +187,12 @@ impl Checkpoints {
         let hash = Sha256::digest(&bytes);
         bytes.extend_from_slice(&hash);
         write_whole(&path, &bytes)?;
-        let all = iterations(&self.folder, server);
-        let (past, future): (Vec<usize>, Vec<usize>) = all.into_iter().partition(|i| *i <= mark.iteration);
-        for old in past.into_iter().rev().skip(2).chain(future) {
+        let usable = |i: &usize| {
+            let found = first_line(&file(&self.folder, server, *i));
+            found.is_some_and(|h| h.mark.session == mark.session || Some(h.mark) == self.from)
+        };
+        let (keep, rest): (Vec<usize>, Vec<usize>) = iterations(&self.folder, server).into_iter().partition(usable);
+        for old in keep.into_iter().rev().skip(2).chain(rest) {
             let old = file(&self.folder, server, old);
             std::fs::remove_file(&old).map_err(Error::at(&old))?;
         }
@@ -232,5 +254,38 @@ impl Checkpoints {
             seal(&self.folder, server, false)?.open_in_place(Nonce::from(&nonce), Aad::from(aad), &mut bytes[from..]);
         let plain = opened.map_err(|_| fault("the key beside it is not the one it was sealed with"))?;
         Ok(Zeroizing::new(plain.to_vec()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn some_iteration_of_all_three_always_remains() {
+        let dir = tempfile::tempdir().unwrap();
+        let training = Training { program: [1; 32], answer: [2; 32], preprocess: [3; 32], data: [4; 32] };
+        let go = |from: Option<Mark>, session: u8, servers: std::ops::Range<u8>, iteration: usize| {
+            let to = Checkpoints { folder: dir.path().into(), every: Some(10), from, training };
+            for server in servers {
+                let mark = Mark { iteration, session: [session; 16] };
+                to.write(server, mark, Zeroizing::new(vec![session; 40])).unwrap();
+            }
+            latest(dir.path()).unwrap().map(|m| (m.iteration, m.session[0]))
+        };
+        assert_eq!(go(None, 1, 0..3, 40), Some((40, 1)));
+        assert_eq!(go(None, 1, 0..3, 50), Some((50, 1)));
+        // Killed while 60 was written; then, with another interval, while 100 was.
+        assert_eq!(go(None, 1, 0..1, 60), Some((50, 1)));
+        let from = latest(dir.path()).unwrap();
+        assert_eq!(go(from, 2, 0..1, 100), Some((50, 1)));
+        assert_eq!(go(from, 2, 1..3, 100), Some((100, 2)));
+        assert_eq!(go(from, 2, 0..1, 150), Some((100, 2)));
+        assert_eq!(iterations(dir.path(), 0), [100, 150]);
+        // A damaged file is passed over, and goes when the next is written.
+        let path = file(dir.path(), 0, 150);
+        std::fs::write(&path, &std::fs::read(&path).unwrap()[..90]).unwrap();
+        assert_eq!(go(latest(dir.path()).unwrap(), 3, 0..3, 200), Some((200, 3)));
+        assert_eq!(iterations(dir.path(), 0), [100, 200]);
     }
 }

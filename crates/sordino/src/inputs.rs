@@ -3,6 +3,7 @@
 use crate::{Error, Result};
 use flate2::read::GzDecoder;
 use image::imageops::FilterType;
+use sha2::{Digest, Sha256};
 use sordino_nn::Tensor;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -86,6 +87,12 @@ impl Preprocess {
 }
 
 impl Preprocess {
+    /// SHA-256 of all of it.
+    #[must_use]
+    pub fn hash(&self) -> [u8; 32] {
+        Sha256::digest(serde_json::to_vec(self).unwrap_or_default()).into()
+    }
+
     /// The TOML file that tells a trained model how to read pictures as its training's were read; `None` when there is
     /// nothing to tell.
     #[must_use]

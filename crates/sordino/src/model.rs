@@ -112,10 +112,23 @@ pub fn writable(path: &Path) -> Result<&Path> {
 /// # Errors
 /// [`Error::File`].
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_with(path, bytes, 0o644)
+}
+
+/// The same for a file that nobody else may read.
+///
+/// # Errors
+/// [`Error::File`].
+pub fn write_own(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_with(path, bytes, 0o600)
+}
+
+#[cfg_attr(not(unix), expect(unused_variables, reason = "only Unix has modes"))]
+fn write_with(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     let folder = writable(path)?;
     let mut builder = tempfile::Builder::new();
     #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(mode));
     let mut file = builder.tempfile_in(folder).map_err(Error::at(path))?;
     std::io::Write::write_all(&mut file, bytes).and_then(|()| file.as_file().sync_all()).map_err(Error::at(path))?;
     file.persist(path).map_err(|e| Error::at(path)(e.error))?;

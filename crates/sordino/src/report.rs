@@ -131,6 +131,9 @@ pub struct Report {
     pub rounds: u32,
     /// True when scales come from the inputs themselves, for want of a calibration.
     pub calibrated_on_inputs: bool,
+    /// Iterations of training of the model that answered, if servers kept it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iteration: Option<usize>,
     /// Most resident memory of a party (of the one process when parties are threads), MB.
     pub peak_rss_mb: f64,
     /// Comparison with the float reference.

@@ -12,6 +12,7 @@ use sordino_ring::Cpu;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
+use zeroize::Zeroizing;
 
 /// What all ends of a session know.
 #[derive(Clone, Copy)]
@@ -78,9 +79,13 @@ pub fn serve(shared: Shared<'_>, net: Net, threads: usize, progress: &AtomicU64)
     let server =
         Rep3::new(Cpu::new(threads), net, prss, shared.program.settings).map_err(sordino_nn::Error::Protocol)?;
     let mut at = Step::root(shared.session);
+    // What is kept is authenticated, and with it the program, before anything of the program runs.
+    let kept = kept(&shared, server.net().me().0, hash)?;
     let loaded = Loaded::load(&server, at.child("load"), shared.program, None)?;
-    let keep = Keep { shared: &shared, server: &server, loaded: &loaded, hash };
-    keep.resume()?;
+    let keep = Keep { shared: &shared, server: &server, loaded: &loaded };
+    if let Some(shares) = kept {
+        keep.resume(&shares)?;
+    }
     let tell = |end: &Endpoint, what: Tag| server.net().send(*end, what, vec![]).map_err(net_error);
     let owners = shared.owners();
     owners.iter().try_for_each(|o| tell(o, READY))?;
@@ -109,7 +114,17 @@ struct Keep<'a> {
     shared: &'a Shared<'a>,
     server: &'a Rep3<Cpu>,
     loaded: &'a Loaded<'a, Rep3<Cpu>>,
-    hash: [u8; 32],
+}
+
+/// A server's kept shares, if the session starts from them.
+fn kept(shared: &Shared<'_>, server: u8, program: [u8; 32]) -> sordino_nn::Result<Option<Zeroizing<Vec<u8>>>> {
+    let Some(checkpoints) = shared.checkpoints.filter(|c| c.from.is_some() || c.every.is_none()) else {
+        return Ok(None);
+    };
+    if checkpoints.every.is_none() && shared.opened > 0 {
+        return Err(sordino_nn::Error::State("a model that is kept for answers is not opened".into()));
+    }
+    checkpoints.read(server, program).map(Some).map_err(|e| sordino_nn::Error::State(e.to_string()))
 }
 
 impl Keep<'_> {
@@ -117,18 +132,11 @@ impl Keep<'_> {
         self.server.net().me().0
     }
 
-    fn resume(&self) -> sordino_nn::Result<()> {
-        let Some(checkpoints) = self.shared.checkpoints.filter(|c| c.from.is_some() || c.every.is_none()) else {
-            return Ok(());
-        };
-        if checkpoints.every.is_none() && self.shared.opened > 0 {
-            return Err(sordino_nn::Error::State("a model that is kept for answers is not opened".into()));
-        }
-        let shares = checkpoints.read(self.number(), self.hash).map_err(|e| sordino_nn::Error::State(e.to_string()))?;
+    fn resume(&self, shares: &[u8]) -> sordino_nn::Result<()> {
         let program = self.shared.program;
         let shapes: Vec<_> = program.states.iter().map(|s| program.slots[s.read].shape.clone()).collect();
-        self.loaded
-            .resume(self.server.import(&shares, &shapes).map_err(sordino_nn::Error::Protocol)?, checkpoints.first());
+        let states = self.server.import(shares, &shapes).map_err(sordino_nn::Error::Protocol)?;
+        self.loaded.resume(states, self.shared.first());
         Ok(())
     }
 

@@ -171,7 +171,7 @@ fn two_owners_train_a_model_that_stays_shared() {
     let model = std::fs::read_to_string(folder("in-process").join("model.json")).unwrap();
     std::fs::write(folder("in-process").join("model.json"), model.replacen("\"name\":\"y\"", "\"name\":\"z\"", 1))
         .unwrap();
-    refused("another program asks");
+    refused("model.json: it has been changed since");
     std::fs::write(folder("in-process").join("model.json"), &model).unwrap();
     let key = std::fs::read(folder("in-process").join("server-1.key")).unwrap();
     std::fs::remove_file(folder("in-process").join("server-1.key")).unwrap();

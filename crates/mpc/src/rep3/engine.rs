@@ -278,6 +278,7 @@ impl<D: Device> Protocol for Rep3<D> {
     }
 
     fn prepare(&self, at: Step, from: Role, _values: Option<&[i64]>, op: &Conv2d) -> Result<Packed<D>> {
+        crate::plan::sensible(op)?;
         let w = self.shared_from_client(&at, from, op.weight().len())?;
         Ok(Packed { panel: self.dev.prepare(&w.0, &w.1, op, true), gain: op.gain() })
     }
@@ -317,6 +318,7 @@ impl<D: Device> Protocol for Rep3<D> {
         let level = |z, of: u64| if of == gain { z } else { self.dev.affine(&z, gain / of, 0) };
         let mut sum: Option<D::Buf<u64>> = None;
         for (x, w, op) in terms {
+            crate::plan::fits_linear(&x.shape, op)?;
             let x = x.as_wide()?;
             let z = level(self.dev.linear(&x.0, &x.1, &w.panel, op), w.gain);
             sum = Some(match sum {

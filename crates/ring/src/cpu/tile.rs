@@ -25,10 +25,6 @@ impl Taps {
     pub(crate) fn all(kernel: [usize; 2], step: [usize; 2], depth: usize) -> Self {
         Self { kernel, step, depth, of: kernel, first: [0, 0] }
     }
-    /// Elements from the first to one past the last that a pixel reads.
-    fn reach(&self) -> usize {
-        (self.kernel[0] - 1) * self.step[0] + (self.kernel[1] - 1) * self.step[1] + self.depth
-    }
     /// Packed weights of eight channels.
     fn half(&self) -> usize {
         self.of[0] * self.of[1] * self.depth * CHANNELS / 2
@@ -37,10 +33,28 @@ impl Taps {
     fn weights(&self, ky: usize, kx: usize) -> usize {
         ((self.first[0] + ky) * self.of[1] + self.first[1] + kx) * self.depth * CHANNELS / 2
     }
-    fn fits(&self) -> bool {
-        let within = |axis: usize| self.kernel[axis] > 0 && self.first[axis] + self.kernel[axis] <= self.of[axis];
-        self.depth.is_multiple_of(2) && within(0) && within(1)
+    /// True when nothing that `n` pixels, `sx` apart, read of inputs and weights lies beyond buffers of these lengths. Sizes
+    /// that overflow lie beyond any.
+    fn within(&self, n: usize, sx: usize, inputs: usize, weights: usize) -> bool {
+        let inside = |axis: usize| {
+            let end = self.first[axis].checked_add(self.kernel[axis]);
+            self.kernel[axis] > 0 && end.is_some_and(|end| end <= self.of[axis])
+        };
+        let [ky, kx] = self.kernel;
+        self.depth.is_multiple_of(2)
+            && inside(0)
+            && inside(1)
+            && end(&[(ky - 1, self.step[0]), (kx - 1, self.step[1]), (n - 1, sx), (1, self.depth)], inputs)
+            && self.of[0]
+                .checked_mul(self.of[1])
+                .is_some_and(|taps| self.depth.checked_mul(CHANNELS).is_some_and(|size| end(&[(taps, size)], weights)))
     }
+}
+
+/// True when the sum of the products is at most `len`.
+fn end(products: &[(usize, usize)], len: usize) -> bool {
+    let sum = products.iter().try_fold(0usize, |sum, (a, b)| sum.checked_add(a.checked_mul(*b)?));
+    sum.is_some_and(|sum| sum <= len)
 }
 
 /// One row of output pixels (of one image, or the same pixel of many) for one panel of up to 16 channels:
@@ -73,9 +87,8 @@ pub(crate) fn row(isa: Isa, taps: &Taps, row: &mut Row<'_>) {
         return;
     }
     // These bounds are what the unchecked accesses below rely on.
-    assert!(row.x.len() >= (n - 1) * row.sx + taps.reach());
-    assert!(taps.fits() && row.w.len() >= 2 * taps.half());
-    assert!((1..=CHANNELS).contains(&row.lanes) && row.out.len() >= (n - 1) * row.ldo + row.lanes);
+    assert!(taps.within(n, row.sx, row.x.len(), row.w.len()));
+    assert!((1..=CHANNELS).contains(&row.lanes) && end(&[(n - 1, row.ldo), (1, row.lanes)], row.out.len()));
     let mut at = 0;
     macro_rules! tiles {
         ($kernel:ident, $($size:literal),*) => {{
@@ -138,7 +151,7 @@ unsafe fn avx512<const MR: usize>(taps: &Taps, row: &mut Row<'_>, at: usize) {
     let base = unsafe { row.x.as_ptr().add(at * row.sx) };
     for ky in 0..taps.kernel[0] {
         for kx in 0..taps.kernel[1] {
-            // SAFETY: the offsets are below `Taps::reach` and `Taps::half`.
+            // SAFETY: `Taps::within` holds for these offsets.
             let (x, mut w) =
                 unsafe { (base.add(ky * taps.step[0] + kx * taps.step[1]), row.w.as_ptr().add(taps.weights(ky, kx))) };
             let mut k = 0;

@@ -104,6 +104,7 @@ impl Infer {
         };
         let mut report = self.report(&job.program, &driven, &servers, job.samples, check);
         report.calibrated_on_inputs = job.calibrated_on_inputs;
+        report.iteration = job.checkpoints.as_ref().map(Checkpoints::first);
         if self.json {
             let text = serde_json::to_string(&report).map_err(|e| Error::Session(e.to_string()))?;
             print(&format!("{text}\n"))
@@ -145,10 +146,15 @@ impl Infer {
     /// A trained model that the servers hold.
     fn kept(&self, folder: &Path) -> Result<Job> {
         let (answer, checkpoints) = Answer::read(folder)?;
+        let first = checkpoints.first();
         if let Some(newest) = checkpoints.passed_over() {
-            let first = checkpoints.first();
             eprintln!(
                 "infer: iteration {newest} has no sound checkpoints of all three servers; the model of iteration {first} answers"
+            );
+        } else if first < answer.iterations {
+            eprintln!(
+                "infer: the training stopped after iteration {first} of {}; that model answers",
+                answer.iterations
             );
         }
         let [port] = &answer.program.inputs[..] else {
@@ -242,6 +248,7 @@ impl Infer {
             bytes: driven.bytes(servers),
             rounds,
             calibrated_on_inputs: false,
+            iteration: None,
             peak_rss_mb: match self.session.parties {
                 Parties::InProcess => peak_rss_mb(),
                 Parties::Processes => servers.iter().map(|e| e.peak_rss_mb).fold(0.0, f64::max),

@@ -1,7 +1,7 @@
 //! The losses that the first data owner hears, also on its disk, so that a resumed training shows its whole curve.
 
 use super::report::WINDOW;
-use sordino::model::write_whole;
+use sordino::model::write_own;
 use sordino::{Error, Result};
 use std::fs::File;
 use std::io::Write;
@@ -22,16 +22,20 @@ impl Losses {
     pub(super) fn kept(folder: &Path, done: usize) -> Result<Self> {
         let path = folder.join(FILE);
         let text = if done > 0 && path.exists() {
-            std::fs::read_to_string(&path).map_err(Error::at(&path))?
+            String::from_utf8_lossy(&std::fs::read(&path).map_err(Error::at(&path))?).into_owned()
         } else {
             String::new()
         };
-        // A line that a kill cut short is none.
-        let entry = |line: &str| line.split_once(',').and_then(|(i, l)| Some((i.parse().ok()?, l.parse().ok()?)));
-        let all: Vec<(usize, f32)> = text.lines().filter_map(entry).filter(|(i, _)| (1..=done).contains(i)).collect();
+        // A line without its end was cut short, whatever it reads.
+        let entry = |line: &str| {
+            let (i, l) = line.strip_suffix('\n')?.split_once(',')?;
+            Some((i.parse().ok()?, l.parse().ok()?))
+        };
+        let entries = text.split_inclusive('\n').filter_map(entry);
+        let all: Vec<(usize, f32)> = entries.filter(|(i, _)| (1..=done).contains(i)).collect();
         let lines: String = all.iter().map(|(i, l)| format!("{i},{l}\n")).collect();
         std::fs::create_dir_all(folder).map_err(Error::at(folder))?;
-        write_whole(&path, format!("iteration,loss\n{lines}").as_bytes())?;
+        write_own(&path, format!("iteration,loss\n{lines}").as_bytes())?;
         let file = File::options().append(true).open(&path).map_err(Error::at(&path))?;
         Ok(Self { all, file: Some(file) })
     }
@@ -66,7 +70,7 @@ mod tests {
         }
         drop(losses);
         let path = dir.path().join(FILE);
-        std::fs::write(&path, std::fs::read_to_string(&path).unwrap() + "4,0.").unwrap();
+        std::fs::write(&path, std::fs::read_to_string(&path).unwrap() + "2,0.").unwrap();
         let mut losses = Losses::kept(dir.path(), 2).unwrap();
         losses.push(3, 1.5);
         assert_eq!(losses.all, [(1, 2.5), (2, 2.0), (3, 1.5)]);

@@ -283,9 +283,8 @@ impl Train {
             }
             let (first, all) = (checkpoints.first(), prepared.material.order.len());
             prepared::tell(&format!("going on after iteration {first} of {all}"));
-        } else {
-            prepared.answer.write(folder)?;
         }
+        prepared.answer.write(folder)?;
         Ok(Some(checkpoints))
     }
 
@@ -296,7 +295,7 @@ impl Train {
             (false, None) => Ok(None),
             (false, Some(_)) => fault("it holds checkpoints; --resume goes on from them, another folder starts anew"),
             (true, None) => fault("it holds no checkpoints; start without --resume"),
-            (true, Some(_)) => match checkpoint::latest(folder) {
+            (true, Some(_)) => match checkpoint::latest(folder)? {
                 Some(mark) if mark.iteration <= iterations => Ok(Some(mark)),
                 Some(Mark { iteration, .. }) => Err(Error::Usage(format!(
                     "the last checkpoint is of iteration {iteration}, but there are only {iterations}"

@@ -99,9 +99,11 @@ impl Prepared {
         let training = Training {
             program: program.hash(),
             answer: answer.hash(),
+            preprocess: material.preprocess.hash(),
             data: fingerprint(&material.sets, material.seed, &material.key),
         };
-        let answer = Answer { program: answer, training, preprocess: material.preprocess.clone() };
+        let (preprocess, iterations) = (material.preprocess.clone(), material.order.len());
+        let answer = Answer { program: answer, training, preprocess, iterations };
         Ok(Self { step, program, secrets, material, answer })
     }
 }
