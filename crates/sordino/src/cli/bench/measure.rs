@@ -8,6 +8,7 @@ use sordino::session::{Driven, Shared, fresh_id};
 use sordino::{Error, Result};
 use sordino_net::LinkModel;
 use sordino_nn::exec::encode_inputs;
+use sordino_nn::network::Network;
 use sordino_nn::program::{Program, Secrets};
 use sordino_nn::{Graph, Options, Ranges, Tensor};
 use sordino_ring::PrgKey;
@@ -70,6 +71,14 @@ impl Job {
         }
         let data = sample.data.iter().copied().cycle().take(whole.iter().product()).collect();
         Ok(Self { typed, program, secrets, input: Tensor::new(&whole, data) })
+    }
+
+    /// Compiles a network, calibrated on its one input.
+    pub(crate) fn of(network: Network, input: Tensor, options: &Options) -> Result<Self> {
+        let ranges = Ranges::calibrate(&network, &[vec![input.clone()]])?;
+        let typed = Typed { reference: network.clone(), passed: network };
+        let (program, secrets) = model::compiled(&typed, &ranges, options)?;
+        Ok(Self { typed, program, secrets, input })
     }
 }
 

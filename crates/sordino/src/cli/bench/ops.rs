@@ -9,8 +9,9 @@ use sordino::Result;
 use sordino::report::LayerReport;
 use sordino_net::LinkModel;
 use sordino_nn::graph::{Attribute, Dim, Graph, Node};
+use sordino_nn::network::{Layer, LayerNode, Network, Smooth, Training};
 use sordino_nn::program::{Instruction, LayerInfo, Op, Port, Program, SlotInfo, View};
-use sordino_nn::{Constant, Options};
+use sordino_nn::{Constant, Options, Tensor};
 use sordino_ring::Shape;
 
 #[derive(Args)]
@@ -74,10 +75,36 @@ fn ints(values: &[i64]) -> Attribute {
 /// An operation to measure.
 struct Operation {
     name: String,
-    graph: Graph,
-    batch: usize,
+    source: Source,
     /// Other systems' seconds and megabytes for the same job over processes on two cores of the same kind.
     peers: Vec<(&'static str, f64, f64)>,
+}
+
+enum Source {
+    /// A one-node model, for so many samples.
+    Model(Graph, usize),
+    /// A function at 2^14 points of its domain.
+    Function(Layer, [f64; 2]),
+}
+
+impl Operation {
+    fn job(&self) -> Result<Job> {
+        match &self.source {
+            Source::Model(graph, batch) => Job::new(graph, *batch, &Options::default()),
+            Source::Function(layer, [low, high]) => {
+                let dims = [1, 1 << 14];
+                let mut net = Network::default();
+                let (input, output) = (net.value("x", &dims), net.value("y", &dims));
+                net.inputs.push(input);
+                net.outputs.push(("y".into(), output));
+                let (layer, inputs) = (layer.clone(), vec![input]);
+                net.nodes.push(LayerNode { name: "op".into(), op: "op".into(), layer, inputs, output });
+                // Cost depends on the domain's ends alone.
+                let point = |i: usize| (low + (high - low) * i as f64 / (dims[1] - 1) as f64) as f32;
+                Job::of(net, Tensor::new(&dims, (0..dims[1]).map(point).collect()), &Options::default())
+            }
+        }
+    }
 }
 
 fn operations() -> Vec<Operation> {
@@ -86,13 +113,13 @@ fn operations() -> Vec<Operation> {
         [vec![("MP-SPDZ", 0.13, 12.4)], vec![("MP-SPDZ", 1.0, 97.0), ("HPMPC Trio, no TLS", 0.14, 66.8)], vec![]];
     for (log, peers) in [17, 20, 23].into_iter().zip(peers) {
         let graph = model("Relu", &[1, 1 << log], None, &[]);
-        list.push(Operation { name: format!("ReLU 2^{log}"), graph, batch: 1, peers });
+        list.push(Operation { name: format!("ReLU 2^{log}"), source: Source::Model(graph, 1), peers });
     }
     for n in [128, 512, 1024] {
         let transposed = [("transB", Attribute::Int(1))];
         let peers = if n == 1024 { vec![("HPMPC Trio, no TLS", 0.50, 25.2)] } else { vec![] };
         let graph = model("Gemm", &[n, n], Some(&[n, n]), &transposed);
-        list.push(Operation { name: format!("matmul {n}x{n}x{n}"), graph, batch: n, peers });
+        list.push(Operation { name: format!("matmul {n}x{n}x{n}"), source: Source::Model(graph, n), peers });
     }
     let mut conv = |c: usize, out: usize, size: usize, k: usize, stride: usize, groups: usize| {
         let (k1, s, p) = (k as i64, stride as i64, (k / 2) as i64);
@@ -105,7 +132,7 @@ fn operations() -> Vec<Operation> {
         let kind = if groups > 1 { "depthwise " } else { "" };
         let name = format!("{kind}conv {k}x{k}/{stride} {size}x{size}x{c} to {out}");
         let graph = model("Conv", &[1, c, size, size], Some(&[out, c / groups, k, k]), &attributes);
-        list.push(Operation { name, graph, batch: 1, peers: vec![] });
+        list.push(Operation { name, source: Source::Model(graph, 1), peers: vec![] });
     };
     conv(64, 64, 56, 3, 1, 1);
     conv(3, 64, 224, 7, 2, 1);
@@ -114,16 +141,20 @@ fn operations() -> Vec<Operation> {
     for op in ["MaxPool", "AveragePool"] {
         let attributes = [("kernel_shape", ints(&[3, 3])), ("strides", ints(&[2, 2])), ("pads", ints(&[1, 1, 1, 1]))];
         let graph = model(op, &[1, 64, 112, 112], None, &attributes);
-        list.push(Operation { name: format!("{op} 3x3/2 112x112x64"), graph, batch: 1, peers: vec![] });
+        list.push(Operation { name: format!("{op} 3x3/2 112x112x64"), source: Source::Model(graph, 1), peers: vec![] });
     }
-    for op in ["Sigmoid", "Tanh", "Gelu", "Erf", "Exp"] {
-        let graph = model(op, &[1, 1 << 14], None, &[]);
-        list.push(Operation { name: format!("{op} 2^14"), graph, batch: 1, peers: vec![] });
+    for f in Smooth::ALL {
+        let source = Source::Function(Layer::Smooth(f), f.domain());
+        list.push(Operation { name: format!("{f:?} 2^14"), source, peers: vec![] });
     }
+    // As in batch norm.
+    let root = Layer::Training(Training::InverseRoot { epsilon: 1e-5, error: 1e-5 });
+    let source = Source::Function(root, [1e-3, 4.0]);
+    list.push(Operation { name: "1/sqrt(x + 1e-5) 2^14".into(), source, peers: vec![] });
     for (rows, classes) in [(128, 10), (1, 1000)] {
         let peers = if rows == 128 { vec![("SPU ABY3", 0.11, 2.6)] } else { vec![] };
         let graph = model("Softmax", &[rows, classes], None, &[]);
-        list.push(Operation { name: format!("softmax {rows}x{classes}"), graph, batch: rows, peers });
+        list.push(Operation { name: format!("softmax {rows}x{classes}"), source: Source::Model(graph, rows), peers });
     }
     list
 }
@@ -164,11 +195,12 @@ fn isolate(program: &mut Program) -> std::ops::Range<usize> {
 impl Ops {
     pub(crate) fn run(self) -> Result<()> {
         let mut lines = vec![];
-        for Operation { name, graph, batch, peers } in operations() {
-            if self.only.as_ref().is_some_and(|o| !name.contains(o.as_str())) {
+        for operation in operations() {
+            if self.only.as_ref().is_some_and(|o| !operation.name.contains(o.as_str())) {
                 continue;
             }
-            let mut job = Job::new(&graph, batch, &Options::default())?;
+            let mut job = operation.job()?;
+            let Operation { name, peers, .. } = operation;
             let elements = job.program.slots[job.program.outputs[0].slot].shape.len();
             let inputs: Vec<usize> = job
                 .program
