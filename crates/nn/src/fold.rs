@@ -69,11 +69,26 @@ pub(crate) fn slice_range(start: i64, end: i64, step: i64, len: usize) -> (isize
     (from as isize, step as isize, count as usize)
 }
 
-fn as_float(c: &Constant) -> Tensor {
+pub(crate) fn as_float(c: &Constant) -> Tensor {
     match c {
         Constant::Float(t) => t.clone(),
         Constant::Int(d, v) => Tensor { dims: d.clone(), data: v.iter().map(|&v| v as f32).collect() },
     }
+}
+
+fn as_int(c: &Constant) -> Constant {
+    match c {
+        Constant::Int(..) => c.clone(),
+        Constant::Float(t) => Constant::Int(t.dims.clone(), t.data.iter().map(|&v| v as i64).collect()),
+    }
+}
+
+/// The dimensions from `start` to before `end`, both counted from the end when negative and clamped, as integers.
+pub(crate) fn shape(dims: &[usize], start: i64, end: i64) -> Constant {
+    let rank = dims.len() as i64;
+    let at = |i: i64| (if i < 0 { i.saturating_add(rank) } else { i }).clamp(0, rank) as usize;
+    let taken = dims.get(at(start)..at(end)).unwrap_or_default();
+    Constant::Int(vec![taken.len()], taken.iter().map(|&d| d as i64).collect())
 }
 
 fn with_dims(c: &Constant, dims: &[usize]) -> Constant {
@@ -136,14 +151,26 @@ pub(crate) fn evaluate(node: &Node, inputs: &[Option<Rc<Constant>>]) -> Result<O
                 _ => return fault("its value is not one element"),
             }
         }
-        ("Shape", Some(c)) => Constant::Int(vec![c.dims().len()], c.dims().iter().map(|&d| d as i64).collect()),
+        ("Shape", Some(c)) => shape(c.dims(), int("start", 0), int("end", i64::MAX)),
+        ("Expand", Some(c)) => {
+            let target = input_ints(1).and_then(|t| t.into_iter().map(|d| usize::try_from(d).ok()).collect());
+            let Some(dims) = target.and_then(|t: Vec<usize>| broadcast(c.dims(), &t)) else {
+                return fault("the shape does not fit");
+            };
+            if dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).is_none_or(|n| n > crate::onnx::MAX_ELEMENTS) {
+                return fault("its result is too large");
+            }
+            pick(c, &IndexMap::broadcast(c.dims(), &dims))
+        }
+        ("CastLike", Some(c)) => match inputs.get(1).and_then(|c| c.as_deref()) {
+            Some(Constant::Float(_)) => Constant::Float(as_float(c)),
+            Some(Constant::Int(..)) => as_int(c),
+            None => return fault("an operand is missing"),
+        },
         ("Identity" | "Dropout", Some(c)) => c.clone(),
         ("Cast", Some(c)) => match int("to", 1) {
             1 | 10 | 11 => Constant::Float(as_float(c)),
-            2 | 3 | 6 | 7 => match c {
-                Constant::Int(..) => c.clone(),
-                Constant::Float(t) => Constant::Int(t.dims.clone(), t.data.iter().map(|&v| v as i64).collect()),
-            },
+            2 | 3 | 6 | 7 => as_int(c),
             to => return fault(&format!("data type {to} is not supported")),
         },
         ("Reshape", Some(c)) => match input_ints(1).and_then(|t| reshape(c.dims(), &t, int("allowzero", 0) == 1)) {
@@ -329,5 +356,14 @@ mod tests {
         assert_eq!(slice_range(-2, -1, 1, 5), (3, 1, 1));
         assert_eq!(slice_range(-1, i64::MIN, -1, 3), (2, -1, 3));
         assert_eq!(slice_range(4, 2, 1, 5), (4, 1, 0));
+        let taken = |start, end| match shape(&[2, 3, 4], start, end) {
+            Constant::Int(dims, v) if dims == [v.len()] => v,
+            _ => vec![-1],
+        };
+        assert_eq!(taken(0, i64::MAX), [2, 3, 4]);
+        assert_eq!(taken(0, 1), [2]);
+        assert_eq!(taken(-2, -1), [3]);
+        assert_eq!(taken(2, 1), [0; 0]);
+        assert_eq!(taken(i64::MIN, 9), [2, 3, 4]);
     }
 }

@@ -18,14 +18,38 @@ fn fault<T>(why: impl Into<String>) -> Result<T> {
     Err(Error::Model(why.into()))
 }
 
-/// Reads a model.
+/// Where a tensor's bytes lie that are not in the model's own file (ONNX's external data).
+pub struct External<'a> {
+    /// A path relative to the model's folder, as written in the model: not to be trusted.
+    pub location: &'a str,
+    /// First byte.
+    pub offset: u64,
+    /// Bytes that the tensor's shape and type ask for.
+    pub length: u64,
+}
+
+/// Reads a model that is one file.
 ///
 /// # Errors
 /// [`Error::Model`] for bytes that are no model, unsupported data types, sizes that do not agree, external data,
 /// cycles.
 pub fn read(bytes: &[u8]) -> Result<Graph> {
+    read_with(bytes, &mut |external| Err(format!("it is in another file, {}", external.location)))
+}
+
+/// Reads a model whose larger tensors may lie in other files; `fetch` reads those, or says why not.
+///
+/// # Errors
+/// As [`read`], and [`Error::Model`] naming the tensor that could not be fetched.
+pub fn read_with(
+    bytes: &[u8],
+    fetch: &mut dyn FnMut(&External<'_>) -> std::result::Result<Vec<u8>, String>,
+) -> Result<Graph> {
     let model = ModelProto::decode(bytes).map_err(|e| Error::Model(format!("{e}; is the file complete?")))?;
-    let Some(graph) = model.graph else { return fault("it holds no graph; is this an ONNX file?") };
+    let Some(mut graph) = model.graph else { return fault("it holds no graph; is this an ONNX file?") };
+    for tensor in &mut graph.initializer {
+        inline(tensor, fetch)?;
+    }
     let opset = model.opset_import.iter().filter(|o| o.domain.is_empty() || o.domain == "ai.onnx");
     let Some(opset) = opset.map(|o| o.version).max() else { return fault("it names no operator set") };
     if opset < 7 {
@@ -125,18 +149,56 @@ fn attribute(a: &AttributeProto, node: &str) -> Result<Attribute> {
     })
 }
 
+/// Puts a tensor's external bytes into it.
+fn inline(
+    t: &mut TensorProto,
+    fetch: &mut dyn FnMut(&External<'_>) -> std::result::Result<Vec<u8>, String>,
+) -> Result<()> {
+    if t.data_location == 0 && t.external_data.is_empty() {
+        return Ok(());
+    }
+    let width: u64 = match DataType::try_from(t.data_type) {
+        Ok(DataType::Double | DataType::Int64) => 8,
+        Ok(DataType::Float | DataType::Int32) => 4,
+        Ok(DataType::Float16) => 2,
+        _ => 1,
+    };
+    let length = elements(t)? as u64 * width;
+    let entry = |key: &str| t.external_data.iter().find(|e| e.key == key).map(|e| e.value.as_str());
+    let number = |key: &str, default: u64| match entry(key).map(str::parse) {
+        None => Ok(default),
+        Some(Ok(v)) => Ok(v),
+        Some(Err(_)) => fault(format!("tensor {} is in another file, at a {key} that is no number", t.name)),
+    };
+    let Some(location) = entry("location") else {
+        return fault(format!("tensor {} is in another file, which it does not name", t.name));
+    };
+    let stated = number("length", length)?;
+    if stated != length {
+        return fault(format!("tensor {} has {stated} bytes in {location} where {length} are needed", t.name));
+    }
+    let external = External { location, offset: number("offset", 0)?, length };
+    let raw = fetch(&external).map_err(|why| Error::Model(format!("tensor {}: {why}", t.name)))?;
+    (t.raw_data, t.data_location) = (raw, 0);
+    t.external_data.clear();
+    Ok(())
+}
+
+/// How many elements a tensor's dimensions ask for.
+fn elements(t: &TensorProto) -> Result<usize> {
+    let n = t
+        .dims
+        .iter()
+        .try_fold(1usize, |n, &d| usize::try_from(d).ok().and_then(|d| n.checked_mul(d)).filter(|&n| n < MAX_ELEMENTS));
+    n.map_or_else(|| fault(format!("tensor {} has an impossible size {:?}", t.name, t.dims)), Ok)
+}
+
 fn constant(t: &TensorProto) -> Result<Constant> {
     if t.data_location != 0 || !t.external_data.is_empty() {
-        return fault(format!("tensor {} is in an external file; save the model as one file", t.name));
+        return fault(format!("tensor {} of an attribute is in another file; save the model as one file", t.name));
     }
-    let mut n = 1usize;
-    let mut dims = Vec::with_capacity(t.dims.len());
-    for &d in &t.dims {
-        let size = usize::try_from(d).ok().and_then(|d| n.checked_mul(d)).filter(|&n| n < MAX_ELEMENTS);
-        let Some(size) = size else { return fault(format!("tensor {} has an impossible size {:?}", t.name, t.dims)) };
-        n = size;
-        dims.push(d as usize);
-    }
+    let n = elements(t)?;
+    let dims: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
     let raw = |size: usize| -> Result<Option<Vec<&[u8]>>> {
         if t.raw_data.is_empty() && n > 0 {
             return Ok(None);

@@ -1,14 +1,16 @@
 //! From a model file and sample inputs to a compiled program.
 
 use crate::{Error, Result};
+use sordino_nn::onnx::{self, External};
 use sordino_nn::program::{Program, Secrets};
-use sordino_nn::{Graph, Network, Options, Ranges, Tensor, compile, for_inference, import, onnx};
-use std::path::Path;
+use sordino_nn::{Graph, Network, Options, Ranges, Tensor, compile, for_inference, import};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::path::{Component, Path};
 
 /// Largest model file read.
 const MAX_MODEL_BYTES: u64 = 4 << 30;
 
-/// Reads an ONNX file.
+/// Reads an ONNX file, and the files beside it that hold its larger tensors, if there are any.
 ///
 /// # Errors
 /// [`Error::File`] when it cannot be read or is no model.
@@ -18,7 +20,37 @@ pub fn read(path: &Path) -> Result<Graph> {
         return Err(Error::File { path: path.into(), why: format!("{size} bytes is more than the limit of 4 GiB") });
     }
     let bytes = std::fs::read(path).map_err(Error::at(path))?;
-    onnx::read(&bytes).map_err(|e| Error::File { path: path.into(), why: e.to_string() })
+    let mut left = MAX_MODEL_BYTES;
+    onnx::read_with(&bytes, &mut |external| beside(path, external, &mut left))
+        .map_err(|e| Error::File { path: path.into(), why: e.to_string() })
+}
+
+/// The bytes of a tensor from a file in the model's folder or below, of which so many bytes may still be read.
+fn beside(model: &Path, external: &External<'_>, left: &mut u64) -> std::result::Result<Vec<u8>, String> {
+    let External { location, offset, length } = *external;
+    // A model from elsewhere must not read this machine's other files.
+    if Path::new(location).components().any(|c| !matches!(c, Component::Normal(_) | Component::CurDir)) {
+        return Err(format!("it is in {location}, which is outside the model's folder"));
+    }
+    *left = left.checked_sub(length).ok_or("the model's tensors are more than 4 GiB")?;
+    let path = model.parent().unwrap_or_else(|| Path::new("")).join(location);
+    let read = || {
+        let mut file = std::fs::File::open(&path)?;
+        file.seek(SeekFrom::Start(offset))?;
+        // Grows with what is there, not with what the model says.
+        let mut bytes = vec![];
+        file.take(length).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().map_err(|e: std::io::Error| match e.kind() {
+        ErrorKind::NotFound => format!("its file {} is missing; models of several files stay together", path.display()),
+        _ => format!("its file {}: {e}", path.display()),
+    })?;
+    if bytes.len() as u64 != length {
+        let held = bytes.len();
+        return Err(format!("its file {} holds {held} bytes for it where {length} are needed", path.display()));
+    }
+    Ok(bytes)
 }
 
 /// A model typed for a batch, with its source of truth for checks.

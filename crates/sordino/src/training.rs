@@ -162,6 +162,11 @@ fn place(part: Part) -> (usize, &'static str) {
 /// # Errors
 /// When the model's nodes do not name their weights.
 pub fn trained(graph: &Graph, step: &TrainingStep, states: &[Tensor]) -> Result<Graph> {
+    let mut uses = std::collections::BTreeMap::<&String, usize>::new();
+    for name in graph.nodes.iter().filter(|n| n.op != "Shape").flat_map(|n| &n.inputs) {
+        *uses.entry(name).or_default() += 1;
+    }
+    let original = graph;
     let mut graph = graph.clone();
     for parameter in &step.parameters {
         let state = &states[parameter.state];
@@ -171,7 +176,10 @@ pub fn trained(graph: &Graph, step: &TrainingStep, states: &[Tensor]) -> Result<
         let turned = node.op == "Gemm" && !matches!(node.attributes.get("transB"), Some(Attribute::Int(1)));
         let turned = (turned || node.op == "MatMul") && parameter.part == Part::Weight;
         let value = if turned { state.permute(&[1, 0]) } else { state.clone() };
-        let name = format!("{}.{what}", parameter.layer);
+        // Tensors keep their names, unless something else reads them too.
+        let own = |n: &&String| original.constants.contains_key(*n) && uses.get(*n) == Some(&1);
+        let name = node.inputs.get(place).filter(own).cloned();
+        let name = name.unwrap_or_else(|| format!("{}.{what}", parameter.layer));
         if node.inputs.len() == place {
             node.inputs.push(name.clone());
         }

@@ -67,8 +67,17 @@ impl Importer<'_> {
         if groups == 0 || weight.dims[1] * groups != dims[1] || weight.dims[0] % groups != 0 {
             return fault(node, format!("weights {:?} in {groups} groups do not fit the input {dims:?}", weight.dims));
         }
-        let bias =
-            if node.inputs.len() > 2 && !node.inputs[2].is_empty() { Some(self.weights(node, 2)?) } else { None };
+        let bias = match node.inputs.get(2) {
+            None => None,
+            Some(name) if name.is_empty() => None,
+            Some(name) => {
+                let bias = self.weights(node, 2)?;
+                // PyTorch writes zeros made on the spot where a convolution has no bias: nothing to be trained.
+                let made = |n: &Node| n.outputs.contains(name) && matches!(n.op.as_str(), "Expand" | "ConstantOfShape");
+                let absent = bias.data.iter().all(|&b| b == 0.0) && self.graph.nodes.iter().any(made);
+                (!absent).then_some(bias)
+            }
+        };
         if bias.as_ref().is_some_and(|b| b.data.len() != weight.dims[0]) {
             return fault(node, "the bias does not have one value for each output channel");
         }

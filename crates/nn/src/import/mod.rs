@@ -18,6 +18,7 @@ pub const SUPPORTED: &[&str] = &[
     "AveragePool",
     "BatchNormalization",
     "Cast",
+    "CastLike",
     "Clip",
     "Concat",
     "Constant",
@@ -27,6 +28,7 @@ pub const SUPPORTED: &[&str] = &[
     "Dropout",
     "Erf",
     "Exp",
+    "Expand",
     "Flatten",
     "Gather",
     "Gelu",
@@ -285,6 +287,26 @@ impl Importer<'_> {
                 let dims = self.dims(x);
                 self.push_output(node, 0, Layer::Dropout(share), vec![x], &dims)
             }
+            // Computed values are floats.
+            "CastLike" => match self.known(node, 0)? {
+                Some(Known::Value(x)) => {
+                    if let Some(Known::Constant(c)) = self.known(node, 1)?
+                        && matches!(*c, Constant::Int(..))
+                    {
+                        return fault(node, "a computed value can be cast to floats only");
+                    }
+                    self.alias(node, x);
+                    Ok(())
+                }
+                Some(Known::Constant(c)) => {
+                    let floats = Rc::new(Constant::Float(fold::as_float(&c)));
+                    if let Some(name) = node.outputs.first() {
+                        self.known.insert(name.clone(), Known::Constant(floats));
+                    }
+                    Ok(())
+                }
+                None => fault(node, "input 0 is missing"),
+            },
             "Identity" | "Cast" => {
                 let x = self.value(node, 0)?;
                 // Floats of any width stay what they are; casts to integers would round.
@@ -425,8 +447,8 @@ impl Importer<'_> {
         if node.op == "Shape"
             && let Some(Known::Value(x)) = self.known(node, 0)?
         {
-            let dims = self.dims(x);
-            return Ok(Some(Constant::Int(vec![dims.len()], dims.iter().map(|&d| d as i64).collect())));
+            let attrs = Attributes(node);
+            return Ok(Some(fold::shape(&self.dims(x), attrs.int("start", 0), attrs.int("end", i64::MAX))));
         }
         let mut inputs = vec![];
         for i in 0..node.inputs.len() {
