@@ -363,6 +363,7 @@ pub fn write(graph: &Graph) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::StringStringEntryProto;
 
     #[test]
     fn halves() {
@@ -426,6 +427,41 @@ mod tests {
         let short = TensorProto { dims: vec![2], data_type: 1, raw_data: vec![0; 7], ..TensorProto::default() };
         assert!(constant(&short).is_err());
         let external = TensorProto { dims: vec![2], data_type: 1, data_location: 1, ..TensorProto::default() };
-        assert!(matches!(constant(&external), Err(Error::Model(w)) if w.contains("external")));
+        assert!(matches!(constant(&external), Err(Error::Model(w)) if w.contains("another file")));
+    }
+
+    #[test]
+    fn external_tensors_are_fetched_at_their_exact_size() {
+        let entry = |key: &str, value: &str| StringStringEntryProto { key: key.into(), value: value.into() };
+        let model = |entries: Vec<StringStringEntryProto>| {
+            let w = TensorProto {
+                name: "w".into(),
+                dims: vec![2],
+                data_type: 1,
+                data_location: 1,
+                external_data: entries,
+                ..TensorProto::default()
+            };
+            let output = ValueInfoProto { name: "w".into(), ..ValueInfoProto::default() };
+            let graph = GraphProto { initializer: vec![w], output: vec![output], ..GraphProto::default() };
+            let opset_import = vec![OperatorSetIdProto { version: 13, ..OperatorSetIdProto::default() }];
+            ModelProto { graph: Some(graph), opset_import, ..ModelProto::default() }.encode_to_vec()
+        };
+        let whole = model(vec![entry("location", "w.bin"), entry("offset", "4"), entry("length", "8")]);
+        let graph = read_with(&whole, &mut |e| {
+            assert_eq!((e.location, e.offset, e.length), ("w.bin", 4, 8));
+            Ok([1f32, 2.0].iter().flat_map(|v| v.to_le_bytes()).collect())
+        })
+        .unwrap();
+        assert!(matches!(&graph.constants["w"], Constant::Float(t) if t.data == [1.0, 2.0]));
+        let refused = |bytes: &[u8], words: &str| {
+            let got = read_with(bytes, &mut |_| Ok(vec![0; 7]));
+            assert!(matches!(&got, Err(Error::Model(w)) if w.contains(words)), "{words}");
+        };
+        refused(&whole, "7 bytes where 8");
+        refused(&model(vec![entry("location", "w.bin"), entry("length", "9")]), "9 bytes in w.bin");
+        refused(&model(vec![entry("location", "w.bin"), entry("offset", "-1")]), "offset");
+        refused(&model(vec![entry("offset", "0")]), "does not name");
+        assert!(matches!(read(&whole), Err(Error::Model(w)) if w.contains("w.bin")));
     }
 }

@@ -191,6 +191,64 @@ fn large_batches_of_large_pictures_keep_their_precision() {
     }
 }
 
+/// Trains for long with ranges of the first iterations, in floats and in the clear.
+fn check_long(optimiser: Optimiser, rate: f32, data: impl Fn(usize) -> [Tensor; 2], close: f32) {
+    const MARGIN: f64 = 8.0;
+    let graph = Build::new(&[4]).full("full", "x", 4, 3).done("full");
+    let rule = Rule { loss: Loss::SquaredError, tell_loss: false, ..rule(optimiser, rate) };
+    let step = step(&network(&graph), &rule).unwrap();
+    let (mut floats, mut ranges) = (step.start(), Ranges::default());
+    for i in 0..20 {
+        let sample: Vec<Tensor> = data(i).into_iter().chain(floats).collect();
+        ranges.merge(&Ranges::calibrate(&step.at(i), std::slice::from_ref(&sample)).unwrap());
+        floats = float::evaluate(&step.at(i), &sample, |_, _| ()).unwrap();
+    }
+    step.settle(&mut ranges, 20, MARGIN);
+    let options = Options { margin: MARGIN, ..Options::default() };
+    let (program, secrets) = compile_step(&step, &ranges, &options).unwrap();
+    let clear = Clear::new(Cpu::new(1)).with(Settings::default());
+    let mut at = Step::root([1; 16]);
+    let loaded = Loaded::load(&clear, at.child("load"), &program, Some(&secrets)).unwrap();
+    floats = step.start();
+    for i in 0..3000 {
+        let encoded = encode_inputs(&program, &data(i)).unwrap();
+        loaded.run(&clear, at.child("run"), Some(&encoded), |_| ()).unwrap();
+        assert_eq!(clear.take_overflow(), None, "{optimiser:?}: iteration {i}");
+        let sample: Vec<Tensor> = data(i).into_iter().chain(floats).collect();
+        floats = float::evaluate(&step.at(i), &sample, |_, _| ()).unwrap();
+    }
+    let integers: Vec<Vec<i64>> =
+        (0..program.states.len()).map(|i| loaded.open_state(&clear, at.child("open"), i).unwrap().unwrap()).collect();
+    for (i, (got, want)) in decode_states(&program, &step, &integers).iter().zip(&floats).enumerate() {
+        let error = got.data.iter().zip(&want.data).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        let name = &step.net.names[step.net.inputs[2 + i]];
+        // Velocities and moments are as coarse as the rate lets them be, and rounded without bias.
+        let close = if step.states[i].kind == Kind::Value { close } else { 50.0 * close };
+        assert!(error < close * want.max_abs().max(1.0), "{optimiser:?}, {name}: {error} of {}", want.max_abs());
+    }
+}
+
+#[test]
+fn long_trainings_stay_within_their_rings() {
+    // Noise that no model explains: gradients keep their size, and moments take thousands of iterations to settle.
+    let noise = |i: usize| {
+        let k = (i * 7 + i / 256) % 251;
+        [normal(&[BATCH, 4], k as u8, 1.0), normal(&[BATCH, 3], (k + 3) as u8, 1.0)]
+    };
+    for (beta2, epsilon) in [(0.999, 1e-4), (0.99, 1e-6)] {
+        check_long(Optimiser::Adam { beta1: 0.9, beta2, epsilon }, 1e-3, noise, 1e-3);
+    }
+    check_long(Optimiser::Sgd { momentum: 0.99 }, 1e-4, noise, 1e-3);
+    // Biases go where the labels are.
+    let far = |i: usize| {
+        let [x, y] = noise(i);
+        [x, Tensor::new(&y.dims, y.data.iter().map(|v| v + 40.0).collect())]
+    };
+    // In the clear, unlike on shares, a step below half a unit is always rounded to none.
+    check_long(Optimiser::Sgd { momentum: 0.9 }, 2e-4, far, 2e-2);
+    check_long(Optimiser::Sgd { momentum: 0.0 }, 1e-3, far, 2e-2);
+}
+
 #[test]
 fn what_has_no_gradient_is_named() {
     let graph = Build::new(&[4])

@@ -233,10 +233,23 @@ impl Builder {
         self.push(Pending::Rescale { x: y, by: 1.0 }, &dims, range, group, ratio, None)
     }
 
-    /// A power of two that a value stays below with its margin. What is fitted to it tells no more of the range than a
-    /// scale does.
+    /// A calibrated range raised until it is a power of two with its margin: the public program is made from these alone, and
+    /// tells no more of a range.
+    pub(super) fn rounded(&self, range: f64) -> f64 {
+        (range.max(1e-9) * self.options.margin).log2().ceil().exp2() / self.options.margin
+    }
+    /// A power of two that a value stays below with its margin.
     pub(super) fn reach(&self, x: Slot) -> f64 {
-        2f64.powf((self.range(x).max(1e-9) * self.options.margin).log2().ceil())
+        (self.range(x).max(1e-9) * self.options.margin).log2().ceil().exp2()
+    }
+    /// A narrow value must stay below two to this, in units.
+    pub(super) fn narrow_bits(&self) -> f64 {
+        f64::from(self.options.settings.narrow_bits) - 2.0
+    }
+    /// One unit of a narrow value with as many fractional bits as its range leaves.
+    pub(super) fn unit(&self, x: Slot) -> f64 {
+        let cap = self.values[x].cap.map_or(f64::INFINITY, f64::from);
+        (self.reach(x).log2() - self.narrow_bits()).max(-cap).exp2()
     }
     /// A mean of many, truncated: as an operand of a product its divisor would cost the other one's bits.
     pub(super) fn mean(&mut self, sum: Slot, by: f64, range: f64, cap: u32) -> Slot {

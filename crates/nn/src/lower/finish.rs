@@ -175,10 +175,6 @@ impl Finisher {
     }
 
     /// A narrow value must stay below two to this: two bits less than what comparisons take.
-    pub(super) fn narrow_bits(&self) -> f64 {
-        f64::from(self.b.options.settings.narrow_bits) - 2.0
-    }
-
     pub(super) fn most_shift(&self) -> u32 {
         self.b.options.settings.most_shift()
     }
@@ -281,7 +277,7 @@ impl Finisher {
     /// times a power of two.
     fn brought(&mut self, layer: usize, x: Slot, by: f64, scale: f64) -> Result<Slot> {
         let top = (self.b.values[x].range.max(1e-9) * by.abs() * self.b.options.margin * scale).log2().ceil();
-        let power = (top - self.narrow_bits()).clamp(0.0, 62.0);
+        let power = (top - self.b.narrow_bits()).clamp(0.0, 62.0);
         let shape = self.slots[x].shape.clone();
         let within = scale / 2f64.powf(power);
         let op = self.rescale(layer, x, by, within)?;

@@ -48,7 +48,7 @@ pub(super) fn lower(net: &Network, ranges: &Ranges, states: &States<'_>, b: &mut
     let mut slots: Vec<Option<Slot>> = vec![None; net.shapes.len()];
     b.layers.push(LayerInfo { name: "input".into(), op: "Input".into(), result: None });
     for (i, &id) in net.inputs.iter().enumerate() {
-        let range = ranges.0.get(&net.names[id]).copied().unwrap_or(1.0);
+        let range = b.rounded(ranges.0.get(&net.names[id]).copied().unwrap_or(1.0));
         let dims = physical(&net.shapes[id]);
         slots[id] = Some(match (i.checked_sub(data), states) {
             (None, _) => {
@@ -73,7 +73,7 @@ pub(super) fn lower(net: &Network, ranges: &Ranges, states: &States<'_>, b: &mut
         }
         b.layers.push(LayerInfo { name: node.name.clone(), op: node.op.clone(), result: None });
         let missing = || Error::Range { layer: node.name.clone(), why: "the calibration has no range for it".into() };
-        let range = *ranges.0.get(&net.names[node.output]).ok_or_else(missing)?;
+        let range = b.rounded(*ranges.0.get(&net.names[node.output]).ok_or_else(missing)?);
         let slot = match fused.iter().find(|f| f.sum == index) {
             Some(f) => {
                 let parts: Vec<&LayerNode> = f.parts.iter().map(|&p| &net.nodes[p]).collect();

@@ -55,7 +55,7 @@ impl Finisher {
             let value = &self.b.values[slot];
             let ratio = self.b.total_ratio(slot);
             let range = value.range.max(1e-9) * if value.exact { 1.0 } else { self.b.options.margin };
-            let bits = if narrow { self.narrow_bits() } else { self.wide_bits() };
+            let bits = if narrow { self.b.narrow_bits() } else { self.wide_bits() };
             let limit = (bits - (range * ratio).log2()).floor() as i32;
             let cap = value.cap.map_or(i32::MAX, |cap| (f64::from(cap) - ratio.log2()).floor() as i32);
             for (map, e) in [(&mut limits, limit), (&mut self.exponents, limit.min(cap))] {

@@ -223,8 +223,11 @@ pub(super) fn layer(
         }
         Training::Mul => b.product(times(xs[0], xs[1]), dims, range, SMALL_BITS),
         Training::InverseRoot { epsilon, error } => {
-            let function = Function::inverse_root(f64::from(*epsilon), b.reach(xs[0]), f64::from(*error));
-            spline::apply(b, xs[0], &function, 1.01 / f64::from(*epsilon).sqrt())?
+            // What one unit of the argument is cannot be told from zero, where the root must not be larger than that.
+            let unit = b.unit(xs[0]);
+            let epsilon = f64::from(*epsilon).max(unit);
+            let function = Function::inverse_root(epsilon, b.reach(xs[0]), f64::from(*error));
+            spline::apply(b, xs[0], &function, 1.01 / epsilon.sqrt())?
         }
         Training::Square(of, rest) => {
             let addends = vec![(xs[1], f64::from(*rest))];

@@ -7,6 +7,7 @@
 mod backward;
 mod norm;
 mod optimiser;
+mod settle;
 
 use crate::network::{Layer, LayerNode, Mask, Network, Training, ValueId};
 use crate::tensor::Tensor;

@@ -86,6 +86,7 @@ impl Prepared {
                 "a rate of {rate} is too large: weights reach {reached:.1e} within the first iterations{hint}"
             )));
         }
+        step.settle(&mut ranges, calibration, margin);
         let options = Options { margin, ..Options::default() };
         let (program, secrets) = compile_step(&step, &ranges, &options)?;
         let single = step.answer(&import(graph, 1)?)?;
