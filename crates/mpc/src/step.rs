@@ -11,6 +11,8 @@ use sordino_net::Tag;
 pub struct Step {
     digest: [u8; 32],
     children: u64,
+    /// Which child of the root this lies below; zero for the root.
+    part: u64,
 }
 
 impl Step {
@@ -19,18 +21,20 @@ impl Step {
         Self {
             digest: Sha256::new().chain_update(b"sordino step").chain_update(session).finalize().into(),
             children: 0,
+            part: 0,
         }
     }
 
     /// A place below this one. Its name is this one's, the label, and how many children came before it.
     pub fn child(&mut self, label: &str) -> Self {
+        let root = self.part == 0;
         self.children += 1;
         let digest = Sha256::new()
             .chain_update(self.digest)
             .chain_update(self.children.to_le_bytes())
             .chain_update(label.as_bytes())
             .finalize();
-        Self { digest: digest.into(), children: 0 }
+        Self { digest: digest.into(), children: 0, part: if root { self.children } else { self.part } }
     }
 
     /// The name of a message within this step.
@@ -39,6 +43,11 @@ impl Step {
         let mut tag = [0; 16];
         tag.copy_from_slice(&digest[..16]);
         Tag(tag)
+    }
+
+    /// Which part of the session this belongs to, that is which child of the root: parts follow each other.
+    pub(crate) fn part(&self) -> u64 {
+        self.part
     }
 
     /// The name itself, for deriving keys.

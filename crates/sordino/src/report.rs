@@ -40,10 +40,13 @@ pub struct EndReport {
     pub trace: Option<Trace>,
 }
 
+/// So many runs are told apart by layer.
+pub const DETAILED: usize = 100;
+
 /// One end's share of a run.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct RunReport {
-    /// By layer.
+    /// By layer. From the [`DETAILED`]th run on, all runs are in that one's, so that long sessions do not fill the memory.
     pub layers: BTreeMap<usize, LayerReport>,
     /// Seconds from its first layer to its end.
     pub seconds: f64,
@@ -83,15 +86,20 @@ impl EndReport {
     #[must_use]
     pub fn layer(&self, layer: usize) -> LayerReport {
         let mut sum = LayerReport::default();
-        for one in self.runs.iter().filter_map(|r| r.layers.get(&layer)) {
-            sum.seconds += one.seconds;
-            sum.waited += one.waited;
-            sum.sending += one.sending;
-            sum.randomness += one.randomness;
-            sum.bytes += one.bytes;
-            sum.rounds += one.rounds;
-        }
+        self.runs.iter().filter_map(|r| r.layers.get(&layer)).for_each(|l| sum.add(l));
         sum
+    }
+}
+
+impl LayerReport {
+    /// Adds another's figures.
+    pub fn add(&mut self, other: &Self) {
+        self.seconds += other.seconds;
+        self.waited += other.waited;
+        self.sending += other.sending;
+        self.randomness += other.randomness;
+        self.bytes += other.bytes;
+        self.rounds += other.rounds;
     }
 }
 

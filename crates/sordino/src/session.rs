@@ -1,7 +1,7 @@
 //! A session: three servers and a client run one program any number of times.
 
 use crate::checkpoint::{Checkpoints, Mark};
-use crate::report::{Bytes, EndReport, RunReport, Trace, cpu_seconds};
+use crate::report::{DETAILED, Bytes, EndReport, RunReport, Trace, cpu_seconds};
 use crate::{Error, Result};
 use sordino_mpc::rep3::{Rep3, SessionInfo, establish};
 use sordino_mpc::{Client, Role, Step};
@@ -268,7 +268,9 @@ impl<'n> Marks<'n> {
         self.open = Some((layer, self.net.timeline().now(), self.net.meter()));
     }
     fn end(&mut self) {
-        let Some(((layer, start, before), run)) = self.open.take().zip(self.runs.last_mut()) else { return };
+        let detailed = self.runs.len().min(DETAILED);
+        let run = self.runs[..detailed].last_mut();
+        let Some(((layer, start, before), run)) = self.open.take().zip(run) else { return };
         let (length, meter) = (self.net.timeline().now() - start, self.net.meter());
         let entry = run.layers.entry(layer).or_default();
         let seconds = |ns: u64| ns as f64 * 1e-9;

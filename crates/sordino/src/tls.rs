@@ -91,7 +91,11 @@ pub struct Authority {
 }
 
 fn role_name(end: Endpoint) -> String {
-    if end.is_server() { format!("server-{}.sordino", end.0) } else { "client.sordino".into() }
+    match end {
+        Endpoint::CLIENT => "client.sordino".into(),
+        end if end.is_server() => format!("server-{}.sordino", end.0),
+        end => format!("owner-{}.sordino", end.0 - Endpoint::CLIENT.0 + 1),
+    }
 }
 
 impl Authority {

@@ -18,11 +18,21 @@ fn ends(me: u8, identity: &Identity, session: [u8; 16]) -> Ends {
 
 /// Server 1 accepts one connection for which it expects server 0; the dialler believes it dials `to`.
 fn meet(dialler: &Ends, accepter: &Ends, to: u8) -> (Result<(), ConnectError>, Result<Connection, ConnectError>) {
+    meet_expecting(0, dialler, accepter, to)
+}
+
+/// The same with another end expected.
+fn meet_expecting(
+    from: u8,
+    dialler: &Ends,
+    accepter: &Ends,
+    to: u8,
+) -> (Result<(), ConnectError>, Result<Connection, ConnectError>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::scope(|scope| {
         let accepting =
-            scope.spawn(|| accepter.accept(&listener, &[(Endpoint(0), Direction::Send)], &AtomicBool::new(false)));
+            scope.spawn(|| accepter.accept(&listener, &[(Endpoint(from), Direction::Send)], &AtomicBool::new(false)));
         let dialled = dialler.dial(Endpoint(to), address, Direction::Send).map(|mut dialled| {
             let before = dialled.wire.load(Ordering::Relaxed);
             dialled.stream.write_all(b"hello").unwrap();
@@ -67,6 +77,26 @@ fn a_certificate_for_another_role() {
     // Server 2 answers where server 1 is expected.
     let (dialled, _) = meet(&ends(0, &id(0), SESSION), &ends(2, &id(2), SESSION), 1);
     assert!(matches!(dialled, Err(ConnectError::WrongRole { .. })), "{dialled:?}");
+}
+
+#[test]
+fn every_data_owner_has_a_role_of_its_own() {
+    let authority = Authority::new().unwrap();
+    let id = |i: u8| authority.identity(Endpoint(i)).unwrap();
+    // The client is 3, further owners are 4 and 5.
+    for claims in 3..6 {
+        for holds in 3..6 {
+            let (dialled, accepted) =
+                meet_expecting(claims, &ends(claims, &id(holds), SESSION), &ends(1, &id(1), SESSION), 1);
+            if claims == holds {
+                dialled.unwrap();
+                assert_eq!(accepted.unwrap().peer, Endpoint(claims));
+            } else {
+                assert!(matches!(dialled, Err(ConnectError::WrongRole { .. })), "{claims} {holds}: {dialled:?}");
+                assert!(matches!(accepted.err(), Some(ConnectError::WrongRole { .. })));
+            }
+        }
+    }
 }
 
 #[test]

@@ -37,7 +37,26 @@ pub(crate) enum Side {
 pub struct Prss {
     prev: Key,
     next: Key,
-    used: Mutex<HashSet<[u8; 16]>>,
+    used: Mutex<Used>,
+}
+
+/// The streams that one part of the session (a run) has drawn. Names of different parts differ, so an earlier part's need not
+/// be kept: nothing of it is drawn any more.
+#[derive(Default)]
+struct Used {
+    part: u64,
+    streams: HashSet<[u8; 16]>,
+}
+
+impl Used {
+    /// Whether a stream is drawn for the first time, and by the part that is running.
+    fn insert(&mut self, part: u64, stream: [u8; 16]) -> bool {
+        if part > self.part {
+            self.part = part;
+            self.streams.clear();
+        }
+        part == self.part && self.streams.insert(stream)
+    }
 }
 
 fn mac(key: &[u8], parts: &[&[u8]]) -> Zeroizing<[u8; 32]> {
@@ -55,7 +74,8 @@ impl Prss {
     /// The stream key for one purpose at one step, for one part of a tensor.
     ///
     /// # Panics
-    /// When the same stream is asked for twice: that would reuse a mask, so nothing may go on.
+    /// When the same stream is asked for twice, or by a part of the session that is over: that would reuse a mask, so
+    /// nothing may go on.
     pub(crate) fn stream(&self, side: Side, at: &Step, purpose: &str, part: usize) -> PrgKey {
         let key = match side {
             Side::Prev => &self.prev,
@@ -65,7 +85,7 @@ impl Prss {
         let mut half = Zeroizing::new([0; 16]);
         // The second half names the stream in the set of used ones; the first is its key.
         half.copy_from_slice(&bytes[16..]);
-        let fresh = self.used.lock().is_ok_and(|mut used| used.insert(*half));
+        let fresh = self.used.lock().is_ok_and(|mut used| used.insert(at.part(), *half));
         assert!(fresh, "a random stream was asked for twice");
         half.copy_from_slice(&bytes[..16]);
         PrgKey::new(*half)
@@ -116,7 +136,7 @@ pub fn establish(net: &Net, info: &SessionInfo) -> Result<Prss> {
     }
     net.reset_meter();
     let (Some(next), Some(prev)) = (keys.pop(), keys.pop()) else { return Err(Error::Randomness) };
-    Ok(Prss { prev, next, used: Mutex::new(HashSet::new()) })
+    Ok(Prss { prev, next, used: Mutex::default() })
 }
 
 #[cfg(test)]
@@ -124,7 +144,7 @@ mod tests {
     use super::*;
 
     fn from_pair_keys(server: usize, keys: &[[u8; 32]; 3]) -> Prss {
-        Prss { prev: Key(keys[server]), next: Key(keys[(server + 1) % 3]), used: Mutex::new(HashSet::new()) }
+        Prss { prev: Key(keys[server]), next: Key(keys[(server + 1) % 3]), used: Mutex::default() }
     }
 
     #[test]
@@ -138,6 +158,15 @@ mod tests {
         assert_ne!(a, words(prss[1].stream(Side::Prev, &at, "y", 1)));
         assert_ne!(a, words(prss[1].stream(Side::Prev, &at, "x", 2)));
         assert_ne!(a, words(prss[1].stream(Side::Next, &at, "x", 1)));
+    }
+
+    #[test]
+    fn a_part_that_is_over_is_forgotten_and_draws_nothing() {
+        let mut used = Used::default();
+        assert!(used.insert(1, [1; 16]) && used.insert(1, [2; 16]) && !used.insert(1, [1; 16]));
+        assert!(used.insert(2, [3; 16]));
+        assert_eq!(used.streams.len(), 1);
+        assert!(!used.insert(1, [4; 16]) && !used.insert(2, [3; 16]));
     }
 
     #[test]

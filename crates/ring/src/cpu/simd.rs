@@ -45,7 +45,8 @@ impl Isa {
             let wide = is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512dq")
                 && is_x86_feature_detected!("avx512vl")
-                && is_x86_feature_detected!("avx512bw");
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("bmi2");
             if wide {
                 found.push(Self(Level::Avx512));
             }
