@@ -58,7 +58,7 @@ impl Answer {
         }
         let why = "no iteration has sound checkpoints of all three servers";
         let none = || Error::File { path: folder.into(), why: why.into() };
-        let from = Some(checkpoint::latest(folder)?.ok_or_else(none)?);
+        let from = Some(checkpoint::latest(folder, usize::MAX)?.ok_or_else(none)?);
         let checkpoints = Checkpoints { folder: folder.into(), every: None, from, training: answer.training };
         checkpoints.belongs()?;
         Ok((answer, checkpoints))

@@ -10,6 +10,7 @@ use crate::{Error, Result};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::fs::TryLockError;
 use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
@@ -56,6 +57,32 @@ struct Header {
     training: Training,
 }
 
+/// Keeps other trainings out of a folder while it lives.
+pub struct Lock(#[expect(dead_code, reason = "closing the file is what unlocks")] std::fs::File);
+
+/// Locks a folder for one training; makes the folder if `make` says so.
+///
+/// # Errors
+/// [`Error::File`] while another process has it locked, or when it cannot be written.
+pub fn lock(folder: &Path, make: bool) -> Result<Lock> {
+    let fault = |why: String| Error::File { path: folder.into(), why };
+    if make {
+        std::fs::create_dir_all(folder).map_err(|e| fault(format!("the folder cannot be made: {e}")))?;
+    } else if !folder.is_dir() {
+        return Err(fault("it holds no checkpoints; start without --resume".into()));
+    }
+    let path = folder.join("lock");
+    let open = std::fs::File::options().create(true).truncate(false).write(true).open(&path);
+    let file = open.map_err(Error::at(&path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Lock(file)),
+        Err(TryLockError::WouldBlock) => {
+            Err(fault("another training is using it; wait, or take another folder".into()))
+        }
+        Err(TryLockError::Error(e)) => Err(Error::at(&path)(e)),
+    }
+}
+
 fn file(folder: &Path, server: u8, iteration: usize) -> PathBuf {
     folder.join(format!("server-{server}-{iteration:09}.checkpoint"))
 }
@@ -63,9 +90,13 @@ fn file(folder: &Path, server: u8, iteration: usize) -> PathBuf {
 /// Iterations that a server has a file of.
 fn iterations(folder: &Path, server: u8) -> Vec<usize> {
     let prefix = format!("server-{server}-");
-    let number = |name: &str| name.strip_prefix(&prefix)?.strip_suffix(".checkpoint")?.parse().ok();
+    let number = |path: &Path| {
+        let i = path.file_name()?.to_str()?.strip_prefix(&prefix)?.strip_suffix(".checkpoint")?.parse().ok()?;
+        // Only names that are written here.
+        (path == file(folder, server, i)).then_some(i)
+    };
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut found: Vec<usize> = entries.filter_map(|e| number(e.file_name().to_str()?)).collect();
+    let mut found: Vec<usize> = entries.filter_map(|e| number(&e.path())).collect();
     found.sort_unstable();
     found
 }
@@ -89,36 +120,55 @@ pub fn newest(folder: &Path) -> Option<usize> {
     (0..3).filter_map(|server| iterations(folder, server).pop()).max()
 }
 
-/// The header alone of a file that need not be sound.
-fn first_line(path: &Path) -> Option<Header> {
+/// The header alone of a file that need not be sound; `None` when it has none.
+fn first_line(path: &Path) -> std::io::Result<Option<Header>> {
     let mut line = vec![];
-    std::io::BufReader::new(std::fs::File::open(path).ok()?).take(1 << 16).read_until(b'\n', &mut line).ok()?;
-    Some(header(path, &line).ok()?.0)
+    std::io::BufReader::new(std::fs::File::open(path)?).take(1 << 16).read_until(b'\n', &mut line)?;
+    Ok(header(path, &line).ok().map(|(header, _)| header))
 }
 
-/// The header of a file; `None` when it is missing or damaged.
-fn sound(path: &Path) -> Result<Option<Header>> {
-    let bytes = match std::fs::read(path) {
+/// The mark of a server's file, or what is wrong with it.
+fn sound(folder: &Path, server: u8, iteration: usize) -> Result<std::result::Result<Mark, &'static str>> {
+    let path = file(folder, server, iteration);
+    let bytes = match std::fs::read(&path) {
         Ok(bytes) => bytes,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Err("is missing")),
         // A disk that cannot be read is no damage: what it holds must not be passed over.
-        Err(e) => return Err(Error::at(path)(e)),
+        Err(e) => return Err(Error::at(&path)(e)),
     };
-    Ok(whole(&bytes).and_then(|content| header(path, content).ok()).map(|(header, _)| header))
+    let header = whole(&bytes).and_then(|content| header(&path, content).ok());
+    Ok(match header {
+        None => Err("is damaged"),
+        Some((header, _)) if header.server != server => Err("is another server's"),
+        Some((header, _)) => Ok(header.mark),
+    })
 }
 
-/// The last iteration that all three servers have an undamaged file of, written in the same session.
+/// What all three servers' undamaged files of an iteration have as their mark, or what is wrong with which.
+fn common(folder: &Path, iteration: usize) -> Result<std::result::Result<Mark, String>> {
+    let mut marks = vec![];
+    for server in 0..3 {
+        match sound(folder, server, iteration)? {
+            Ok(mark) => marks.push(mark),
+            Err(why) => {
+                let path = file(folder, server, iteration);
+                let name = path.file_name().unwrap_or_default().display();
+                return Ok(Err(format!("{name} {why}")));
+            }
+        }
+    }
+    let same = marks.iter().all(|m| *m == marks[0]);
+    Ok(if same { Ok(marks[0]) } else { Err(format!("the files of iteration {iteration} are of different sessions")) })
+}
+
+/// The last iteration up to one that all three servers have an undamaged file of, written in the same session.
 ///
 /// # Errors
 /// [`Error::File`] for a file that cannot be read.
-pub fn latest(folder: &Path) -> Result<Option<Mark>> {
-    for i in iterations(folder, 0).into_iter().rev() {
-        let mut marks = vec![];
-        for server in 0..3 {
-            marks.push(sound(&file(folder, server, i))?.map(|h| h.mark));
-        }
-        if marks[0].is_some() && marks.iter().all(|m| *m == marks[0]) {
-            return Ok(marks[0]);
+pub fn latest(folder: &Path, most: usize) -> Result<Option<Mark>> {
+    for i in iterations(folder, 0).into_iter().rev().filter(|&i| i <= most) {
+        if let Ok(mark) = common(folder, i)? {
+            return Ok(Some(mark));
         }
     }
     Ok(None)
@@ -150,10 +200,6 @@ fn secret_key(folder: &Path, name: &str, make: bool) -> Result<Zeroizing<[u8; 32
 /// # Errors
 /// [`Error::File`]; a missing key is only made when `make` says so.
 pub fn owner_key(folder: &Path, make: bool) -> Result<Zeroizing<[u8; 32]>> {
-    if make {
-        std::fs::create_dir_all(folder)
-            .map_err(|e| Error::File { path: folder.into(), why: format!("the folder cannot be made: {e}") })?;
-    }
     secret_key(folder, "owner", make)
 }
 
@@ -176,7 +222,6 @@ impl Checkpoints {
     /// # Errors
     /// [`Error::File`].
     pub fn write(&self, server: u8, mark: Mark, mut shares: Zeroizing<Vec<u8>>) -> Result<()> {
-        std::fs::create_dir_all(&self.folder).map_err(Error::at(&self.folder))?;
         let path = file(&self.folder, server, mark.iteration);
         let fault = |why: &str| Error::File { path: path.clone(), why: why.into() };
         let header = Header { server, mark, training: self.training };
@@ -187,9 +232,10 @@ impl Checkpoints {
         let hash = Sha256::digest(&bytes);
         bytes.extend_from_slice(&hash);
         write_whole(&path, &bytes)?;
-        let usable = |i: &usize| {
-            let found = first_line(&file(&self.folder, server, *i));
-            found.is_some_and(|h| h.mark.session == mark.session || Some(h.mark) == self.from)
+        let usable = |i: &usize| match first_line(&file(&self.folder, server, *i)) {
+            Ok(found) => found.is_some_and(|h| h.mark.session == mark.session || Some(h.mark) == self.from),
+            // What cannot be read now may be readable later.
+            Err(_) => true,
         };
         let (keep, rest): (Vec<usize>, Vec<usize>) = iterations(&self.folder, server).into_iter().partition(usable);
         for old in keep.into_iter().rev().skip(2).chain(rest) {
@@ -199,13 +245,19 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// The iteration of a newer file that could not be used, because it or another server's is damaged or missing.
-    #[must_use]
-    pub fn passed_over(&self) -> Option<usize> {
-        newest(&self.folder).filter(|n| *n > self.first())
+    /// What is wrong with the files of a newer iteration, which could not be used.
+    ///
+    /// # Errors
+    /// [`Error::File`] for a file that cannot be read.
+    pub fn passed_over(&self) -> Result<Option<String>> {
+        match newest(&self.folder).filter(|n| *n > self.first()) {
+            None => Ok(None),
+            Some(newest) => Ok(common(&self.folder, newest)?.err()),
+        }
     }
 
-    /// Checks that the files to go on from belong to this training, as far as their headers say; servers check for themselves.
+    /// Checks that the files to go on from belong to this training, as far as their headers say, and that their keys are
+    /// there; servers check for themselves.
     ///
     /// # Errors
     /// [`Error::File`].
@@ -214,6 +266,7 @@ impl Checkpoints {
             let path = file(&self.folder, server, self.first());
             let bytes = std::fs::read(&path).map_err(Error::at(&path))?;
             self.header(server, &path, &bytes)?;
+            seal(&self.folder, server, false)?;
         }
         Ok(())
     }
@@ -221,11 +274,19 @@ impl Checkpoints {
     /// The end of a header that is as it must be.
     fn header(&self, server: u8, path: &Path, bytes: &[u8]) -> Result<usize> {
         let (header, end) = header(path, bytes)?;
-        if header.server != server || header.training != self.training || Some(header.mark) != self.from {
-            let why = "it belongs to another training: the same model, data and options are needed".into();
-            return Err(Error::File { path: path.into(), why });
-        }
-        Ok(end)
+        let (found, own) = (&header.training, &self.training);
+        let why = if header.server != server || Some(header.mark) != self.from {
+            "it is not the file that it is named as"
+        } else if found.data != own.data {
+            "it belongs to a training with other data, another order of owners or another --seed"
+        } else if found.program != own.program {
+            "it belongs to a training with another model or other options (such as --rate, --batch, --margin or --reveal-loss)"
+        } else if found != own {
+            "it belongs to a training whose model answers otherwise, or with other options for pictures"
+        } else {
+            return Ok(end);
+        };
+        Err(Error::File { path: path.into(), why: why.into() })
     }
 
     /// Reads a server's shares for a program: the one that trains, or the one that may answer.
@@ -271,13 +332,13 @@ mod tests {
                 let mark = Mark { iteration, session: [session; 16] };
                 to.write(server, mark, Zeroizing::new(vec![session; 40])).unwrap();
             }
-            latest(dir.path()).unwrap().map(|m| (m.iteration, m.session[0]))
+            latest(dir.path(), usize::MAX).unwrap().map(|m| (m.iteration, m.session[0]))
         };
         assert_eq!(go(None, 1, 0..3, 40), Some((40, 1)));
         assert_eq!(go(None, 1, 0..3, 50), Some((50, 1)));
         // Killed while 60 was written; then, with another interval, while 100 was.
         assert_eq!(go(None, 1, 0..1, 60), Some((50, 1)));
-        let from = latest(dir.path()).unwrap();
+        let from = latest(dir.path(), usize::MAX).unwrap();
         assert_eq!(go(from, 2, 0..1, 100), Some((50, 1)));
         assert_eq!(go(from, 2, 1..3, 100), Some((100, 2)));
         assert_eq!(go(from, 2, 0..1, 150), Some((100, 2)));
@@ -285,7 +346,30 @@ mod tests {
         // A damaged file is passed over, and goes when the next is written.
         let path = file(dir.path(), 0, 150);
         std::fs::write(&path, &std::fs::read(&path).unwrap()[..90]).unwrap();
-        assert_eq!(go(latest(dir.path()).unwrap(), 3, 0..3, 200), Some((200, 3)));
+        assert_eq!(go(latest(dir.path(), usize::MAX).unwrap(), 3, 0..3, 200), Some((200, 3)));
         assert_eq!(iterations(dir.path(), 0), [100, 200]);
+        assert_eq!(latest(dir.path(), 199).unwrap().map(|m| m.iteration), Some(100));
+        // Swapped files are passed over too, and named; so are names that are not written here.
+        let [zero, one] = [0, 1].map(|server| file(dir.path(), server, 200));
+        let aside = dir.path().join("server-0-7.checkpoint");
+        std::fs::rename(&zero, &aside).unwrap();
+        std::fs::rename(&one, &zero).unwrap();
+        std::fs::rename(&aside, &one).unwrap();
+        std::fs::write(&aside, b"{}").unwrap();
+        let from = latest(dir.path(), usize::MAX).unwrap();
+        assert_eq!(from.map(|m| m.iteration), Some(100));
+        let to = Checkpoints { folder: dir.path().into(), every: Some(10), from, training };
+        assert_eq!(to.passed_over().unwrap().unwrap(), "server-0-000000200.checkpoint is another server's");
+        assert_eq!(go(from, 4, 0..3, 110), Some((110, 4)));
+        assert!(aside.exists());
+    }
+
+    #[test]
+    fn one_training_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = lock(dir.path(), true).unwrap();
+        assert!(lock(dir.path(), false).is_err());
+        drop(first);
+        assert!(lock(dir.path(), false).is_ok());
     }
 }

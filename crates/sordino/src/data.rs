@@ -80,6 +80,34 @@ impl Set {
         Ok(Self { samples, labels })
     }
 
+    /// Largest magnitudes of samples and of labels.
+    #[must_use]
+    pub fn largest(&self) -> [f32; 2] {
+        let samples = self.samples.iter().map(Tensor::max_abs).fold(0.0, f32::max);
+        let labels = match &self.labels {
+            Labels::Classes(_) => 1.0,
+            Labels::Values(rows) => rows.iter().flatten().fold(0.0, |m, v| f32::max(m, v.abs())),
+        };
+        [samples, labels]
+    }
+
+    /// Checks that a model with so many answers can be trained on cross-entropy with these labels.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when they are no distributions over its classes.
+    pub fn distributions(&self, answers: usize) -> Result<()> {
+        const WHAT: &str = "--loss squared-error trains on numbers";
+        if answers < 2 {
+            return Err(Error::Usage(format!("a model with one answer has no classes to choose from; {WHAT}")));
+        }
+        let Labels::Values(rows) = &self.labels else { return Ok(()) };
+        let odd = |r: &Vec<f32>| r.iter().any(|v| *v < 0.0) || (r.iter().sum::<f32>() - 1.0).abs() > 1e-3;
+        match rows.iter().position(odd) {
+            Some(i) => Err(Error::Usage(format!("label {i} is no distribution over classes; {WHAT}"))),
+            None => Ok(()),
+        }
+    }
+
     /// Samples and labels (one-hot for classes) of a batch.
     #[must_use]
     pub fn batch(&self, rows: &[usize], answers: usize) -> [Tensor; 2] {
@@ -111,20 +139,32 @@ pub fn read(
     preprocess: &Preprocess,
 ) -> Result<Split> {
     let source = Source { dims, answers, preprocess };
+    // What does not fit together is told by the name of what was given.
+    let named = |path: &Path, e: Error| match e {
+        Error::Usage(why) => Error::File { path: path.into(), why },
+        e => e,
+    };
     if let Some(path) = label_file {
-        let train = Set::new(inputs::read(files, dims, preprocess)?, labels(path)?, answers)?;
+        for file in files.iter().filter(|f| f.extension().is_some_and(|e| e == "npz")) {
+            if inputs::arrays(file)?.iter().any(|(name, _)| ["y", "y_train"].contains(&name.as_str())) {
+                let why = "it holds labels itself; leave --labels out".into();
+                return Err(Error::File { path: file.clone(), why });
+            }
+        }
+        let samples = inputs::read(files, dims, preprocess)?;
+        let train = Set::new(samples, labels(path)?, answers).map_err(|e| named(path, e))?;
         let scale = files.iter().any(|f| inputs::is_idx(f)).then_some(inputs::PIXEL);
         return Ok(Split { train, validation: None, scale: preprocess.scale.or(scale) });
     }
     if let Some(path) = files.iter().find(|p| !p.exists()) {
         return Err(Error::File { path: path.clone(), why: "no such file or folder".into() });
     }
+    let why = || "without labels beside it, data is one folder or one .npz file that holds labels too".into();
     match files {
-        [one] if one.is_dir() => source.folder(one),
-        [one] if one.extension().is_some_and(|e| e == "npz") => source.archive(one),
-        _ => Err(Error::Usage(
-            "without --labels the data must be one folder or one .npz file that holds labels too".into(),
-        )),
+        [one] if one.is_dir() => source.folder(one).map_err(|e| named(one, e)),
+        [one] if one.extension().is_some_and(|e| e == "npz") => source.archive(one).map_err(|e| named(one, e)),
+        [one, ..] => Err(Error::File { path: one.clone(), why: why() }),
+        [] => Err(Error::Usage(why())),
     }
 }
 
@@ -231,8 +271,11 @@ impl Source<'_> {
         }
         let (mut files, mut classes) = (vec![], vec![]);
         for (class, of) in folders.iter().enumerate() {
-            let pictures = list(of)?.into_iter().filter(|p| inputs::is_picture(p));
-            files.extend(pictures);
+            let before = files.len();
+            files.extend(list(of)?.into_iter().filter(|p| inputs::is_picture(p)));
+            if files.len() == before {
+                return Err(Error::File { path: of.clone(), why: "it is a class without pictures".into() });
+            }
             classes.resize(files.len(), class);
         }
         self.set(&files, Labels::Classes(classes))
@@ -252,6 +295,9 @@ impl Source<'_> {
         let fault = |why: String| Error::File { path: path.into(), why };
         let arrays = inputs::arrays(path)?;
         let find = |names: &[&str]| arrays.iter().find(|(n, _)| names.contains(&n.as_str())).map(|(_, x)| x);
+        if find(&["x"]).is_some() && find(&["x_train"]).is_some() {
+            return Err(fault("it holds both x and x_train; one of them is to be trained on".into()));
+        }
         let set = |x: &Tensor, y: &Tensor| {
             let samples = inputs::samples(x, self.dims, self.preprocess).map_err(fault)?;
             Set::new(samples, array_labels(y).map_err(fault)?, self.answers)

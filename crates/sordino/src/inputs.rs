@@ -53,7 +53,7 @@ pub struct Preprocess {
     #[arg(long, value_delimiter = ',')]
     pub std: Option<Vec<f32>>,
     /// Factor for pixel values of 0 to 255 (1/255 for IDX, 1 otherwise, if not given).
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true, value_parser = factor)]
     pub scale: Option<f32>,
 }
 
@@ -107,6 +107,14 @@ impl Preprocess {
             }
         }
         (!text.is_empty()).then_some(text)
+    }
+}
+
+/// A factor that leaves something of a pixel.
+fn factor(text: &str) -> std::result::Result<f32, String> {
+    match text.parse() {
+        Ok(f) if f32::is_finite(f) && f != 0.0 => Ok(f),
+        _ => Err("expected a number other than zero".into()),
     }
 }
 

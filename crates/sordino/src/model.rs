@@ -33,9 +33,17 @@ fn beside(model: &Path, external: &External<'_>, left: &mut u64) -> std::result:
         return Err(format!("it is in {location}, which is outside the model's folder"));
     }
     *left = left.checked_sub(length).ok_or("the model's tensors are more than 4 GiB")?;
-    let path = model.parent().unwrap_or_else(|| Path::new("")).join(location);
+    let folder = model.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    let path = folder.join(location);
     let read = || {
-        let mut file = std::fs::File::open(&path)?;
+        // Links must not lead out of the folder either, unless the model itself is one that leads there.
+        let (real, home) = (path.canonicalize()?, model.canonicalize()?);
+        let within =
+            [folder.canonicalize()?, home.parent().unwrap_or(&home).into()].iter().any(|f| real.starts_with(f));
+        if !within || !real.is_file() {
+            return Err(std::io::Error::other("no regular file in the model's folder"));
+        }
+        let mut file = std::fs::File::open(&real)?;
         file.seek(SeekFrom::Start(offset))?;
         // Grows with what is there, not with what the model says.
         let mut bytes = vec![];

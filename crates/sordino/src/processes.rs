@@ -221,9 +221,26 @@ fn listening(
     Ok(addresses)
 }
 
+/// Counts what is written.
+struct Length(usize);
+
+impl Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 fn write_line(stdin: &mut ChildStdin, value: &impl serde::Serialize, server: u8) -> Result<()> {
     let failed = |e: String| Error::Session(format!("cannot talk to server {server}: {e}"));
-    let mut line = zeroize::Zeroizing::new(serde_json::to_vec(value).map_err(|e| failed(e.to_string()))?);
+    // Keys are in it: a buffer that grows would leave copies behind.
+    let mut length = Length(0);
+    serde_json::to_writer(&mut length, value).map_err(|e| failed(e.to_string()))?;
+    let mut line = zeroize::Zeroizing::new(Vec::with_capacity(length.0 + 1));
+    serde_json::to_writer(&mut *line, value).map_err(|e| failed(e.to_string()))?;
     line.push(b'\n');
     stdin.write_all(&line).and_then(|()| stdin.flush()).map_err(|e| failed(e.to_string()))
 }

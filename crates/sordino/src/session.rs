@@ -1,7 +1,7 @@
 //! A session: three servers and a client run one program any number of times.
 
 use crate::checkpoint::{Checkpoints, Mark};
-use crate::report::{DETAILED, Bytes, EndReport, RunReport, Trace, cpu_seconds};
+use crate::report::{Bytes, DETAILED, EndReport, RunReport, Trace, cpu_seconds};
 use crate::{Error, Result};
 use sordino_mpc::rep3::{Rep3, SessionInfo, establish};
 use sordino_mpc::{Client, Role, Step};

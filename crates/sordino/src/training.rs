@@ -33,15 +33,30 @@ pub fn fingerprint(sets: &[Set], seed: u64, key: &[u8; 32]) -> [u8; 32] {
 /// The rows of every batch, owner by owner: `[iteration][owner]`.
 pub type Order = Vec<Vec<Vec<usize>>>;
 
+/// Most rows of an order, repetitions included: about 4 GiB.
+const MOST_ROWS: usize = 1 << 28;
+
+/// How long a training is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Length {
+    /// Passes over the data; one if neither is given.
+    pub epochs: Option<usize>,
+    /// Iterations.
+    pub iterations: Option<usize>,
+}
+
 /// The public order: each owner gives a share of every batch that follows the size of its set; each epoch is a permutation
 /// of every owner's rows drawn from the seed, cut into whole batches.
 ///
+/// Both limits may be left open; whichever is reached first counts.
+///
 /// # Errors
-/// [`Error::Usage`] when there are fewer rows than a batch has, or more owners than rows in it.
-pub fn order(sizes: &[usize], batch: usize, epochs: usize, seed: u64) -> Result<Order> {
+/// [`Error::Usage`] when there are fewer rows than a batch has, more owners than rows in it, or more batches than can be
+/// ordered.
+pub fn order(sizes: &[usize], batch: usize, limit: Length, seed: u64) -> Result<Order> {
     let all: usize = sizes.iter().sum();
     if all < batch {
-        return Err(Error::Usage(format!("{all} samples are fewer than the batch of {batch}")));
+        return Err(Error::Usage(format!("{all} samples are fewer than the batch of {batch}; lower --batch")));
     }
     if sizes.len() > batch {
         return Err(Error::Usage(format!("a batch of {batch} cannot have a sample of each of {} owners", sizes.len())));
@@ -59,14 +74,22 @@ pub fn order(sizes: &[usize], batch: usize, epochs: usize, seed: u64) -> Result<
     if let Some(owner) = (0..sizes.len()).find(|&i| sizes[i] < rows[i]) {
         return Err(Error::Usage(format!("data owner {} has too few samples for a batch of {batch}", owner + 1)));
     }
-    let permutations: Vec<Vec<Vec<usize>>> = (0..sizes.len()).map(|k| permuted(sizes[k], epochs, seed, k)).collect();
     // The set that is used up first ends the epoch.
-    let count = sizes.iter().zip(&rows).map(|(n, r)| n / r).min().unwrap_or(0);
+    let count = sizes.iter().zip(&rows).map(|(n, r)| n / r).min().unwrap_or(0).max(1);
+    let epochs = limit.epochs.unwrap_or(if limit.iterations.is_some() { usize::MAX } else { 1 });
+    let iterations = epochs.saturating_mul(count).min(limit.iterations.unwrap_or(usize::MAX));
+    if iterations.saturating_mul(batch) > MOST_ROWS {
+        return Err(Error::Usage(format!(
+            "{iterations} iterations of {batch} samples are more than can be ordered at once; lower --epochs or --iterations"
+        )));
+    }
+    let epochs = iterations.div_ceil(count);
+    let permutations: Vec<Vec<Vec<usize>>> = (0..sizes.len()).map(|k| permuted(sizes[k], epochs, seed, k)).collect();
     let batch = |epoch: usize, i: usize| {
         let of = |k: usize| permutations[k][epoch][i * rows[k]..(i + 1) * rows[k]].to_vec();
         (0..sizes.len()).map(of).collect()
     };
-    Ok((0..epochs).flat_map(|epoch| (0..count).map(move |i| (epoch, i))).map(|(epoch, i)| batch(epoch, i)).collect())
+    Ok((0..iterations).map(|i| batch(i / count, i % count)).collect())
 }
 
 /// One permutation for each epoch.
@@ -209,25 +232,45 @@ pub fn trained(graph: &Graph, step: &TrainingStep, states: &[Tensor]) -> Result<
     Ok(graph)
 }
 
-/// Share of a set's samples whose best class is their label; none for a set without classes.
+/// How well a model answers a set.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Scores {
+    /// Share of the samples whose best class is their label, if labels are classes.
+    pub accuracy: Option<f64>,
+    /// Mean of half the squared distance from the label, if labels are numbers.
+    pub squared_error: Option<f64>,
+}
+
+/// Lets a model answer a set in floats.
 ///
 /// # Errors
 /// When a sample does not fit the model.
-pub fn accuracy(graph: &Graph, set: &Set, classes: usize) -> Result<Option<f64>> {
+pub fn scores(graph: &Graph, set: &Set, answers: usize) -> Result<Scores> {
     const BATCH: usize = 100;
-    let Labels::Classes(labels) = &set.labels else { return Ok(None) };
-    let mut right = 0;
+    let mut sum = 0.0;
     let rows: Vec<usize> = (0..set.samples.len()).collect();
     for rows in rows.chunks(BATCH) {
         let net = sordino_nn::import(graph, rows.len())?;
-        let [x, _] = set.batch(rows, classes);
+        let [x, _] = set.batch(rows, answers);
         let answer = &float::evaluate(&net, &[x], |_, _| ())?[0];
-        for (row, &r) in answer.data.chunks_exact(classes).zip(rows) {
-            let best = (0..classes).max_by(|&a, &b| row[a].total_cmp(&row[b]));
-            right += usize::from(best == Some(labels[r]));
+        for (row, &r) in answer.data.chunks_exact(answers).zip(rows) {
+            sum += match &set.labels {
+                Labels::Classes(labels) => {
+                    let best = (0..answers).max_by(|&a, &b| row[a].total_cmp(&row[b]));
+                    f64::from(u8::from(best == Some(labels[r])))
+                }
+                Labels::Values(labels) => {
+                    let distance = row.iter().zip(&labels[r]).map(|(a, b)| f64::from(a - b).powi(2));
+                    0.5 * distance.sum::<f64>()
+                }
+            };
         }
     }
-    Ok(Some(right as f64 / set.samples.len().max(1) as f64))
+    let mean = Some(sum / set.samples.len().max(1) as f64);
+    Ok(match set.labels {
+        Labels::Classes(_) => Scores { accuracy: mean, squared_error: None },
+        Labels::Values(_) => Scores { accuracy: None, squared_error: mean },
+    })
 }
 
 /// The learning rate of every iteration.
@@ -287,14 +330,21 @@ mod tests {
 
     #[test]
     fn owners_share_batches_by_size() -> Result<()> {
-        let got = order(&[60, 20, 3], 10, 2, 7)?;
+        let epochs = |n| Length { epochs: Some(n), iterations: None };
+        let got = order(&[60, 20, 3], 10, epochs(2), 7)?;
         assert!(got.iter().all(|b| b.iter().map(Vec::len).collect::<Vec<_>>() == [7, 2, 1]), "{:?}", got[0]);
         let mut first: Vec<usize> = got[..3].iter().flat_map(|b| b[2].clone()).collect();
         first.sort_unstable();
         assert_eq!(first, [0, 1, 2], "an epoch takes every row at most once");
         assert_eq!(got.len(), 6, "the smallest set ends the epoch");
-        assert_eq!(order(&[10], 5, 1, 0)?.len(), 2);
-        assert!(order(&[3], 4, 1, 0).is_err() && order(&[9, 9, 9], 2, 1, 0).is_err());
+        assert_eq!(order(&[10], 5, epochs(1), 0)?.len(), 2);
+        assert!(order(&[3], 4, epochs(1), 0).is_err() && order(&[9, 9, 9], 2, epochs(1), 0).is_err());
+        // Iterations take as many epochs as they need, and no more are drawn.
+        let length = |epochs, iterations| Length { epochs, iterations: Some(iterations) };
+        assert_eq!(order(&[10], 5, length(None, 7), 0)?.len(), 7);
+        assert_eq!(order(&[10], 5, length(Some(2), 7), 0)?.len(), 4);
+        assert_eq!(order(&[10], 5, length(Some(usize::MAX), 3), 0)?, order(&[10], 5, length(None, 3), 0)?);
+        assert!(order(&[10], 5, epochs(usize::MAX), 0).is_err());
         Ok(())
     }
 

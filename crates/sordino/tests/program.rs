@@ -101,6 +101,36 @@ fn faithful_rounding_gives_the_same_bits_every_time() {
 }
 
 #[test]
+fn a_model_of_two_files_stays_in_its_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("home");
+    std::fs::create_dir(&home).unwrap();
+    let at = |name: &str| home.join(name);
+    let (model, data) = (at("pytorch_export.onnx"), at("pytorch_export.onnx.data"));
+    std::fs::copy(asset("pytorch_export.onnx"), &model).unwrap();
+    refused(&["inspect", path(&model)], 2, &["pytorch_export.onnx", "missing", "several files stay together"]);
+    let whole = std::fs::read(asset("pytorch_export.onnx.data")).unwrap();
+    std::fs::write(&data, &whole[..whole.len() - 9]).unwrap();
+    refused(&["inspect", path(&model)], 2, &["pytorch_export.onnx.data", "are needed"]);
+    std::fs::write(&data, &whole).unwrap();
+    assert_eq!(json(&["plan", path(&model), "--json"]), json(&["plan", path(&asset("pytorch_export.onnx")), "--json"]));
+    // A file elsewhere, by its path and by a link.
+    std::fs::rename(&data, dir.path().join("elsewhere_xx.onnx.data")).unwrap();
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink(dir.path().join("elsewhere_xx.onnx.data"), &data).unwrap();
+        refused(&["inspect", path(&model)], 2, &["no regular file in the model's folder"]);
+    }
+    let name = b"pytorch_export.onnx.data";
+    let mut bytes = std::fs::read(&model).unwrap();
+    while let Some(i) = bytes.windows(name.len()).position(|w| w == name) {
+        bytes[i..i + name.len()].copy_from_slice(b"../elsewhere_x.onnx.data");
+    }
+    std::fs::write(&model, bytes).unwrap();
+    refused(&["inspect", path(&model)], 2, &["outside the model's folder"]);
+}
+
+#[test]
 fn wrong_inputs_get_one_sentence() {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str, bytes: &[u8]| {

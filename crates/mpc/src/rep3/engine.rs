@@ -47,7 +47,9 @@ impl<D: Device> Rep3<D> {
     /// # Errors
     /// For a narrow tensor.
     pub fn export(&self, tensors: &[Shared<D>]) -> Result<Zeroizing<Vec<u8>>> {
-        let mut bytes = Zeroizing::new(vec![]);
+        let words: usize = tensors.iter().map(|x| 2 * x.shape.len()).sum();
+        // Growing would leave copies behind.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(8 * words));
         for x in tensors {
             let pair = x.as_wide()?;
             for component in [&pair.0, &pair.1] {

@@ -133,6 +133,11 @@ pub fn establish(net: &Net, info: &SessionInfo) -> Result<Prss> {
         let extracted = mac(b"sordino prss v1", &[first, second]);
         let ids = [me.0.min(peer.0), me.0.max(peer.0)];
         keys.push(Key(*mac(&*extracted, &[&ids, &info.session, &info.program])));
+        for part in hello {
+            if let Part::Wide(mut words) = part {
+                words.zeroize();
+            }
+        }
     }
     net.reset_meter();
     let (Some(next), Some(prev)) = (keys.pop(), keys.pop()) else { return Err(Error::Randomness) };

@@ -25,7 +25,7 @@ pub(crate) struct Infer {
     model: Option<PathBuf>,
     /// Instead of a model: the folder of a training's checkpoints. The servers answer with the shares they keep there;
     /// nobody ever has the model.
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["model", "check", "calibration", "batch"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["model", "check", "batch", "Compile"])]
     shares: Option<PathBuf>,
     #[command(flatten)]
     inputs: Inputs,
@@ -147,15 +147,11 @@ impl Infer {
     fn kept(&self, folder: &Path) -> Result<Job> {
         let (answer, checkpoints) = Answer::read(folder)?;
         let first = checkpoints.first();
-        if let Some(newest) = checkpoints.passed_over() {
-            eprintln!(
-                "infer: iteration {newest} has no sound checkpoints of all three servers; the model of iteration {first} answers"
-            );
+        if let Some(why) = checkpoints.passed_over()? {
+            eprintln!("infer: the model of iteration {first} answers, because {why}");
         } else if first < answer.iterations {
-            eprintln!(
-                "infer: the training stopped after iteration {first} of {}; that model answers",
-                answer.iterations
-            );
+            let all = answer.iterations;
+            eprintln!("infer: the training is not at its end; the model of iteration {first} of {all} answers");
         }
         let [port] = &answer.program.inputs[..] else {
             return Err(Error::Usage("the trained model has several inputs".into()));

@@ -20,7 +20,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tracing_subscriber::filter::LevelFilter;
 
-/// Private inference: three servers classify a picture that none of them sees with a model that none of them sees.
+/// Private inference and training: three servers answer with, or train, a model that none of them sees on data that none of
+/// them sees.
 ///
 /// A model is an ONNX file; an input is a PNG or JPEG picture, a NumPy array or an MNIST IDX file. The model and the
 /// input are secret-shared among three parties, of which any single one learns nothing; the answer is opened to you.
@@ -242,7 +243,7 @@ fn print(text: &str) -> Result<()> {
 fn margin(text: &str) -> std::result::Result<f64, String> {
     match text.parse() {
         Ok(m) if (1.0..=1e6).contains(&m) => Ok(m),
-        _ => Err("expected a factor of at least 1".into()),
+        _ => Err("expected a factor from 1 to 1000000".into()),
     }
 }
 
@@ -257,8 +258,16 @@ fn zoo_network(name: &str, seed: u64, pool: sordino_nn::zoo::Pool) -> Result<sor
 /// A count of at least one.
 fn positive(text: &str) -> std::result::Result<usize, String> {
     match text.parse() {
-        Ok(0) | Err(_) => Err("expected a number of at least 1".into()),
-        Ok(n) => Ok(n),
+        Ok(n @ 1..=0xffff_ffff) => Ok(n),
+        _ => Err("expected a whole number from 1 to 4294967295".into()),
+    }
+}
+
+/// A number of threads.
+fn workers(text: &str) -> std::result::Result<usize, String> {
+    match text.parse() {
+        Ok(n @ 1..=256) => Ok(n),
+        _ => Err("expected a whole number from 1 to 256".into()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Where the parties of a session run, and how an interrupt ends it.
 
-use super::{LinkArg, Parties, parse_link, positive};
+use super::{LinkArg, Parties, parse_link};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use sordino::Result;
@@ -26,7 +26,7 @@ pub(crate) struct Session {
     #[arg(long, default_value_t = 60.0, value_parser = seconds)]
     pub(crate) timeout: f64,
     /// Worker threads per party [default: a third of the processors].
-    #[arg(long, value_parser = positive)]
+    #[arg(long, value_parser = super::workers)]
     pub(crate) threads: Option<usize>,
 }
 

@@ -14,7 +14,7 @@ mod published;
 mod training;
 
 use super::session::{Session, seconds};
-use super::{LinkArg, Parties, positive};
+use super::{LinkArg, Parties, positive, workers};
 use clap::{Args, Subcommand};
 use measure::note;
 use sordino::Result;
@@ -63,7 +63,7 @@ pub(crate) struct Common {
     #[arg(long, default_value = "bench-results")]
     out: PathBuf,
     /// Worker threads per party [default: a third of the processors].
-    #[arg(long, value_parser = positive)]
+    #[arg(long, value_parser = workers)]
     threads: Option<usize>,
     /// Seconds a party waits for another before it gives up.
     #[arg(long, default_value_t = 120.0, value_parser = seconds)]

@@ -10,7 +10,7 @@ use serde::Serialize;
 use sordino::data::{Labels, Set};
 use sordino::inputs::Preprocess;
 use sordino::session::{Shared, fresh_id};
-use sordino::training::order;
+use sordino::training::{Length, order};
 use sordino::{Error, Result};
 use sordino_net::LinkModel;
 use sordino_nn::training::{Loss, Optimiser, Rates, Rule};
@@ -126,7 +126,7 @@ impl Training {
         let runs = self.iterations + 1;
         let material = Material {
             sets,
-            order: order(&[batch], batch, runs, 0)?,
+            order: order(&[batch], batch, Length { epochs: Some(runs), iterations: None }, 0)?,
             answers: classes,
             seed: 0,
             key: Zeroizing::new([0; 32]),

@@ -17,24 +17,41 @@ pub(crate) struct Losses {
     file: Option<File>,
 }
 
+/// The losses in a folder.
+fn found(folder: &Path) -> Result<Vec<(usize, f32)>> {
+    let path = folder.join(FILE);
+    let text = match std::fs::read(&path) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(e) => return Err(Error::at(&path)(e)),
+    };
+    // A line without its end was cut short, whatever it reads.
+    let entry = |line: &str| {
+        let (i, l) = line.strip_suffix('\n')?.split_once(',')?;
+        Some((i.parse().ok()?, l.parse().ok()?))
+    };
+    Ok(text.split_inclusive('\n').filter_map(entry).collect())
+}
+
 impl Losses {
+    /// The last iteration whose loss a folder holds; a killed training may have a checkpoint after it.
+    pub(super) fn last(folder: &Path) -> Result<Option<usize>> {
+        Ok(found(folder)?.iter().map(|(i, _)| *i).max())
+    }
+
     /// What a folder holds of the iterations that are done; further ones are appended.
     pub(super) fn kept(folder: &Path, done: usize) -> Result<Self> {
         let path = folder.join(FILE);
-        let text = if done > 0 && path.exists() {
-            String::from_utf8_lossy(&std::fs::read(&path).map_err(Error::at(&path))?).into_owned()
-        } else {
-            String::new()
-        };
-        // A line without its end was cut short, whatever it reads.
-        let entry = |line: &str| {
-            let (i, l) = line.strip_suffix('\n')?.split_once(',')?;
-            Some((i.parse().ok()?, l.parse().ok()?))
-        };
-        let entries = text.split_inclusive('\n').filter_map(entry);
-        let all: Vec<(usize, f32)> = entries.filter(|(i, _)| (1..=done).contains(i)).collect();
+        let mut all = if done > 0 { found(folder)? } else { vec![] };
+        all.retain(|(i, _)| (1..=done).contains(i));
+        let lacks = done - all.len().min(done);
+        if lacks > 0 {
+            let path = path.display();
+            super::prepared::tell(&format!(
+                "{path} lacks the losses of {lacks} of the {done} iterations that are done"
+            ));
+        }
         let lines: String = all.iter().map(|(i, l)| format!("{i},{l}\n")).collect();
-        std::fs::create_dir_all(folder).map_err(Error::at(folder))?;
         write_own(&path, format!("iteration,loss\n{lines}").as_bytes())?;
         let file = File::options().append(true).open(&path).map_err(Error::at(&path))?;
         Ok(Self { all, file: Some(file) })

@@ -11,16 +11,17 @@ use super::zoo::Pool;
 use super::{input_dims, margin, positive, print, zoo_network};
 use clap::Args;
 use losses::Losses;
-use report::Checked;
+use report::{Checked, Judged};
 use schedule::Schedule;
-use sordino::checkpoint::{self, Checkpoints, Mark};
+use sordino::checkpoint::{self, Checkpoints, Lock, Mark};
 use sordino::data::{self, Set, Split};
 use sordino::inputs::Preprocess;
-use sordino::model::{self, write_whole};
+use sordino::model::{self, write_own};
 use sordino::session::{Shared, fresh_id};
-use sordino::training::{accuracy, model_states, order, trained};
+use sordino::training::{Length, model_states, order, scores, trained};
 use sordino::{Error, Result};
 use sordino_nn::exec::decode_states;
+use sordino_nn::training::Loss;
 use sordino_nn::{Graph, import, onnx};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
@@ -36,11 +37,12 @@ pub(crate) struct Train {
     /// with seeded weights.
     #[arg(long)]
     model: String,
-    /// Pooling of zoo:NAME where the original network takes maxima.
-    #[arg(long, value_enum, default_value = "avg")]
-    pool: Pool,
+    /// Pooling of zoo:NAME where the original network takes maxima [default: avg].
+    #[arg(long, value_enum)]
+    pool: Option<Pool>,
     /// Samples: one folder or .npz file that holds labels too, or with --labels MNIST IDX, .npy or .npz arrays, or
-    /// pictures. A folder is MNIST's files, CIFAR-10's pictures, x.npy and y.npy, or a folder of pictures for each class.
+    /// pictures. A folder is MNIST's files, CIFAR-10's pictures, x.npy and y.npy, or a folder of pictures for each class,
+    /// in alphabetical order.
     #[arg(long, num_args = 1.., required = true)]
     data: Vec<PathBuf>,
     /// Their labels: MNIST IDX, a JSON list of classes, or a .npy array of classes or of answers.
@@ -56,7 +58,8 @@ pub(crate) struct Train {
     /// Their labels.
     #[arg(long, requires = "validation")]
     validation_labels: Option<PathBuf>,
-    /// A TOML file with any options of the schedule below, and [[owner]] tables with data and labels. Options win over it.
+    /// A TOML file with any options of the schedule below, and [[owner]] tables with data and labels (from the working
+    /// folder on). Options win over it.
     #[arg(long)]
     config: Option<PathBuf>,
     #[command(flatten)]
@@ -78,7 +81,8 @@ pub(crate) struct Train {
     /// Go on from the last checkpoint in the folder; model, data and options must be the same.
     #[arg(long, requires = "checkpoint", help_heading = "Results")]
     resume: bool,
-    /// Where to write the trained model, opened to its owner. Without it the model stays shared.
+    /// Where to write the trained model, opened to its owner, and beside it, in a .toml, how pictures reach it. Without it
+    /// the model stays shared.
     #[arg(long, short, help_heading = "Results")]
     output: Option<PathBuf>,
     /// Where to write a plot of the loss.
@@ -108,13 +112,18 @@ struct Ready {
     validation: Option<Set>,
     batch: usize,
     from: Option<Mark>,
+    /// Of the checkpoints' folder.
+    lock: Option<Lock>,
 }
 
 impl Train {
     fn graph(&self, seed: u64) -> Result<Graph> {
         match self.model.strip_prefix("zoo:") {
+            None if self.pool.is_some() => {
+                Err(Error::Usage("--pool is for networks of the zoo; a model file has its own pooling".into()))
+            }
             None => model::read(Path::new(&self.model)),
-            Some(name) => zoo_network(name, seed, self.pool.into()),
+            Some(name) => zoo_network(name, seed, self.pool.unwrap_or(Pool::Avg).into()),
         }
     }
 
@@ -178,30 +187,30 @@ impl Train {
         let schedule = self.schedule.with_file(self.config.as_deref())?;
         let graph = self.graph(schedule.seed())?;
         let (sets, validation, answers, preprocess) = self.sets(&schedule, &graph)?;
+        self.outputs_fit(&schedule, &preprocess)?;
         let (batch, seed) = (schedule.batch.unwrap_or(128), schedule.seed());
         let sizes: Vec<usize> = sets.iter().map(|s| s.samples.len()).collect();
-        let mut all = order(&sizes, batch, schedule.epochs.unwrap_or(1), seed)?;
-        // So many iterations take as many epochs as they need, unless epochs are given too.
-        if let (Some(n), None) = (schedule.iterations, schedule.epochs) {
-            all = order(&sizes, batch, n.div_ceil(all.len()), seed)?;
-        }
-        all.truncate(schedule.iterations.unwrap_or(usize::MAX));
-        let order = all;
+        let length = Length { epochs: schedule.epochs, iterations: schedule.iterations };
+        let order = order(&sizes, batch, length, seed)?;
         let rule = schedule.rule(order.len(), self.reveal_loss)?;
-        let (from, key) = match &self.checkpoint {
+        if rule.loss == Loss::CrossEntropy {
+            sets.iter().chain(&validation).try_for_each(|s| s.distributions(answers))?;
+        }
+        let (lock, from, key) = match &self.checkpoint {
             Some(folder) if !self.plan => {
-                (self.mark(folder, order.len())?, checkpoint::owner_key(folder, !self.resume)?)
+                let lock = checkpoint::lock(folder, !self.resume)?;
+                (Some(lock), self.mark(folder, order.len())?, checkpoint::owner_key(folder, !self.resume)?)
             }
-            _ => (None, Zeroizing::new([0; 32])),
+            _ => (None, None, Zeroizing::new([0; 32])),
         };
         let material = Material { sets, order, answers, seed, key, preprocess };
         let prepared = Prepared::new(&graph, material, &rule, self.margin, self.calibration_iterations)?;
-        Ok(Ready { graph, prepared, validation, batch, from })
+        Ok(Ready { graph, prepared, validation, batch, from, lock })
     }
 
     /// Trains; everything but what goes to standard output.
     pub(crate) fn train(&self) -> Result<Report> {
-        let Ready { graph, prepared, validation, batch, from } = self.ready()?;
+        let Ready { graph, prepared, validation, batch, from, lock: _lock } = self.ready()?;
         let runs = prepared.material.order.len();
         let checkpoints = self.checkpoints(&prepared, from)?;
         // Nothing is opened that nobody asked for.
@@ -237,39 +246,77 @@ impl Train {
                 .unwrap_or(0),
             losses,
             loss_iterations,
-            validation_accuracy: None,
+            validation: Judged::default(),
+            written: vec![],
             check: None,
         };
         if opens {
             let states = decode_states(&prepared.program, &prepared.step, &driven.states);
             let result = trained(&graph, &prepared.step, &states)?;
-            self.write(&result, &prepared.material.preprocess)?;
+            report.written = self.write(&result, &prepared.material.preprocess)?;
             let judge = |g: &Graph| match &validation {
-                Some(set) => accuracy(g, set, prepared.material.answers),
-                None => Ok(None),
+                Some(set) => scores(g, set, prepared.material.answers).map(Judged::from),
+                None => Ok(Judged::default()),
             };
-            report.validation_accuracy = judge(&result)?;
+            report.validation = judge(&result)?;
             if self.check {
                 prepared::tell("training the same in floats");
                 let (mut checked, floats) = Checked::new(&prepared, &states, &report)?;
-                checked.validation_accuracy = judge(&trained(&graph, &prepared.step, &floats)?)?;
+                checked.validation = judge(&trained(&graph, &prepared.step, &floats)?)?;
                 report.check = Some(checked);
             }
         }
         if let Some(path) = &self.plot {
-            write_whole(path, report.plot()?.as_bytes())?;
+            write_own(path, report.plot()?.as_bytes())?;
+            report.written.push(path.clone());
         }
         Ok(report)
     }
 
-    /// The opened model, and how pictures must reach it: as the training's data did.
-    fn write(&self, model: &Graph, preprocess: &Preprocess) -> Result<()> {
-        let Some(path) = &self.output else { return Ok(()) };
-        write_whole(path, &onnx::write(model))?;
-        match preprocess.beside() {
-            Some(text) => write_whole(&path.with_extension("toml"), text.as_bytes()),
-            None => Ok(()),
+    /// The opened model, and how pictures must reach it: as the training's data did. Returns the files written.
+    fn write(&self, model: &Graph, preprocess: &Preprocess) -> Result<Vec<PathBuf>> {
+        let Some(path) = &self.output else { return Ok(vec![]) };
+        write_own(path, &onnx::write(model))?;
+        let Some(text) = preprocess.beside() else { return Ok(vec![path.clone()]) };
+        let beside = path.with_extension("toml");
+        write_own(&beside, text.as_bytes())?;
+        Ok(vec![path.clone(), beside])
+    }
+
+    /// Checks that what is to be written overwrites nothing that is read, or written too, or somebody else's.
+    fn outputs_fit(&self, schedule: &Schedule, preprocess: &Preprocess) -> Result<()> {
+        let model = Path::new(&self.model);
+        let mut taken: Vec<(&Path, &str)> = vec![(model, "--model")];
+        taken.extend(self.data.iter().map(|p| (p.as_path(), "--data")));
+        taken.extend(self.owner.iter().map(|p| (p.as_path(), "--owner")));
+        taken.extend(self.validation.iter().map(|p| (p.as_path(), "--validation")));
+        let labels = self.labels.iter().chain(&self.validation_labels);
+        taken.extend(labels.map(|p| (p.as_path(), "--labels")));
+        taken.extend(self.config.iter().map(|p| (p.as_path(), "--config")));
+        for owner in &schedule.owner {
+            taken.extend(owner.data.iter().chain(&owner.labels).map(|p| (p.as_path(), "[[owner]]")));
         }
+        let beside = self.output.as_ref().map(|p| p.with_extension("toml"));
+        let written = [(&self.output, "-o"), (&beside, "-o"), (&self.plot, "--plot")];
+        for (path, option) in written.iter().filter_map(|(p, o)| Some((p.as_deref()?, *o))) {
+            let same = |other: &Path| match (path.canonicalize(), other.canonicalize()) {
+                (Ok(a), Ok(b)) => a == b,
+                _ => path == other,
+            };
+            if let Some((_, other)) = taken.iter().find(|(p, _)| same(p)) {
+                let why = format!("{option} would write it, but {other} names it too; choose another name");
+                return Err(Error::File { path: path.into(), why });
+            }
+            taken.push((path, option));
+        }
+        // A file beside the model tells how pictures reach it: only one of the same words may be there.
+        let Some(beside) = beside.filter(|p| p.exists()) else { return Ok(()) };
+        let there = std::fs::read_to_string(&beside).map_err(Error::at(&beside))?;
+        if preprocess.beside().as_deref() == Some(there.as_str()) {
+            return Ok(());
+        }
+        let why = "it would tell how pictures reach the model that -o writes; move it, or choose another name".into();
+        Err(Error::File { path: beside, why })
     }
 
     fn checkpoints(&self, prepared: &Prepared, from: Option<Mark>) -> Result<Option<Checkpoints>> {
@@ -278,14 +325,24 @@ impl Train {
         let checkpoints = Checkpoints { folder: folder.clone(), every, from, training: prepared.answer.training };
         if self.resume {
             checkpoints.belongs()?;
-            if let Some(newest) = checkpoints.passed_over() {
-                prepared::tell(&format!("iteration {newest} has no sound checkpoints of all three servers"));
+            if let Some(why) = checkpoints.passed_over()? {
+                prepared::tell(&format!("an older checkpoint is taken, because {why}"));
             }
             let (first, all) = (checkpoints.first(), prepared.material.order.len());
-            prepared::tell(&format!("going on after iteration {first} of {all}"));
+            prepared::tell(&match all - first {
+                0 => format!("all {all} iterations are done"),
+                _ => format!("going on after iteration {first} of {all}"),
+            });
         }
         prepared.answer.write(folder)?;
         Ok(Some(checkpoints))
+    }
+
+    /// The last sound files, if possible none of which the loss was not yet heard.
+    fn sound(&self, folder: &Path) -> Result<Option<Mark>> {
+        let heard = if self.reveal_loss { Losses::last(folder)? } else { None };
+        let mark = checkpoint::latest(folder, heard.unwrap_or(usize::MAX))?;
+        if mark.is_some() { Ok(mark) } else { checkpoint::latest(folder, usize::MAX) }
     }
 
     /// The files to go on from, if that is asked for and possible.
@@ -295,7 +352,7 @@ impl Train {
             (false, None) => Ok(None),
             (false, Some(_)) => fault("it holds checkpoints; --resume goes on from them, another folder starts anew"),
             (true, None) => fault("it holds no checkpoints; start without --resume"),
-            (true, Some(_)) => match checkpoint::latest(folder)? {
+            (true, Some(_)) => match self.sound(folder)? {
                 Some(mark) if mark.iteration <= iterations => Ok(Some(mark)),
                 Some(Mark { iteration, .. }) => Err(Error::Usage(format!(
                     "the last checkpoint is of iteration {iteration}, but there are only {iterations}"

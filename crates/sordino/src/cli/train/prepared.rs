@@ -86,6 +86,15 @@ impl Prepared {
                 "a rate of {rate} is too large: weights reach {reached:.1e} within the first iterations{hint}"
             )));
         }
+        // Every row is known to its owner, and none may be found too large when its batch comes up.
+        let owners = material.sets.len();
+        for (owner, set) in material.sets.iter().enumerate() {
+            for (port, most) in [owner, owners + owner].into_iter().zip(set.largest()) {
+                let name = step.net.names[step.net.inputs[port]].clone();
+                let range = ranges.0.entry(name).or_default();
+                *range = range.max(f64::from(most) / margin);
+            }
+        }
         step.settle(&mut ranges, calibration, margin);
         let options = Options { margin, ..Options::default() };
         let (program, secrets) = compile_step(&step, &ranges, &options)?;

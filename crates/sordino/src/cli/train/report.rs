@@ -6,9 +6,10 @@ use super::prepared::Prepared;
 use serde::Serialize;
 use sordino::Result;
 use sordino::report::Bytes;
-use sordino::training::Floats;
+use sordino::training::{Floats, Scores};
 use sordino_nn::Tensor;
 use sordino_nn::training::Kind;
+use std::path::PathBuf;
 
 /// Iterations of a moving average of the loss.
 pub(super) const WINDOW: usize = 20;
@@ -27,8 +28,11 @@ pub(crate) struct Report {
     /// Which iterations they are of, counted from one: a resumed training knows the earlier ones too.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) loss_iterations: Vec<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) validation_accuracy: Option<f64>,
+    #[serde(flatten)]
+    pub(crate) validation: Judged,
+    /// Files that were written at the end.
+    #[serde(skip)]
+    pub(crate) written: Vec<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) check: Option<Checked>,
 }
@@ -44,8 +48,31 @@ pub(crate) struct Checked {
     pub(crate) largest_relative_loss_difference: Option<f64>,
     /// Largest difference of a weight.
     pub(crate) max_abs_weight_difference: f64,
+    #[serde(flatten)]
+    pub(crate) validation: Judged,
+}
+
+/// How well a trained model answers the set it is judged by.
+#[derive(Clone, Copy, Default, Serialize)]
+pub(crate) struct Judged {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) validation_accuracy: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) validation_squared_error: Option<f64>,
+}
+
+impl From<Scores> for Judged {
+    fn from(scores: Scores) -> Self {
+        Self { validation_accuracy: scores.accuracy, validation_squared_error: scores.squared_error }
+    }
+}
+
+impl Judged {
+    /// What there is, in words.
+    fn shown(&self) -> Option<String> {
+        let accuracy = self.validation_accuracy.map(|a| format!("validation accuracy {:.2} %", 100.0 * a));
+        accuracy.or(self.validation_squared_error.map(|e| format!("half squared error of the validation {e:.5}")))
+    }
 }
 
 /// Moving averages.
@@ -74,7 +101,7 @@ impl Checked {
         let checked = Self {
             largest_relative_loss_difference: pairs.map(|(a, b)| (a - b).abs() / b).reduce(f64::max),
             max_abs_weight_difference: difference.fold(0.0, f64::max),
-            validation_accuracy: None,
+            validation: Judged::default(),
             losses: own,
         };
         Ok((checked, floats.states))
@@ -108,8 +135,8 @@ impl Report {
         if let Some(loss) = average(&self.losses).last() {
             text += &format!("loss {loss:.4} (mean of the last {})\n", WINDOW.min(self.losses.len()));
         }
-        if let Some(a) = self.validation_accuracy {
-            text += &format!("validation accuracy {:.2} %\n", 100.0 * a);
+        if let Some(judged) = self.validation.shown() {
+            text += &format!("{judged}\n");
         }
         if let Some(c) = &self.check {
             text += &format!(
@@ -119,10 +146,14 @@ impl Report {
             if let Some(d) = c.largest_relative_loss_difference {
                 text += &format!(", of the averaged loss {:.3} %", 100.0 * d);
             }
-            if let Some(a) = c.validation_accuracy {
-                text += &format!(", validation accuracy {:.2} %", 100.0 * a);
+            if let Some(judged) = c.validation.shown() {
+                text += &format!(", {judged}");
             }
             text.push('\n');
+        }
+        if !self.written.is_empty() {
+            let names: Vec<String> = self.written.iter().map(|p| p.display().to_string()).collect();
+            text += &format!("wrote {}\n", names.join(", "));
         }
         text
     }

@@ -88,13 +88,13 @@ macro_rules! schedule {
 
 schedule! {
     /// Passes over the data [default: 1].
-    #[arg(long, value_parser = positive)]
+    #[arg(long, allow_negative_numbers = true, value_parser = positive)]
     epochs: usize,
     /// Stop after so many iterations.
-    #[arg(long, value_parser = positive)]
+    #[arg(long, allow_negative_numbers = true, value_parser = positive)]
     iterations: usize,
     /// Samples of an iteration [default: 128].
-    #[arg(long, value_parser = positive)]
+    #[arg(long, allow_negative_numbers = true, value_parser = positive)]
     batch: usize,
     /// What becomes of a gradient [default: sgd].
     #[arg(long, value_enum)]
@@ -106,10 +106,10 @@ schedule! {
     #[arg(long, value_enum)]
     schedule: Shape,
     /// Iterations over which the learning rate first rises [default: 0].
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     warmup: usize,
     /// Iterations of a step of the learning rate, for --schedule step [default: a third of all].
-    #[arg(long, value_parser = positive)]
+    #[arg(long, allow_negative_numbers = true, value_parser = positive)]
     step_every: usize,
     /// What a step multiplies the learning rate by [default: 0.1].
     #[arg(long, allow_negative_numbers = true)]
@@ -133,7 +133,7 @@ schedule! {
     #[arg(long, value_enum)]
     loss: LossArg,
     /// Seed of the public order, of the masks of dropouts, and of the weights of zoo:NAME [default: 0].
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     seed: u64,
 }
 
@@ -142,9 +142,28 @@ impl Schedule {
     pub(super) fn with_file(&self, path: Option<&Path>) -> Result<Self> {
         let Some(path) = path else { return Ok(self.clone()) };
         let text = std::fs::read_to_string(path).map_err(Error::at(path))?;
-        let file: Self =
+        let mut file: Self =
             toml::from_str(&text).map_err(|e| Error::File { path: path.into(), why: explained(&text, &e) })?;
-        Ok(self.clone().or(file))
+        // Where the command line chooses another optimiser or schedule, what the file says of its own does not apply.
+        match self.optimiser {
+            Some(OptimiserArg::Adam) => file.momentum = None,
+            Some(OptimiserArg::Sgd) => (file.beta1, file.beta2, file.epsilon) = (None, None, None),
+            None => {}
+        }
+        if self.schedule.is_some_and(|s| s != Shape::Step) {
+            (file.step_every, file.step_factor) = (None, None);
+        }
+        let merged = self.clone().or(file);
+        let counts = [
+            ("epochs", merged.epochs),
+            ("iterations", merged.iterations),
+            ("batch", merged.batch),
+            ("step_every", merged.step_every),
+        ];
+        match counts.iter().find(|(_, n)| *n == Some(0)) {
+            Some((name, _)) => Err(Error::File { path: path.into(), why: format!("{name} must be at least 1") }),
+            None => Ok(merged),
+        }
     }
 
     pub(super) fn seed(&self) -> u64 {
@@ -164,7 +183,7 @@ impl Schedule {
             ("step-factor", !steps && self.step_factor.is_some(), "schedule step"),
         ];
         match misfits.iter().find(|m| m.1) {
-            Some((name, _, of)) => Err(Error::Usage(format!("--{name} belongs to {of}; leave it out"))),
+            Some((name, _, of)) => Err(Error::Usage(format!("{name} belongs to {of}; leave it out"))),
             None => Ok(()),
         }
     }
@@ -173,7 +192,7 @@ impl Schedule {
     pub(super) fn rule(&self, iterations: usize, tell_loss: bool) -> Result<Rule> {
         self.fits()?;
         let within = |name: &str, value: f32, fits: bool, range: &str| {
-            if fits { Ok(value) } else { Err(Error::Usage(format!("--{name} {value} must be {range}"))) }
+            if fits { Ok(value) } else { Err(Error::Usage(format!("{name} {value} must be {range}"))) }
         };
         let share = |name: &str, value: Option<f32>, default: f32| {
             let v = value.unwrap_or(default);
@@ -191,6 +210,9 @@ impl Schedule {
             }
             _ => (Optimiser::Sgd { momentum: share("momentum", self.momentum, 0.9)? }, 0.01),
         };
+        if let Some(warmup) = self.warmup.filter(|w| *w >= iterations.max(2)) {
+            return Err(Error::Usage(format!("warmup {warmup} must be below the {iterations} iterations")));
+        }
         let rate = self.rate.unwrap_or(rate);
         let factor = self.step_factor.unwrap_or(0.1);
         let decline = Decline {
