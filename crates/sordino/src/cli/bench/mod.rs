@@ -60,7 +60,7 @@ pub(crate) struct Common {
     #[arg(long)]
     json: bool,
     /// Folder for the CSV, JSON and SVG files; made if missing.
-    #[arg(long, default_value = "bench-results")]
+    #[arg(long, default_value = "bench-results", value_parser = folder)]
     out: PathBuf,
     /// Worker threads per party [default: a third of the processors].
     #[arg(long, value_parser = workers)]
@@ -68,6 +68,12 @@ pub(crate) struct Common {
     /// Seconds a party waits for another before it gives up.
     #[arg(long, default_value_t = 120.0, value_parser = seconds)]
     timeout: f64,
+}
+
+/// A folder that is there or can be made.
+fn folder(text: &str) -> std::result::Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.exists() && !path.is_dir() { Err("it is there and is no folder".into()) } else { Ok(path) }
 }
 
 impl Common {

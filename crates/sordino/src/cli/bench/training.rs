@@ -34,9 +34,9 @@ pub(crate) struct Training {
     /// Only these networks.
     #[arg(long, num_args = 1..)]
     only: Vec<String>,
-    /// Iterations measured; the median counts. One more before them warms up.
-    #[arg(long, default_value_t = 3, value_parser = super::positive)]
-    iterations: usize,
+    /// Iterations measured [default: --runs].
+    #[arg(long, value_parser = super::positive)]
+    iterations: Option<usize>,
     /// Samples of an iteration [default: the paper's].
     #[arg(long, value_parser = super::positive)]
     batch: Option<usize>,
@@ -123,7 +123,7 @@ impl Training {
         let samples = (0..batch).map(|i| normal(&[1, c, h, w], (i % 251) as u8)).collect();
         let labels = Labels::Classes((0..batch).map(|i| i % classes).collect());
         let sets = vec![Set::new(samples, labels, classes)?];
-        let runs = self.iterations + 1;
+        let runs = self.iterations.unwrap_or(self.common.runs) + 1;
         let material = Material {
             sets,
             order: order(&[batch], batch, Length { epochs: Some(runs), iterations: None }, 0)?,
