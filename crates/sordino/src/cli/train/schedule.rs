@@ -24,7 +24,7 @@ pub(super) enum LossArg {
 pub(super) enum OptimiserArg {
     /// Stochastic gradient descent with momentum.
     Sgd,
-    /// Adam; every weight costs about 560 bytes more per iteration.
+    /// Adam; every weight costs about 660 bytes more per iteration.
     Adam,
 }
 
