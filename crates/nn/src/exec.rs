@@ -284,7 +284,7 @@ impl<'p, P: Protocol> Loaded<'p, P> {
                 p.local(&Local::Reshape(shape.clone()), &[&y])?
             }
             Op::Descend { w, v, per_rate } => {
-                let factor = (self.program.rate(self.iteration.get()) * per_rate).round() as i64;
+                let factor = self.program.step_units(self.iteration.get(), *per_rate);
                 p.local(&Local::Sub, &[&wide(*w)?, &p.local(&Local::Scale(factor), &[&wide(*v)?])?])?
             }
             Op::Dropout { x, mask, dims } => {

@@ -161,7 +161,8 @@ fn inline(
         Ok(DataType::Double | DataType::Int64) => 8,
         Ok(DataType::Float | DataType::Int32) => 4,
         Ok(DataType::Float16) => 2,
-        _ => 1,
+        Ok(DataType::Uint8 | DataType::Int8 | DataType::Bool) => 1,
+        _ => return unsupported(t),
     };
     let length = elements(t)? as u64 * width;
     let entry = |key: &str| t.external_data.iter().find(|e| e.key == key).map(|e| e.value.as_str());
@@ -182,6 +183,10 @@ fn inline(
     (t.raw_data, t.data_location) = (raw, 0);
     t.external_data.clear();
     Ok(())
+}
+
+fn unsupported<T>(t: &TensorProto) -> Result<T> {
+    fault(format!("tensor {} has data type {}, which is not supported", t.name, t.data_type))
 }
 
 /// How many elements a tensor's dimensions ask for.
@@ -248,7 +253,7 @@ fn constant(t: &TensorProto) -> Result<Constant> {
             }
             None => t.int32_data.iter().map(|&v| i64::from(v)).collect(),
         }),
-        _ => fault(format!("tensor {} has data type {}, which is not supported", t.name, t.data_type)),
+        _ => unsupported(t),
     }
 }
 

@@ -135,7 +135,7 @@ pub enum Op {
         bias: Option<Slot>,
         shift: u32,
     },
-    /// `w - round(rate * per_rate) * v`, with the rate of the iteration.
+    /// `w - k v`, with k by [`Program::step_units`] for the iteration.
     Descend {
         w: Slot,
         v: Slot,
@@ -340,6 +340,16 @@ pub struct Program {
     pub settings: Settings,
 }
 
+fn units(rates: &[f64], iteration: usize, per_rate: f64) -> i64 {
+    let until = |i: usize| {
+        let listed: f64 = rates.iter().take(i).sum();
+        // The last one holds on.
+        let further = i.saturating_sub(rates.len()) as f64 * rates.last().copied().unwrap_or(0.0);
+        ((listed + further) * per_rate).round()
+    };
+    (until(iteration + 1) - until(iteration)) as i64
+}
+
 /// The model owner's ring elements, one list for each of [`Program::secrets`]. No `Debug`.
 pub struct Secrets(pub Vec<Vec<i64>>);
 
@@ -359,10 +369,11 @@ impl Program {
         self.inputs.iter().map(|p| p.owner).max().unwrap_or(0) + 1
     }
 
-    /// The learning rate of an iteration.
+    /// An iteration's learning rate times `per_rate` as an integer. What rounding leaves is carried on to the next iteration:
+    /// the integers of any number of iterations add up to what the rates do, to half a unit.
     #[must_use]
-    pub fn rate(&self, iteration: usize) -> f64 {
-        self.rates.get(iteration).or(self.rates.last()).copied().unwrap_or(0.0)
+    pub fn step_units(&self, iteration: usize, per_rate: f64) -> i64 {
+        units(&self.rates, iteration, per_rate)
     }
 
     /// Hash that parties compare before they start.
@@ -432,5 +443,23 @@ impl Op {
                 | Self::Rescale { .. }
                 | Self::MulPublic { .. }
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_exact_over_many_iterations() {
+        let per_rate = 2f64.powi(14);
+        let constant: Vec<i64> = (0..1000).map(|i| units(&[0.005], i, per_rate)).collect();
+        assert!(constant.iter().all(|k| [81, 82].contains(k)));
+        assert_eq!(constant.iter().sum::<i64>(), 81920);
+        // Even of rates below a unit nothing is lost.
+        let rates: Vec<f64> = (0..100).map(|i| 0.001 / f64::from(i + 1)).collect();
+        let declining: i64 = (0..100).map(|i| units(&rates, i, per_rate)).sum();
+        assert_eq!(declining, (rates.iter().sum::<f64>() * per_rate).round() as i64);
+        assert_eq!(units(&[], 3, per_rate), 0);
     }
 }

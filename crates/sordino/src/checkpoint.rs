@@ -76,6 +76,8 @@ pub fn lock(folder: &Path, make: bool) -> Result<Lock> {
     let file = open.map_err(Error::at(&path))?;
     match file.try_lock() {
         Ok(()) => Ok(Lock(file)),
+        // Some file systems of networks have no locks.
+        Err(TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Unsupported => Ok(Lock(file)),
         Err(TryLockError::WouldBlock) => {
             Err(fault("another training is using it; wait, or take another folder".into()))
         }
@@ -245,14 +247,17 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// What is wrong with the files of a newer iteration, which could not be used.
+    /// Why the files of a newer iteration are not used, if there are such.
     ///
     /// # Errors
     /// [`Error::File`] for a file that cannot be read.
     pub fn passed_over(&self) -> Result<Option<String>> {
         match newest(&self.folder).filter(|n| *n > self.first()) {
             None => Ok(None),
-            Some(newest) => Ok(common(&self.folder, newest)?.err()),
+            Some(newest) => {
+                let why = common(&self.folder, newest)?.err();
+                Ok(Some(why.unwrap_or_else(|| format!("the loss of iteration {newest} was not heard"))))
+            }
         }
     }
 
@@ -278,11 +283,11 @@ impl Checkpoints {
         let why = if header.server != server || Some(header.mark) != self.from {
             "it is not the file that it is named as"
         } else if found.data != own.data {
-            "it belongs to a training with other data, another order of owners or another --seed"
+            "it belongs to a training with other data, other options for pictures, another order of owners or another --seed"
         } else if found.program != own.program {
-            "it belongs to a training with another model or other options (such as --rate, --batch, --margin or --reveal-loss)"
+            "it belongs to a training with another model or other options (--rate, --batch, --iterations, --margin, --reveal-loss, ...)"
         } else if found != own {
-            "it belongs to a training whose model answers otherwise, or with other options for pictures"
+            "it belongs to a training whose model answers otherwise"
         } else {
             return Ok(end);
         };

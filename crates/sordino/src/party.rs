@@ -161,13 +161,16 @@ pub struct Assignment {
     pub program: Program,
 }
 
+/// Longest that a server which runs says nothing.
+pub const BEAT: Duration = Duration::from_secs(1);
+
 /// What a child process says, one line of JSON each on its standard output.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Said {
     /// It listens there.
     Listening(SocketAddr),
-    /// So many layers are done.
+    /// So many layers are done; said every [`BEAT`] at least, also while nothing happens: who says nothing is stopped.
     Progress(u64),
     /// It is done.
     Done(Box<EndReport>),
@@ -235,8 +238,6 @@ fn body() -> Result<EndReport, (String, bool)> {
         while std::io::stdin().lock().read_line(&mut rest).is_ok_and(|n| n > 0) {}
         std::process::exit(1);
     });
-    let net = connect(me, &ends, Some(&listener), &addresses, task.program.owners(), link, deadline)
-        .map_err(|e| plain(&e))?;
     let progress = AtomicU64::new(0);
     let shared = Shared {
         session: task.session,
@@ -247,26 +248,24 @@ fn body() -> Result<EndReport, (String, bool)> {
         opened: task.opened,
     };
     let finished = AtomicBool::new(false);
-    let result = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let _finish = Finish(&finished);
-        if me == Endpoint(0) {
-            scope.spawn(|| {
-                let mut last = 0;
-                while !finished.load(Ordering::Relaxed) {
-                    std::thread::sleep(Duration::from_millis(50));
-                    let now = progress.load(Ordering::Relaxed);
-                    if now != last {
-                        say(&Said::Progress(now));
-                        last = now;
-                    }
+        scope.spawn(|| {
+            let (mut last, mut said) = (0, Instant::now());
+            while !finished.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(50));
+                let now = progress.load(Ordering::Relaxed);
+                if (me == Endpoint(0) && now != last) || said.elapsed() > BEAT {
+                    say(&Said::Progress(now));
+                    (last, said) = (now, Instant::now());
                 }
-            });
-        }
-        serve(shared, net, task.threads, &progress)
-    });
-    result.map_err(|e| {
-        let silence =
-            matches!(&e, sordino_nn::Error::Protocol(sordino_mpc::Error::Net(sordino_net::NetError::Timeout { .. })));
-        (format!("server {}: {e}", me.0), silence)
+            }
+        });
+        let net = connect(me, &ends, Some(&listener), &addresses, task.program.owners(), link, deadline);
+        serve(shared, net.map_err(|e| plain(&e))?, task.threads, &progress).map_err(|e| {
+            use sordino_mpc::Error::Net;
+            let silence = matches!(&e, sordino_nn::Error::Protocol(Net(sordino_net::NetError::Timeout { .. })));
+            (format!("server {}: {e}", me.0), silence)
+        })
     })
 }

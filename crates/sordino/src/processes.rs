@@ -1,6 +1,6 @@
 //! Three child processes over loopback TCP with mutual TLS and throw-away certificates.
 
-use crate::party::{Assignment, Said, connect};
+use crate::party::{Assignment, BEAT, Said, connect};
 use crate::report::EndReport;
 use crate::session::{Driven, Owner, Shared, drive_all};
 use crate::tls::{Authority, Ends};
@@ -255,12 +255,26 @@ fn supervise(
     progress: &AtomicU64,
 ) {
     let mut end: Option<Instant> = None;
+    // A stopped server may be waited for by everybody, who in turn are not waited for with a deadline.
+    let mut last = [Instant::now(); 3];
     loop {
         let grace = Duration::from_millis(1500);
         let message = hears.recv_timeout(Duration::from_millis(50));
         let Ok(mut heard) = heard.lock() else { return };
+        if let Ok((server, _)) = &message {
+            last[usize::from(*server)] = Instant::now();
+        }
+        for server in 0..3 {
+            let over = heard.gone.contains_key(&server) || heard.reports.contains_key(&server);
+            let silent = last[usize::from(server)].elapsed();
+            if !over && end.is_none() && silent > setup.deadline + BEAT + grace {
+                let why = format!("server {server} sent nothing for {:.0} seconds", setup.deadline.as_secs_f64());
+                heard.failures.push((server, why, true));
+                end = Some(Instant::now());
+            }
+        }
         match message {
-            Ok((_, Some(Said::Progress(n)))) => progress.store(n, Ordering::Relaxed),
+            Ok((0, Some(Said::Progress(n)))) => progress.store(n, Ordering::Relaxed),
             Ok((server, Some(Said::Done(report)))) => {
                 heard.reports.insert(server, *report);
             }

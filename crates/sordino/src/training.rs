@@ -4,7 +4,7 @@ use crate::data::{Labels, Set};
 use crate::{Error, Result};
 use aws_lc_rs::hmac;
 use sordino_nn::graph::{Attribute, Graph};
-use sordino_nn::training::{Kind, Part, TrainingStep};
+use sordino_nn::training::{Kind, Loss, Part, TrainingStep};
 use sordino_nn::{Constant, Ranges, Tensor, float};
 use sordino_ring::PrgKey;
 
@@ -78,7 +78,8 @@ pub fn order(sizes: &[usize], batch: usize, limit: Length, seed: u64) -> Result<
     let count = sizes.iter().zip(&rows).map(|(n, r)| n / r).min().unwrap_or(0).max(1);
     let epochs = limit.epochs.unwrap_or(if limit.iterations.is_some() { usize::MAX } else { 1 });
     let iterations = epochs.saturating_mul(count).min(limit.iterations.unwrap_or(usize::MAX));
-    if iterations.saturating_mul(batch) > MOST_ROWS {
+    let drawn = iterations.div_ceil(count).saturating_mul(all);
+    if drawn.max(iterations.saturating_mul(batch)) > MOST_ROWS {
         return Err(Error::Usage(format!(
             "{iterations} iterations of {batch} samples are more than can be ordered at once; lower --epochs or --iterations"
         )));
@@ -202,7 +203,13 @@ pub fn trained(graph: &Graph, step: &TrainingStep, states: &[Tensor]) -> Result<
         // Tensors keep their names, unless something else reads them too.
         let own = |n: &&String| original.constants.contains_key(*n) && uses.get(*n) == Some(&1);
         let name = node.inputs.get(place).filter(own).cloned();
-        let name = name.unwrap_or_else(|| format!("{}.{what}", parameter.layer));
+        let name = name.unwrap_or_else(|| {
+            let mut name = format!("{}.{what}", parameter.layer);
+            while original.constants.contains_key(&name) {
+                name.push('_');
+            }
+            name
+        });
         if node.inputs.len() == place {
             node.inputs.push(name.clone());
         }
@@ -241,12 +248,15 @@ pub struct Scores {
     pub squared_error: Option<f64>,
 }
 
-/// Lets a model answer a set in floats.
+/// Lets a model answer a set in floats, and judges by what it was trained for: the class that a distribution favours, or
+/// numbers.
 ///
 /// # Errors
 /// When a sample does not fit the model.
-pub fn scores(graph: &Graph, set: &Set, answers: usize) -> Result<Scores> {
+pub fn scores(graph: &Graph, set: &Set, answers: usize, loss: Loss) -> Result<Scores> {
     const BATCH: usize = 100;
+    let best = |row: &[f32]| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b]));
+    let numbers = loss == Loss::SquaredError && matches!(set.labels, Labels::Values(_));
     let mut sum = 0.0;
     let rows: Vec<usize> = (0..set.samples.len()).collect();
     for rows in rows.chunks(BATCH) {
@@ -255,10 +265,8 @@ pub fn scores(graph: &Graph, set: &Set, answers: usize) -> Result<Scores> {
         let answer = &float::evaluate(&net, &[x], |_, _| ())?[0];
         for (row, &r) in answer.data.chunks_exact(answers).zip(rows) {
             sum += match &set.labels {
-                Labels::Classes(labels) => {
-                    let best = (0..answers).max_by(|&a, &b| row[a].total_cmp(&row[b]));
-                    f64::from(u8::from(best == Some(labels[r])))
-                }
+                Labels::Classes(labels) => f64::from(u8::from(best(row) == Some(labels[r]))),
+                Labels::Values(labels) if !numbers => f64::from(u8::from(best(row) == best(&labels[r]))),
                 Labels::Values(labels) => {
                     let distance = row.iter().zip(&labels[r]).map(|(a, b)| f64::from(a - b).powi(2));
                     0.5 * distance.sum::<f64>()
@@ -267,9 +275,10 @@ pub fn scores(graph: &Graph, set: &Set, answers: usize) -> Result<Scores> {
         }
     }
     let mean = Some(sum / set.samples.len().max(1) as f64);
-    Ok(match set.labels {
-        Labels::Classes(_) => Scores { accuracy: mean, squared_error: None },
-        Labels::Values(_) => Scores { accuracy: None, squared_error: mean },
+    Ok(if numbers {
+        Scores { accuracy: None, squared_error: mean }
+    } else {
+        Scores { accuracy: mean, squared_error: None }
     })
 }
 

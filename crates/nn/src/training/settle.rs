@@ -4,30 +4,21 @@ use super::{Kind, TrainingStep};
 use crate::Ranges;
 use crate::network::{Layer, LayerNode, Training, ValueId};
 
-/// Least range of weights, which grow.
-const WEIGHT: f64 = 0.25;
-/// Least range of biases, which start at zero and grow to the size of what they are added to.
-const BIAS: f64 = 1.0;
-
 impl TrainingStep {
     /// Raises ranges that were taken from the first `taken` iterations to what the states reach in a long training. An average
     /// of what is averaged never exceeds it; an average of squares stays within `margin` times its range as long as
-    /// what is squared does within `margin` times its own; a velocity grows as it does under a constant gradient. Weights and
-    /// biases have room to grow, biases that of the labels.
+    /// what is squared does within `margin` times its own; a velocity grows as it does under a constant gradient. Weights and biases live
+    /// in the wide ring, which has room for them.
     pub fn settle(&self, ranges: &mut Ranges, taken: usize, margin: f64) {
         let first = |ids: &[ValueId]| ids.len() - self.states.len();
         let inputs = &self.net.inputs[first(&self.net.inputs)..];
         let outputs = &self.net.outputs[self.net.outputs.len() - self.states.len()..];
         let range = |ranges: &Ranges, id: ValueId| ranges.0.get(&self.net.names[id]).copied().unwrap_or_default();
-        // Owners' samples come first, then their labels.
-        let owners = self.rows.len();
-        let labels = self.net.inputs[owners..2 * owners].iter().map(|&id| range(ranges, id)).fold(BIAS, f64::max);
         for ((state, &now), &(_, next)) in self.states.iter().zip(inputs).zip(outputs) {
             let makes = self.net.nodes.iter().find(|n| n.output == next);
             let measured = range(ranges, now).max(range(ranges, next));
             let settled = match state.kind {
-                Kind::Value if state.start.dims.len() == 1 => measured.max(labels),
-                Kind::Value => measured.max(WEIGHT),
+                Kind::Value => measured,
                 Kind::Velocity => {
                     let kept = makes.map_or(0.0, |n| kept(n, now));
                     measured / (1.0 - kept.powi(taken as i32))

@@ -6,7 +6,7 @@ use super::{Common, plot};
 use clap::Args;
 use serde::Serialize;
 use sordino::Result;
-use sordino::report::LayerReport;
+use sordino::report::{DETAILED, LayerReport};
 use sordino_net::LinkModel;
 use sordino_nn::graph::{Attribute, Dim, Graph, Node};
 use sordino_nn::network::{Layer, LayerNode, Network, Smooth, Training};
@@ -215,8 +215,8 @@ impl Ops {
                 layers.iter().filter_map(|l| servers[server].runs[run].layers.get(l)).map(f).sum()
             };
             // The slowest server's time, run by run.
-            let seconds =
-                (1..=self.common.runs).map(|run| (0..3).map(|s| of(s, run, &|l| l.seconds)).fold(0.0, f64::max));
+            let seconds = (1..=self.common.runs.min(DETAILED - 2))
+                .map(|run| (0..3).map(|s| of(s, run, &|l| l.seconds)).fold(0.0, f64::max));
             let payload = (0..3).map(|s| of(s, 1, &|l| l.bytes as f64)).sum::<f64>() as u64;
             let line = Line {
                 name,

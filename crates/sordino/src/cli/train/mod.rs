@@ -110,6 +110,7 @@ struct Ready {
     prepared: Prepared,
     /// What the trained model is judged by.
     validation: Option<Set>,
+    loss: Loss,
     batch: usize,
     from: Option<Mark>,
     /// Of the checkpoints' folder.
@@ -194,7 +195,10 @@ impl Train {
         let order = order(&sizes, batch, length, seed)?;
         let rule = schedule.rule(order.len(), self.reveal_loss)?;
         if rule.loss == Loss::CrossEntropy {
-            sets.iter().chain(&validation).try_for_each(|s| s.distributions(answers))?;
+            for (i, set) in sets.iter().chain(&validation).enumerate() {
+                let whose = if i < sets.len() { format!("data owner {}", i + 1) } else { "validation".into() };
+                set.distributions(answers).map_err(|e| Error::Usage(format!("{whose}: {e}")))?;
+            }
         }
         let (lock, from, key) = match &self.checkpoint {
             Some(folder) if !self.plan => {
@@ -205,12 +209,12 @@ impl Train {
         };
         let material = Material { sets, order, answers, seed, key, preprocess };
         let prepared = Prepared::new(&graph, material, &rule, self.margin, self.calibration_iterations)?;
-        Ok(Ready { graph, prepared, validation, batch, from, lock })
+        Ok(Ready { graph, prepared, validation, loss: rule.loss, batch, from, lock })
     }
 
     /// Trains; everything but what goes to standard output.
     pub(crate) fn train(&self) -> Result<Report> {
-        let Ready { graph, prepared, validation, batch, from, lock: _lock } = self.ready()?;
+        let Ready { graph, prepared, validation, loss, batch, from, lock: _lock } = self.ready()?;
         let runs = prepared.material.order.len();
         let checkpoints = self.checkpoints(&prepared, from)?;
         // Nothing is opened that nobody asked for.
@@ -255,7 +259,7 @@ impl Train {
             let result = trained(&graph, &prepared.step, &states)?;
             report.written = self.write(&result, &prepared.material.preprocess)?;
             let judge = |g: &Graph| match &validation {
-                Some(set) => scores(g, set, prepared.material.answers).map(Judged::from),
+                Some(set) => scores(g, set, prepared.material.answers, loss).map(Judged::from),
                 None => Ok(Judged::default()),
             };
             report.validation = judge(&result)?;
@@ -290,19 +294,23 @@ impl Train {
         taken.extend(self.data.iter().map(|p| (p.as_path(), "--data")));
         taken.extend(self.owner.iter().map(|p| (p.as_path(), "--owner")));
         taken.extend(self.validation.iter().map(|p| (p.as_path(), "--validation")));
-        let labels = self.labels.iter().chain(&self.validation_labels);
-        taken.extend(labels.map(|p| (p.as_path(), "--labels")));
+        taken.extend(self.labels.iter().map(|p| (p.as_path(), "--labels")));
+        taken.extend(self.validation_labels.iter().map(|p| (p.as_path(), "--validation-labels")));
         taken.extend(self.config.iter().map(|p| (p.as_path(), "--config")));
         for owner in &schedule.owner {
             taken.extend(owner.data.iter().chain(&owner.labels).map(|p| (p.as_path(), "[[owner]]")));
         }
         let beside = self.output.as_ref().map(|p| p.with_extension("toml"));
-        let written = [(&self.output, "-o"), (&beside, "-o"), (&self.plot, "--plot")];
-        for (path, option) in written.iter().filter_map(|(p, o)| Some((p.as_deref()?, *o))) {
-            let same = |other: &Path| match (path.canonicalize(), other.canonicalize()) {
-                (Ok(a), Ok(b)) => a == b,
-                _ => path == other,
-            };
+        let words = beside.as_ref().filter(|_| preprocess.beside().is_some());
+        let written = [(self.output.as_ref(), "-o"), (words, "-o"), (self.plot.as_ref(), "--plot")];
+        // Of a file that is not there yet, the folder is.
+        let real = |path: &Path| {
+            let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+            let made = || Some(folder.canonicalize().ok()?.join(path.file_name()?));
+            path.canonicalize().ok().or_else(made).unwrap_or_else(|| path.into())
+        };
+        for (path, option) in written.iter().filter_map(|(p, o)| Some((p.map(PathBuf::as_path)?, *o))) {
+            let same = |other: &Path| real(path) == real(other);
             if let Some((_, other)) = taken.iter().find(|(p, _)| same(p)) {
                 let why = format!("{option} would write it, but {other} names it too; choose another name");
                 return Err(Error::File { path: path.into(), why });

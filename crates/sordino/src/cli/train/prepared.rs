@@ -9,6 +9,7 @@ use sordino::session::Owner;
 use sordino::training::{Floats, Order, fingerprint, untied};
 use sordino::{Error, Result};
 use sordino_nn::exec::{decode_outputs, encode_input};
+use sordino_nn::network::Layer;
 use sordino_nn::program::{Program, Secrets};
 use sordino_nn::training::{Rule, TrainingStep, step};
 use sordino_nn::{Graph, Options, Ranges, Tensor, compile_answer, compile_step, import};
@@ -90,9 +91,13 @@ impl Prepared {
         let owners = material.sets.len();
         for (owner, set) in material.sets.iter().enumerate() {
             for (port, most) in [owner, owners + owner].into_iter().zip(set.largest()) {
-                let name = step.net.names[step.net.inputs[port]].clone();
-                let range = ranges.0.entry(name).or_default();
-                *range = range.max(f64::from(most) / margin);
+                let id = step.net.inputs[port];
+                // With several owners, their rows are joined to a batch.
+                let joined = step.net.nodes.iter().filter(|n| n.layer == Layer::Concat(0) && n.inputs.contains(&id));
+                for id in joined.map(|n| n.output).chain([id]) {
+                    let range = ranges.0.entry(step.net.names[id].clone()).or_default();
+                    *range = range.max(f64::from(most) / margin);
+                }
             }
         }
         step.settle(&mut ranges, calibration, margin);

@@ -122,6 +122,21 @@ impl Report {
         lines(&axes, &series)
     }
 
+    /// Ten points of both curves, or fewer.
+    fn curves(&self, floats: &[f32]) -> String {
+        const POINTS: usize = 10;
+        let (private, floats) = (average(&self.losses), average(floats));
+        let n = private.len().min(floats.len());
+        if n == 0 {
+            return String::new();
+        }
+        let mut text = format!("{:>10} {:>10} {:>10}   loss, mean of {WINDOW}\n", "iteration", "private", "floats");
+        for i in (1..=POINTS.min(n)).map(|k| k * n / POINTS.min(n) - 1) {
+            text += &format!("{:>10} {:>10.4} {:>10.4}\n", self.loss_iterations[i], private[i], floats[i]);
+        }
+        text
+    }
+
     pub(super) fn shown(&self) -> String {
         let mut text = format!(
             "{} iterations of {} samples: {:.3} s each, {} sent by all parties each ({} on the wire), {} rounds each\n",
@@ -150,6 +165,7 @@ impl Report {
                 text += &format!(", {judged}");
             }
             text.push('\n');
+            text += &self.curves(&c.losses);
         }
         if !self.written.is_empty() {
             let names: Vec<String> = self.written.iter().map(|p| p.display().to_string()).collect();

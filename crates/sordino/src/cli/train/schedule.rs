@@ -210,8 +210,8 @@ impl Schedule {
             }
             _ => (Optimiser::Sgd { momentum: share("momentum", self.momentum, 0.9)? }, 0.01),
         };
-        if let Some(warmup) = self.warmup.filter(|w| *w >= iterations.max(2)) {
-            return Err(Error::Usage(format!("warmup {warmup} must be below the {iterations} iterations")));
+        if let Some(warmup) = self.warmup.filter(|w| *w > iterations) {
+            return Err(Error::Usage(format!("warmup {warmup} must be at most the {iterations} iterations")));
         }
         let rate = self.rate.unwrap_or(rate);
         let factor = self.step_factor.unwrap_or(0.1);
