@@ -1,7 +1,7 @@
 //! The one executor: runs a compiled program over any protocol. It never sees a party index, a device or a socket.
 
 use crate::network::Mask;
-use crate::program::{Instruction, Op, Port, Program, SecretForm, Secrets, Slot};
+use crate::program::{Instruction, Op, Port, Program, SecretForm, Secrets, Slot, Travelled};
 use crate::tensor::Tensor;
 use crate::training::TrainingStep;
 use crate::{Error, Result};
@@ -32,6 +32,7 @@ pub struct Loaded<'p, P: Protocol> {
     iteration: Cell<usize>,
     /// After which instruction each value is no longer needed.
     last_use: Vec<usize>,
+    travelled: Travelled,
 }
 
 /// Encodes inputs, given in the model's own layout, as the program takes them.
@@ -138,7 +139,8 @@ impl<'p, P: Protocol> Loaded<'p, P> {
             });
         }
         let (states, iteration) = (RefCell::new(states), Cell::new(0));
-        Ok(Self { program, weights, tensors, maps, states, iteration, last_use })
+        let travelled = Travelled::new(&program.rates);
+        Ok(Self { program, weights, tensors, maps, states, iteration, last_use, travelled })
     }
 
     /// Runs once. `inputs` are the encoded inputs at the data owner; `watch` is told each layer before it starts.
@@ -284,7 +286,7 @@ impl<'p, P: Protocol> Loaded<'p, P> {
                 p.local(&Local::Reshape(shape.clone()), &[&y])?
             }
             Op::Descend { w, v, per_rate } => {
-                let factor = self.program.step_units(self.iteration.get(), *per_rate);
+                let factor = self.travelled.units(self.iteration.get(), *per_rate);
                 p.local(&Local::Sub, &[&wide(*w)?, &p.local(&Local::Scale(factor), &[&wide(*v)?])?])?
             }
             Op::Dropout { x, mask, dims } => {

@@ -91,6 +91,10 @@ pub(crate) fn shape(dims: &[usize], start: i64, end: i64) -> Constant {
     Constant::Int(vec![taken.len()], taken.iter().map(|&d| d as i64).collect())
 }
 
+fn too_large(dims: &[usize]) -> bool {
+    dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).is_none_or(|n| n > crate::onnx::MAX_ELEMENTS)
+}
+
 fn with_dims(c: &Constant, dims: &[usize]) -> Constant {
     match c {
         Constant::Float(t) => Constant::Float(Tensor { dims: dims.to_vec(), data: t.data.clone() }),
@@ -157,7 +161,7 @@ pub(crate) fn evaluate(node: &Node, inputs: &[Option<Rc<Constant>>]) -> Result<O
             let Some(dims) = target.and_then(|t: Vec<usize>| broadcast(c.dims(), &t)) else {
                 return fault("the shape does not fit");
             };
-            if dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).is_none_or(|n| n > crate::onnx::MAX_ELEMENTS) {
+            if too_large(&dims) {
                 return fault("its result is too large");
             }
             pick(c, &IndexMap::broadcast(c.dims(), &dims))
@@ -307,7 +311,7 @@ pub(crate) fn evaluate(node: &Node, inputs: &[Option<Rc<Constant>>]) -> Result<O
         ("Add" | "Sub" | "Mul" | "Div", Some(a)) => {
             let Some(b) = inputs.get(1).and_then(|c| c.as_deref()) else { return fault("an operand is missing") };
             let Some(dims) = broadcast(a.dims(), b.dims()) else { return fault("shapes do not broadcast") };
-            if dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).is_none_or(|n| n > crate::onnx::MAX_ELEMENTS) {
+            if too_large(&dims) {
                 return fault("its result is too large");
             }
             let (ma, mb) = (IndexMap::broadcast(a.dims(), &dims), IndexMap::broadcast(b.dims(), &dims));

@@ -135,7 +135,8 @@ pub enum Op {
         bias: Option<Slot>,
         shift: u32,
     },
-    /// `w - k v`, with k by [`Program::step_units`] for the iteration.
+    /// `w - k v`, where k is the iteration's learning rate times `per_rate`; what rounding leaves of it is carried on to the
+    /// next iteration.
     Descend {
         w: Slot,
         v: Slot,
@@ -340,14 +341,34 @@ pub struct Program {
     pub settings: Settings,
 }
 
-fn units(rates: &[f64], iteration: usize, per_rate: f64) -> i64 {
-    let until = |i: usize| {
-        let listed: f64 = rates.iter().take(i).sum();
-        // The last one holds on.
-        let further = i.saturating_sub(rates.len()) as f64 * rates.last().copied().unwrap_or(0.0);
-        ((listed + further) * per_rate).round()
-    };
-    (until(iteration + 1) - until(iteration)) as i64
+/// Learning rates, added up.
+pub(crate) struct Travelled {
+    /// Of so many iterations.
+    sums: Vec<f64>,
+    /// The rate that holds on.
+    last: f64,
+}
+
+impl Travelled {
+    pub(crate) fn new(rates: &[f64]) -> Self {
+        let mut sum = 0.0;
+        let added = rates.iter().map(|rate| {
+            sum += rate;
+            sum
+        });
+        Self { sums: std::iter::once(0.0).chain(added).collect(), last: rates.last().copied().unwrap_or(0.0) }
+    }
+
+    /// An iteration's learning rate times `per_rate` as an integer. What rounding leaves is carried on to the next iteration:
+    /// the integers of any number of iterations add up to what the rates do, to half a unit.
+    pub(crate) fn units(&self, iteration: usize, per_rate: f64) -> i64 {
+        let until = |i: usize| {
+            let listed = self.sums.len() - 1;
+            let further = i.saturating_sub(listed) as f64 * self.last;
+            ((self.sums[i.min(listed)] + further) * per_rate).round()
+        };
+        (until(iteration + 1) - until(iteration)) as i64
+    }
 }
 
 /// The model owner's ring elements, one list for each of [`Program::secrets`]. No `Debug`.
@@ -367,13 +388,6 @@ impl Program {
     #[must_use]
     pub fn owners(&self) -> u8 {
         self.inputs.iter().map(|p| p.owner).max().unwrap_or(0) + 1
-    }
-
-    /// An iteration's learning rate times `per_rate` as an integer. What rounding leaves is carried on to the next iteration:
-    /// the integers of any number of iterations add up to what the rates do, to half a unit.
-    #[must_use]
-    pub fn step_units(&self, iteration: usize, per_rate: f64) -> i64 {
-        units(&self.rates, iteration, per_rate)
     }
 
     /// Hash that parties compare before they start.
@@ -453,13 +467,13 @@ mod tests {
     #[test]
     fn rates_are_exact_over_many_iterations() {
         let per_rate = 2f64.powi(14);
-        let constant: Vec<i64> = (0..1000).map(|i| units(&[0.005], i, per_rate)).collect();
+        let constant: Vec<i64> = (0..1000).map(|i| Travelled::new(&[0.005]).units(i, per_rate)).collect();
         assert!(constant.iter().all(|k| [81, 82].contains(k)));
         assert_eq!(constant.iter().sum::<i64>(), 81920);
         // Even of rates below a unit nothing is lost.
         let rates: Vec<f64> = (0..100).map(|i| 0.001 / f64::from(i + 1)).collect();
-        let declining: i64 = (0..100).map(|i| units(&rates, i, per_rate)).sum();
+        let declining: i64 = (0..100).map(|i| Travelled::new(&rates).units(i, per_rate)).sum();
         assert_eq!(declining, (rates.iter().sum::<f64>() * per_rate).round() as i64);
-        assert_eq!(units(&[], 3, per_rate), 0);
+        assert_eq!(Travelled::new(&[]).units(3, per_rate), 0);
     }
 }

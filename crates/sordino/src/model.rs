@@ -33,7 +33,7 @@ fn beside(model: &Path, external: &External<'_>, left: &mut u64) -> std::result:
         return Err(format!("it is in {location}, which is outside the model's folder"));
     }
     *left = left.checked_sub(length).ok_or("the model's tensors are more than 4 GiB")?;
-    let folder = model.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    let folder = folder_of(model);
     let path = folder.join(location);
     let read = || {
         // Links must not lead out of the folder either, unless the model itself is one that leads there.
@@ -128,6 +128,12 @@ impl Calibration {
     }
 }
 
+/// The folder that a file is or would be in.
+#[must_use]
+pub fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
+}
+
 /// Checks that a file can be put there, before work is done for it. Returns its folder.
 ///
 /// # Errors
@@ -137,10 +143,7 @@ pub fn writable(path: &Path) -> Result<&Path> {
     if path.exists() && !path.is_file() {
         return Err(fault("not a regular file; it would be replaced"));
     }
-    let folder = match path.parent() {
-        Some(p) if !p.as_os_str().is_empty() => p,
-        _ => Path::new("."),
-    };
+    let folder = folder_of(path);
     if !folder.is_dir() {
         return Err(fault("its folder does not exist"));
     }

@@ -205,18 +205,9 @@ pub struct LayerLine {
     pub name: String,
     /// Operator in the model.
     pub op: String,
-    /// Seconds at server 0.
-    pub seconds: f64,
-    /// Of these, waiting for others and reading what they sent.
-    pub waited: f64,
-    /// Of these, handing frames to the network.
-    pub sending: f64,
-    /// Of these, expanding keys into masks.
-    pub randomness: f64,
-    /// Payload of all parties.
-    pub bytes: u64,
-    /// Rounds.
-    pub rounds: u32,
+    /// Times and rounds of server 0, payload of all parties.
+    #[serde(flatten)]
+    pub figures: LayerReport,
 }
 
 /// The `k` largest of a row.

@@ -287,30 +287,17 @@ impl Importer<'_> {
                 let dims = self.dims(x);
                 self.push_output(node, 0, Layer::Dropout(share), vec![x], &dims)
             }
-            // Computed values are floats.
-            "CastLike" => match self.known(node, 0)? {
-                Some(Known::Value(x)) => {
-                    if let Some(Known::Constant(c)) = self.known(node, 1)?
-                        && matches!(*c, Constant::Int(..))
-                    {
-                        return fault(node, "a computed value can be cast to floats only");
-                    }
-                    self.alias(node, x);
-                    Ok(())
-                }
-                Some(Known::Constant(c)) => {
-                    let floats = Rc::new(Constant::Float(fold::as_float(&c)));
-                    if let Some(name) = node.outputs.first() {
-                        self.known.insert(name.clone(), Known::Constant(floats));
-                    }
-                    Ok(())
-                }
-                None => fault(node, "input 0 is missing"),
-            },
-            "Identity" | "Cast" => {
+            "Identity" | "Cast" | "CastLike" => {
                 let x = self.value(node, 0)?;
                 // Floats of any width stay what they are; casts to integers would round.
-                if node.op == "Cast" && !matches!(attrs.int("to", 1), 1 | 10 | 11 | 16) {
+                let to_ints = match node.op.as_str() {
+                    "Cast" => !matches!(attrs.int("to", 1), 1 | 10 | 11 | 16),
+                    "CastLike" => {
+                        matches!(self.known(node, 1)?, Some(Known::Constant(c)) if matches!(*c, Constant::Int(..)))
+                    }
+                    _ => false,
+                };
+                if to_ints {
                     return fault(node, "a computed value can be cast to floats only");
                 }
                 self.alias(node, x);
@@ -449,6 +436,12 @@ impl Importer<'_> {
         {
             let attrs = Attributes(node);
             return Ok(Some(fold::shape(&self.dims(x), attrs.int("start", 0), attrs.int("end", i64::MAX))));
+        }
+        // Computed values are floats.
+        if let ("CastLike", Some(Known::Constant(c)), Some(Known::Value(_))) =
+            (node.op.as_str(), self.known(node, 0)?, self.known(node, 1)?)
+        {
+            return Ok(Some(Constant::Float(fold::as_float(&c))));
         }
         let mut inputs = vec![];
         for i in 0..node.inputs.len() {

@@ -236,11 +236,15 @@ impl Builder {
     /// A calibrated range raised until it is a power of two with its margin: the public program is made from these alone, and
     /// tells no more of a range.
     pub(super) fn rounded(&self, range: f64) -> f64 {
-        (range.max(1e-9) * self.options.margin).log2().ceil().exp2() / self.options.margin
+        self.power(range) / self.options.margin
+    }
+    /// The power of two that a range with its margin does not exceed.
+    fn power(&self, range: f64) -> f64 {
+        (range.max(1e-9) * self.options.margin).log2().ceil().exp2()
     }
     /// A power of two that a value stays below with its margin.
     pub(super) fn reach(&self, x: Slot) -> f64 {
-        (self.range(x).max(1e-9) * self.options.margin).log2().ceil().exp2()
+        self.power(self.range(x))
     }
     /// A narrow value must stay below two to this, in units.
     pub(super) fn narrow_bits(&self) -> f64 {

@@ -119,7 +119,7 @@ pub(super) fn finish(b: Builder) -> Result<(Program, Secrets)> {
         owner: 0,
         dims: dims.clone(),
         scale: f.scale(*slot),
-        limit: 2f64.powf((f.b.values[*slot].range * f.b.options.margin).log2().ceil()),
+        limit: f.b.reach(*slot),
     };
     for (read, left, start) in std::mem::take(&mut f.b.states) {
         f.state(read, left, start.as_ref())?;

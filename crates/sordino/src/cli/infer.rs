@@ -6,7 +6,7 @@ use clap::Args;
 use sordino::answer::Answer;
 use sordino::checkpoint::Checkpoints;
 use sordino::model::{self, Calibration, Typed};
-use sordino::report::{Check, EndReport, LayerLine, Output, Report, check, peak_rss_mb, top};
+use sordino::report::{Check, EndReport, LayerLine, LayerReport, Output, Report, check, peak_rss_mb, top};
 use sordino::session::{Driven, Shared, fresh_id};
 use sordino::{Error, Result};
 use sordino_mpc::{Clear, Step};
@@ -218,19 +218,14 @@ impl Infer {
                     LayerLine {
                         name: program.layers[i].name.clone(),
                         op: program.layers[i].op.clone(),
-                        seconds: first.seconds,
-                        waited: first.waited,
-                        sending: first.sending,
-                        randomness: first.randomness,
-                        bytes: ends().map(|e| of(e).bytes).sum(),
-                        rounds: first.rounds,
+                        figures: LayerReport { bytes: ends().map(|e| of(e).bytes).sum(), ..first },
                     }
                 })
                 .collect();
             // The last round is the opening's, which ends at the client.
-            let seen: u32 = lines.iter().map(|l| l.rounds).sum();
+            let seen: u32 = lines.iter().map(|l| l.figures.rounds).sum();
             if let Some(last) = lines.last_mut() {
-                last.rounds += rounds.saturating_sub(seen);
+                last.figures.rounds += rounds.saturating_sub(seen);
             }
             lines
         };
@@ -306,12 +301,7 @@ impl Infer {
             let mut total = LayerLine { name: "all layers".into(), ..LayerLine::default() };
             for l in &r.layers {
                 text += &profile_line(l);
-                total.seconds += l.seconds;
-                total.waited += l.waited;
-                total.sending += l.sending;
-                total.randomness += l.randomness;
-                total.bytes += l.bytes;
-                total.rounds += l.rounds;
+                total.figures.add(&l.figures);
             }
             text += &profile_line(&total);
         }
@@ -320,18 +310,18 @@ impl Infer {
 }
 
 fn profile_line(l: &LayerLine) -> String {
-    let compute = l.seconds - l.waited - l.sending - l.randomness;
     let op = if l.op.is_empty() { String::new() } else { format!(" ({})", l.op) };
+    let (name, l) = (&l.name, &l.figures);
+    let compute = l.seconds - l.waited - l.sending - l.randomness;
     format!(
-        "{:>9.4} {:>9.4} {:>9.4} {:>9.4} {:>9.4} {:>11} {:>6}  {}{op}\n",
+        "{:>9.4} {:>9.4} {:>9.4} {:>9.4} {:>9.4} {:>11} {:>6}  {name}{op}\n",
         l.seconds,
         compute,
         l.randomness,
         l.sending,
         l.waited,
         human_bytes(l.bytes),
-        l.rounds,
-        l.name
+        l.rounds
     )
 }
 

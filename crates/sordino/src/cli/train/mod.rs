@@ -305,8 +305,7 @@ impl Train {
         let written = [(self.output.as_ref(), "-o"), (words, "-o"), (self.plot.as_ref(), "--plot")];
         // Of a file that is not there yet, the folder is.
         let real = |path: &Path| {
-            let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-            let made = || Some(folder.canonicalize().ok()?.join(path.file_name()?));
+            let made = || Some(model::folder_of(path).canonicalize().ok()?.join(path.file_name()?));
             path.canonicalize().ok().or_else(made).unwrap_or_else(|| path.into())
         };
         for (path, option) in written.iter().filter_map(|(p, o)| Some((p.map(PathBuf::as_path)?, *o))) {
