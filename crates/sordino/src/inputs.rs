@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 const MAX_BYTES: u64 = 8 << 30;
 
 /// Order of a picture's axes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Layout {
     /// Channels, height, width.
@@ -22,7 +23,8 @@ pub enum Layout {
 }
 
 /// Order of a picture's channels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Channels {
     /// Red, green, blue.
@@ -34,26 +36,27 @@ pub enum Channels {
 }
 
 /// How pictures become tensors: `(pixel * scale - mean) / std`. What is not given follows from the model's input.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, clap::Args)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::Args))]
 #[serde(deny_unknown_fields, default)]
 pub struct Preprocess {
     /// Height and width pictures are brought to: the shorter side is scaled, the middle cut out.
-    #[arg(long)]
+    #[cfg_attr(feature = "clap", arg(long))]
     pub size: Option<u32>,
     /// Order of the model's axes.
-    #[arg(long, value_enum)]
+    #[cfg_attr(feature = "clap", arg(long, value_enum))]
     pub layout: Option<Layout>,
     /// Order of the model's channels.
-    #[arg(long, value_enum)]
+    #[cfg_attr(feature = "clap", arg(long, value_enum))]
     pub channels: Option<Channels>,
     /// Subtracted from each channel, after scaling.
-    #[arg(long, value_delimiter = ',', allow_hyphen_values = true)]
+    #[cfg_attr(feature = "clap", arg(long, value_delimiter = ',', allow_hyphen_values = true))]
     pub mean: Option<Vec<f32>>,
     /// Each channel is divided by it, after subtracting the mean.
-    #[arg(long, value_delimiter = ',')]
+    #[cfg_attr(feature = "clap", arg(long, value_delimiter = ','))]
     pub std: Option<Vec<f32>>,
     /// Factor for pixel values of 0 to 255 (1/255 for IDX, 1 otherwise, if not given).
-    #[arg(long, allow_negative_numbers = true, value_parser = factor)]
+    #[cfg_attr(feature = "clap", arg(long, allow_negative_numbers = true, value_parser = factor))]
     pub scale: Option<f32>,
 }
 
@@ -111,6 +114,7 @@ impl Preprocess {
 }
 
 /// A factor that leaves something of a pixel.
+#[cfg(feature = "clap")]
 fn factor(text: &str) -> std::result::Result<f32, String> {
     match text.parse() {
         Ok(f) if f32::is_finite(f) && f != 0.0 => Ok(f),

@@ -283,7 +283,8 @@ pub fn scores(graph: &Graph, set: &Set, answers: usize, loss: Loss) -> Result<Sc
 }
 
 /// The learning rate of every iteration.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum Shape {
     /// The same throughout.

@@ -1,7 +1,7 @@
 //! One result in four forms: Markdown for the terminal, CSV and JSON for programs, SVG for eyes.
 
 use super::Common;
-use crate::cli::print;
+use crate::print;
 use serde::Serialize;
 use sordino::model::write_whole;
 use sordino::{Error, Result};

@@ -61,7 +61,7 @@ pub(super) struct Published {
 
 /// A network of the zoo with seeded weights.
 pub(crate) fn network(name: &str, pool: Pool) -> Result<Graph> {
-    crate::cli::zoo_network(name, 0, pool)
+    crate::zoo_network(name, 0, pool)
 }
 
 impl Inference {

@@ -2,7 +2,7 @@
 
 use super::output::{Findings, Table, short};
 use super::{Common, note, published};
-use crate::cli::train::{Report, Train};
+use crate::train::{Report, Train};
 use clap::{Args, Parser};
 use serde::Serialize;
 use sordino::{Error, Result};

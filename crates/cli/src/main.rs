@@ -1,4 +1,4 @@
-//! The command line.
+//! The program `sordino`: commands over the library of that name.
 
 mod bench;
 mod calibrate;
@@ -17,8 +17,13 @@ use sordino_mpc::Settings;
 use sordino_net::LinkModel;
 use sordino_nn::Options;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 use tracing_subscriber::filter::LevelFilter;
+
+/// Large buffers come and go with every layer; this allocator keeps their pages.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Private inference and training: three servers answer with, or train, a model that none of them sees on data that none of
 /// them sees.
@@ -201,8 +206,12 @@ fn input_dims(net: &sordino_nn::Network) -> Result<Vec<usize>> {
     }
 }
 
+fn main() -> ExitCode {
+    ExitCode::from(run())
+}
+
 /// Runs the command line; the result is the exit code.
-pub(crate) fn main() -> u8 {
+fn run() -> u8 {
     let cli = Cli::parse();
     if !matches!(cli.command, Command::Party) {
         session::handle_interrupts();

@@ -4,7 +4,7 @@ use super::inference::{Published, network};
 use super::measure::{Measured, normal, note};
 use super::output::{Findings, Table, megabytes, or_empty, short};
 use super::{Common, Parties, plot, published};
-use crate::cli::train::{Material, Prepared, Trainer, owners};
+use crate::train::{Material, Prepared, Trainer, owners};
 use clap::Args;
 use serde::Serialize;
 use sordino::data::{Labels, Set};
