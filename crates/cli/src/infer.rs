@@ -6,8 +6,9 @@ use clap::Args;
 use sordino::answer::Answer;
 use sordino::checkpoint::Checkpoints;
 use sordino::model::{self, Calibration, Typed};
+use sordino::owners::{Finished, Owners};
 use sordino::report::{Check, EndReport, LayerLine, LayerReport, Output, Report, check, peak_rss_mb, top};
-use sordino::session::{Driven, Shared, fresh_id};
+use sordino::session;
 use sordino::{Error, Result};
 use sordino_mpc::{Clear, Step};
 use sordino_nn::exec::{Loaded, decode_outputs, encode_inputs};
@@ -84,25 +85,23 @@ impl Infer {
             runs = encoded.len(),
             "compiled; the session starts"
         );
-        let shared = Shared {
-            session: fresh_id()?,
-            program: &job.program,
-            runs: encoded.len(),
+        let runs = session::Job {
             trace: self.trace.is_some(),
-            checkpoints: job.checkpoints.as_ref(),
-            opened: 0,
+            kept: job.checkpoints.is_some(),
+            ..session::Job::new(&job.program, encoded.len())?
         };
-        let mut owner = encoded.as_slice();
-        let (driven, servers) = self.session.run_with_bar(shared, &job.secrets, &mut [&mut owner], self.json)?;
-        tracing::info!(seconds = driven.seconds().iter().sum::<f64>(), "the session is over");
+        let mut inputs = encoded.as_slice();
+        let owners = Owners { weights: &job.secrets, data: vec![&mut inputs], receiver: &mut () };
+        let done = self.session.run_with_bar(runs, owners, job.checkpoints.as_ref(), self.json)?;
+        tracing::info!(seconds = done.seconds().iter().sum::<f64>(), "the session is over");
         if let Some(path) = &self.trace {
-            model::write_whole(path, &sordino::trace::chrome(&job.program, &servers))?;
+            model::write_whole(path, &sordino::trace::chrome(&job.program, done.servers()))?;
         }
         let check = match &job.typed {
-            Some(typed) if self.check => Some(self.checked(typed, &job, &driven)?),
+            Some(typed) if self.check => Some(self.checked(typed, &job, &done)?),
             _ => None,
         };
-        let mut report = self.report(&job.program, &driven, &servers, job.samples, check);
+        let mut report = self.report(&job.program, &done, job.samples, check);
         report.calibrated_on_inputs = job.calibrated_on_inputs;
         report.iteration = job.checkpoints.as_ref().map(Checkpoints::first);
         if self.json {
@@ -168,9 +167,9 @@ impl Infer {
         })
     }
 
-    fn checked(&self, typed: &Typed, job: &Job, driven: &Driven) -> Result<Check> {
+    fn checked(&self, typed: &Typed, job: &Job, done: &Finished) -> Result<Check> {
         let (mut got, mut want) = (vec![], vec![]);
-        for (batch, outputs) in job.batches.iter().zip(&driven.outputs) {
+        for (batch, outputs) in job.batches.iter().zip(&done.outputs) {
             let reference = float::evaluate(&typed.reference, std::slice::from_ref(batch), |_, _| ())?;
             got.extend(rows(&decode_outputs(&job.program, outputs)[0]));
             want.extend(rows(&reference[0]));
@@ -182,20 +181,13 @@ impl Infer {
         Ok(check)
     }
 
-    fn report(
-        &self,
-        program: &Program,
-        driven: &Driven,
-        servers: &[EndReport],
-        samples: usize,
-        check: Option<Check>,
-    ) -> Report {
+    fn report(&self, program: &Program, done: &Finished, samples: usize, check: Option<Check>) -> Report {
         let mut outputs: Vec<Output> = program
             .outputs
             .iter()
             .map(|p| Output { name: p.name.clone(), shape: p.dims.clone(), values: vec![] })
             .collect();
-        for run in &driven.outputs {
+        for run in &done.outputs {
             for (output, tensor) in outputs.iter_mut().zip(decode_outputs(program, run)) {
                 output.values.extend(tensor.data);
             }
@@ -208,7 +200,7 @@ impl Infer {
         let first = &outputs[0];
         let per_sample = first.values.len() / samples.max(1);
         let best = first.values.chunks(per_sample.max(1)).map(|row| top(row, self.top)).collect();
-        let ends = || driven.ends(servers);
+        let (ends, servers) = (|| done.ends.iter(), done.servers());
         let rounds = ends().map(|e| e.rounds).max().unwrap_or(0);
         let layers = |program: &Program| {
             let mut lines: Vec<LayerLine> = (0..program.layers.len())
@@ -222,7 +214,7 @@ impl Infer {
                     }
                 })
                 .collect();
-            // The last round is the opening's, which ends at the client.
+            // The last round is the opening's, which ends at the receiver.
             let seen: u32 = lines.iter().map(|l| l.figures.rounds).sum();
             if let Some(last) = lines.last_mut() {
                 last.figures.rounds += rounds.saturating_sub(seen);
@@ -233,10 +225,10 @@ impl Infer {
             top: best,
             outputs,
             inputs: samples,
-            runs: driven.outputs.len(),
-            seconds: driven.seconds().iter().sum(),
-            seconds_by_run: driven.seconds(),
-            bytes: driven.bytes(servers),
+            runs: done.outputs.len(),
+            seconds: done.seconds().iter().sum(),
+            seconds_by_run: done.seconds(),
+            bytes: done.bytes(),
             rounds,
             calibrated_on_inputs: false,
             iteration: None,

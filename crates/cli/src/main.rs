@@ -145,7 +145,7 @@ impl Compile {
         let calibrated = calibrated.map(|c| c.widths);
         let narrow_bits = self.narrow_bits.or(calibrated.map(|w| w.narrow)).unwrap_or(32);
         let wide_bits = self.wide_bits.or(calibrated.map(|w| w.wide)).unwrap_or(64).min(narrow_bits + 32);
-        let settings = Settings { faithful: self.faithful, narrow_bits, wide_bits };
+        let settings = Settings { faithful: self.faithful, narrow_bits, wide_bits, ..Settings::default() };
         settings.check().map_err(|e| Error::Usage(e.to_string()))?;
         Ok(Options { frac_bits: self.frac_bits, weight_bits: self.weight_bits, margin: self.margin, settings })
     }

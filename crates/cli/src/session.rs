@@ -3,11 +3,12 @@
 use super::{LinkArg, Parties, parse_link};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use sordino::Result;
+use sordino::checkpoint::Checkpoints;
+use sordino::in_process::{InProcess, in_process};
+use sordino::owners::{Finished, Owners};
 use sordino::processes::{self, Processes};
-use sordino::report::EndReport;
-use sordino::session::{Driven, InProcess, Owner, Shared, in_process};
-use sordino_nn::program::Secrets;
+use sordino::session::Job;
+use sordino::{Error, Result};
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -70,22 +71,26 @@ impl Session {
         self.threads.unwrap_or(cores / 3).max(1)
     }
 
-    /// Runs a session; the first owner is the client.
+    /// Runs a session.
     pub(crate) fn run(
         &self,
-        shared: Shared<'_>,
-        secrets: &Secrets,
-        owners: &mut [&mut dyn Owner],
+        job: Job<'_>,
+        owners: Owners<'_>,
+        checkpoints: Option<&Checkpoints>,
         progress: &AtomicU64,
-    ) -> Result<(Driven, Vec<EndReport>)> {
+    ) -> Result<Finished> {
         let (link, deadline, threads) = (self.link.0, Duration::from_secs_f64(self.timeout), self.threads());
         match self.parties {
-            Parties::InProcess => in_process(shared, &InProcess { link, deadline, threads }, secrets, owners, progress),
+            Parties::InProcess => {
+                in_process(job, &InProcess { link, deadline, threads }, owners, checkpoints, progress)
+            }
             Parties::Processes => {
+                let program = std::env::current_exe()
+                    .map_err(|e| Error::Session(format!("cannot find this program's own file: {e}")))?;
                 let interrupt = interrupt();
                 interrupt.supervised.store(true, Ordering::Relaxed);
-                let setup = Processes { link, deadline, threads, interrupted: Arc::clone(&interrupt.flag) };
-                let result = processes::run(shared, &setup, secrets, owners, progress);
+                let setup = Processes { link, deadline, threads, interrupted: Arc::clone(&interrupt.flag), program };
+                let result = processes::run(job, &setup, owners, checkpoints, progress);
                 interrupt.supervised.store(false, Ordering::Relaxed);
                 result
             }
@@ -95,18 +100,20 @@ impl Session {
     /// The same with a bar on a terminal, over the layers of all runs.
     pub(crate) fn run_with_bar(
         &self,
-        shared: Shared<'_>,
-        secrets: &Secrets,
-        owners: &mut [&mut dyn Owner],
+        job: Job<'_>,
+        owners: Owners<'_>,
+        checkpoints: Option<&Checkpoints>,
         quiet: bool,
-    ) -> Result<(Driven, Vec<EndReport>)> {
+    ) -> Result<Finished> {
         let (progress, finished) = (AtomicU64::new(0), AtomicBool::new(false));
-        let total = (shared.program.layers.len() * shared.runs) as u64;
+        let total = (job.program.layers.len() * job.runs) as u64;
         std::thread::scope(|scope| {
             if std::io::stderr().is_terminal() && !quiet {
-                scope.spawn(|| show_progress(&progress, &finished, total));
+                // Without a thread for it there is no bar.
+                let bar = || show_progress(&progress, &finished, total);
+                let _ = std::thread::Builder::new().spawn_scoped(scope, bar);
             }
-            let result = self.run(shared, secrets, owners, &progress);
+            let result = self.run(job, owners, checkpoints, &progress);
             finished.store(true, Ordering::Relaxed);
             result
         })

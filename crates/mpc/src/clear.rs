@@ -114,7 +114,7 @@ impl<D: Device> Protocol for Clear<D> {
         Ok(self.tensor(shape.clone(), Width::Wide, values.to_vec()))
     }
     fn prepare(&self, _at: Step, _from: Role, values: Option<&[i64]>, op: &Conv2d) -> Result<D::Panel> {
-        crate::plan::sensible(op)?;
+        crate::fit::sensible(op)?;
         Ok(self.panel(values.ok_or_else(|| Error::Usage("a weight has no values".into()))?, op))
     }
     fn constant(&self, values: &[i64], shape: &Shape, width: Width) -> ClearTensor {
@@ -123,7 +123,7 @@ impl<D: Device> Protocol for Clear<D> {
 
     fn local(&self, op: &Local<'_>, operands: &[&ClearTensor]) -> Result<ClearTensor> {
         let shapes: Vec<&Shape> = operands.iter().map(|x| &x.shape).collect();
-        let shape = crate::plan::local_shape(op, &shapes)?;
+        let shape = crate::fit::local_shape(op, &shapes)?;
         let x = operands[0];
         let values = match op {
             Local::Add => {
@@ -161,7 +161,7 @@ impl<D: Device> Protocol for Clear<D> {
     ) -> Result<ClearTensor> {
         let mut sum: Option<Vec<i64>> = None;
         for (x, panel, op) in terms {
-            crate::plan::fits_linear(&x.shape, op)?;
+            crate::fit::fits_linear(&x.shape, op)?;
             let x0 = self.dev.upload(ring(&x.values));
             let x1 = self.dev.upload(vec![0u64; x.values.len()]);
             let z = integers(self.dev.download(self.dev.linear(&x0, &x1, panel, op)));
@@ -184,7 +184,7 @@ impl<D: Device> Protocol for Clear<D> {
         bias: Option<&ClearTensor>,
         shift: u32,
     ) -> Result<ClearTensor> {
-        crate::plan::fits_gradient(&x.shape, &dy.shape, op)?;
+        crate::fit::fits_gradient(&x.shape, &dy.shape, op)?;
         let parts = [&x.values, &dy.values].map(|v| [ring(v), vec![0; v.len()]].map(|v| self.dev.upload(v)));
         let [[x0, x1], [dy0, dy1]] = &parts;
         let z = self.dev.download(self.dev.weight_gradient([x0, x1], [dy0, dy1], op));
@@ -216,7 +216,7 @@ impl<D: Device> Protocol for Clear<D> {
         thresholds: &[i64],
         functions: &[Vec<i64>],
     ) -> Result<ClearTensor> {
-        let shape = crate::plan::function_rows(&x.shape, thresholds, functions)?;
+        let shape = crate::fit::function_rows(&x.shape, thresholds, functions)?;
         for t in thresholds {
             let differences: Vec<i64> = x.values.iter().map(|v| v - t).collect();
             self.watch(&differences, self.settings.narrow_bits);
@@ -235,7 +235,7 @@ impl<D: Device> Protocol for Clear<D> {
         Ok((y, self.tensor(x.shape.clone(), Width::Narrow, bits)))
     }
     fn select(&self, _at: Step, bit: &ClearTensor, x: &ClearTensor, out: Width) -> Result<ClearTensor> {
-        crate::plan::fits_bits(&bit.shape, &x.shape)?;
+        crate::fit::fits_bits(&bit.shape, &x.shape)?;
         if out == Width::Wide {
             self.watch(&x.values, self.settings.narrow_bits - 1);
         }
@@ -243,7 +243,7 @@ impl<D: Device> Protocol for Clear<D> {
         Ok(self.tensor(x.shape.clone(), out, values))
     }
     fn pack(&self, weights: &ClearTensor, op: &Conv2d) -> Result<D::Panel> {
-        crate::plan::fits_weight(&weights.shape, op)?;
+        crate::fit::fits_weight(&weights.shape, op)?;
         Ok(self.panel(&weights.values, op))
     }
     fn extend(&self, _at: Step, x: &ClearTensor) -> Result<ClearTensor> {

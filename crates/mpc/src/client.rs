@@ -1,29 +1,28 @@
-//! The client's side of a three-server computation: sharing inputs, receiving outputs, following along otherwise.
+//! An owner's side of a computation by three servers: sharing inputs, receiving outputs, following along otherwise.
 
-use crate::rep3::form;
-use crate::{Checked, Error, Local, Plan, Protocol, Result, Role, Settings, Step, Symbol, Width};
-use sordino_net::{Endpoint, Net, Part};
+use crate::rep3::{HASH, SERVERS, form, opened};
+use crate::{Checked, Entropy, Error, Local, Party, Plan, Protocol, Result, Role, Settings, Step, Symbol, Width};
+use sordino_net::{Net, Part, Segment};
 use sordino_ring::{Conv2d, PrgKey, Shape, pack, unpack};
 use zeroize::Zeroizing;
 
-/// Plays the model owner and the data owner, or a further data owner: whoever its endpoint is. Walks the same program as
-/// the servers, so that both name steps alike.
-pub struct Client {
+/// Plays the model's owner, a data owner or the receiver: whoever its endpoint is. Walks the same program as the servers, so
+/// that both name steps alike.
+pub struct Client<'e> {
     net: Net,
     shapes: Plan,
     settings: Settings,
+    entropy: &'e dyn Entropy,
 }
 
-impl Client {
-    /// A client with its links to the servers, which run with the same settings.
+impl<'e> Client<'e> {
+    /// An owner with its links to the servers, which run with the same settings, and a source of the seeds of its shares.
     #[must_use]
-    pub fn new(net: Net, settings: Settings) -> Self {
-        Self { net, shapes: Plan::new(settings), settings }
+    pub fn new(net: Net, settings: Settings, entropy: &'e dyn Entropy) -> Self {
+        Self { net, shapes: Plan::new(settings), settings, entropy }
     }
-    /// The transport, for its meter.
-    #[must_use]
-    pub fn net(&self) -> &Net {
-        &self.net
+    fn plays(&self, role: Role) -> bool {
+        self.settings.kind.end(role) == self.net.me()
     }
 
     /// Shares values: components 0 and 1 are expanded from fresh seeds, component 2 is the difference. Server i gets
@@ -31,7 +30,7 @@ impl Client {
     fn share(&self, at: &Step, values: &[i64]) -> Result<()> {
         let mut seeds = Zeroizing::new([[0u8; 16]; 2]);
         for seed in seeds.iter_mut() {
-            getrandom::fill(seed).map_err(|_| Error::Randomness)?;
+            self.entropy.fill(seed)?;
         }
         let x0 = PrgKey::new(seeds[0]).words::<u64>(values.len());
         let x1 = PrgKey::new(seeds[1]).words::<u64>(values.len());
@@ -47,9 +46,9 @@ impl Client {
             Part::Wide(vec![halves.next().unwrap_or(0), halves.next().unwrap_or(0)])
         };
         let tag = at.tag("input");
-        self.net.send(Endpoint(0), tag, vec![seed(0), seed(1)])?;
-        self.net.send(Endpoint(1), tag, vec![seed(1), x2()])?;
-        self.net.send(Endpoint(2), tag, vec![x2(), seed(0)])?;
+        self.net.send(SERVERS[0], tag, vec![seed(0), seed(1)])?;
+        self.net.send(SERVERS[1], tag, vec![seed(1), x2()])?;
+        self.net.send(SERVERS[2], tag, vec![x2(), seed(0)])?;
         Ok(())
     }
 
@@ -62,7 +61,13 @@ impl Client {
     }
 }
 
-impl Protocol for Client {
+impl Party for Client<'_> {
+    fn net(&self) -> &Net {
+        &self.net
+    }
+}
+
+impl Protocol for Client<'_> {
     type Arith = Symbol;
     type Bit = <Plan as Protocol>::Bit;
     type Weight = <Plan as Protocol>::Weight;
@@ -74,13 +79,13 @@ impl Protocol for Client {
         self.shapes.width(x)
     }
     fn input(&self, at: Step, from: Role, values: Option<&[i64]>, shape: &Shape) -> Result<Symbol> {
-        if from.endpoint() == self.net.me() {
+        if self.plays(from) {
             self.share(&at, Self::checked(values, shape)?)?;
         }
         self.shapes.input(at, from, None, shape)
     }
     fn prepare(&self, at: Step, from: Role, values: Option<&[i64]>, op: &Conv2d) -> Result<Self::Weight> {
-        if from.endpoint() == self.net.me() {
+        if self.plays(from) {
             self.share(&at, Self::checked(values, &op.weight())?)?;
         }
         self.shapes.prepare(at, from, None, op)
@@ -135,30 +140,43 @@ impl Protocol for Client {
     fn extend(&self, at: Step, x: &Symbol) -> Result<Symbol> {
         self.shapes.extend(at, x)
     }
+    fn agree(&self, at: Step, tensors: &[&Symbol]) -> Result<()> {
+        self.shapes.agree(at, tensors)
+    }
     fn verify(&self, at: Step, x: Symbol) -> Result<Checked<Symbol>> {
         self.shapes.verify(at, x)
     }
 
     fn open(&self, at: Step, x: Checked<Symbol>, to: Role) -> Result<Option<Vec<i64>>> {
-        if to.endpoint() != self.net.me() {
+        if !self.plays(to) {
             return Ok(None);
         }
         let n = self.shapes.shape(&x.0).len();
         let width = self.shapes.width(&x.0);
         let bits = self.settings.bits(width);
-        let form = form(n, bits);
+        let expect: [Segment; 2] = [form(n, bits), HASH];
         let tag = at.tag("open");
+        let mut components = vec![];
+        for server in SERVERS {
+            components.push(self.net.recv(server, tag, &expect)?);
+        }
+        // Each server vouches for what the next one sends.
+        for (i, message) in components.iter().enumerate() {
+            let next = (i + 1) % SERVERS.len();
+            if message[1] != opened(&at, &components[next][0]) {
+                let peers = [SERVERS[i], SERVERS[next]];
+                return Err(Error::Inconsistent { peers, what: "shares of an opened value" });
+            }
+        }
         let mut sum = vec![0u64; n];
-        for server in Endpoint::SERVERS {
-            for part in self.net.recv(server, tag, &[form])? {
-                match part {
-                    Part::Wide(v) if bits != 64 => {
-                        let v: Vec<u64> = unpack(&v, n, bits);
-                        sum.iter_mut().zip(v).for_each(|(s, v)| *s = s.wrapping_add(v));
-                    }
-                    Part::Narrow(v) => sum.iter_mut().zip(v).for_each(|(s, v)| *s = s.wrapping_add(u64::from(v))),
-                    Part::Wide(v) => sum.iter_mut().zip(v).for_each(|(s, v)| *s = s.wrapping_add(v)),
+        for part in components.into_iter().filter_map(|message| message.into_iter().next()) {
+            match part {
+                Part::Wide(v) if bits != 64 => {
+                    let v: Vec<u64> = unpack(&v, n, bits);
+                    sum.iter_mut().zip(v).for_each(|(s, v)| *s = s.wrapping_add(v));
                 }
+                Part::Narrow(v) => sum.iter_mut().zip(v).for_each(|(s, v)| *s = s.wrapping_add(u64::from(v))),
+                Part::Wide(v) => sum.iter_mut().zip(v).for_each(|(s, v)| *s = s.wrapping_add(v)),
             }
         }
         // The representative of smallest magnitude: the ring's highest bit is the sign.

@@ -1,8 +1,8 @@
 //! Secure computation protocols over ring tensors.
 //!
 //! [`Protocol`] is the seam: one executor runs a model over any implementation. Here are [`rep3::Rep3`] (three servers,
-//! one of which may be curious), [`Clear`] (fixed point in the clear, the oracle), [`Plan`] (shapes and declared cost
-//! only) and [`Client`] (whoever provides inputs and receives outputs).
+//! one of which may be curious), [`Clear`] (fixed point in the clear, the oracle), [`Plan`] (shapes and the declared [`Costs`]
+//! of any protocol) and [`Client`] (an owner: provides inputs or receives outputs). [`Topology`] says which ends a session has.
 //!
 //! Every interactive operation happens at a [`Step`], a named place in the computation that can be used once: names
 //! key the correlated randomness and tag the messages. A value is opened only after [`Protocol::verify`] made it
@@ -26,7 +26,7 @@
 //! use sordino_ring::{Cpu, Shape};
 //! let p = Clear::new(Cpu::new(1));
 //! let x = p.constant(&[1], &Shape::new(&[1]), Width::Narrow);
-//! let _ = p.open(Step::root([0; 16]), x, Role::DataOwner); // never verified
+//! let _ = p.open(Step::root([0; 16]), x, Role::Receiver); // never verified
 //! ```
 //!
 //! Secrets cannot be printed:
@@ -42,15 +42,29 @@
 
 mod clear;
 mod client;
+mod costs;
+mod entropy;
 mod error;
+mod fit;
+mod party;
 mod plan;
 mod protocol;
 pub mod rep3;
 mod step;
+mod topology;
 
 pub use clear::{Clear, ClearTensor, Overflow};
 pub use client::Client;
+pub use costs::{Cost, Costs};
+pub use entropy::{Entropy, System};
 pub use error::{Error, Result};
-pub use plan::{Cost, Plan, Symbol};
+pub use party::Party;
+pub use plan::{Plan, Symbol};
 pub use protocol::{Checked, Local, Protocol, Role, Settings, Width};
 pub use step::Step;
+pub use topology::{Kind, MOST_OWNERS, Topology};
+
+/// What a protocol answers when it is asked for something that it does not offer.
+pub(crate) fn refused<T>(what: &str) -> Result<T> {
+    Err(Error::Usage(format!("{what} is not offered by this protocol")))
+}

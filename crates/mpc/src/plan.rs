@@ -1,58 +1,16 @@
 //! Running a program on shapes alone: declared cost, nothing computed.
 
-use crate::rep3::cost;
-use crate::{Checked, Error, Local, Protocol, Result, Role, Settings, Step, Width};
+use crate::fit::{fits_bits, fits_gradient, fits_linear, fits_weight, function_rows, local_shape, sensible};
+use crate::{Checked, Cost, Costs, Error, Local, Protocol, Result, Role, Settings, Step, Width, rep3};
 use sordino_ring::{Conv2d, Shape};
 use std::cell::RefCell;
-use std::iter::Sum;
-use std::ops::{Add, AddAssign};
 use std::rc::Rc;
-
-/// What a computation sends and how long its chain of messages is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Cost {
-    /// Payload bytes sent by server 0, 1, 2 and the client.
-    pub sent: [u64; 4],
-    /// Longest chain of dependent messages.
-    pub rounds: u32,
-    /// Ring multiplications in linear layers, per server, counted as plain convolutions.
-    pub macs: u64,
-}
-
-impl Cost {
-    /// Payload bytes of everybody.
-    #[must_use]
-    pub fn total(&self) -> u64 {
-        self.sent.iter().sum()
-    }
-}
-
-impl Add for Cost {
-    type Output = Self;
-    fn add(self, other: Self) -> Self {
-        let mut sent = self.sent;
-        sent.iter_mut().zip(other.sent).for_each(|(a, b)| *a += b);
-        Self { sent, rounds: self.rounds + other.rounds, macs: self.macs + other.macs }
-    }
-}
-
-impl AddAssign for Cost {
-    fn add_assign(&mut self, other: Self) {
-        *self = *self + other;
-    }
-}
-
-impl Sum for Cost {
-    fn sum<I: Iterator<Item = Self>>(iter: I) -> Self {
-        iter.fold(Self::default(), Add::add)
-    }
-}
 
 #[derive(Default)]
 struct State {
     cost: Cost,
-    /// Longest chain that ends at the client; inputs start from it, not from the servers' chain.
-    client_rounds: u32,
+    /// Longest chain that ends at an owner; inputs start from it, not from the chain of those who compute.
+    owner_rounds: u32,
     live: u64,
     peak: u64,
     /// Live when counting started anew: what is loaded.
@@ -88,18 +46,10 @@ pub struct PlannedBits {
     _lease: Rc<Lease>,
 }
 
-/// The three-server protocol's declared cost. Runs anything the executor runs.
-pub struct Plan {
-    settings: Settings,
+/// A protocol's declared cost, that of three servers if nothing else is said. Runs anything the executor runs.
+pub struct Plan<C = rep3::Declared> {
+    costs: C,
     state: Rc<RefCell<State>>,
-}
-
-/// Memory of a server's packed weights.
-fn panel_bytes(op: &Conv2d, gain: u64) -> u64 {
-    let channels = (op.cout / op.groups).next_multiple_of(16) * op.groups;
-    // Winograd's form has 16 weights for a 3x3 kernel's nine.
-    let taps = if gain > 1 { 16 } else { op.kernel[0] * op.kernel[1] };
-    (channels * taps * (op.cin / op.groups)) as u64 * 16
 }
 
 /// What stands for packed weights.
@@ -109,25 +59,33 @@ pub struct PlannedWeight {
 }
 
 impl Plan {
-    /// Counts the cost of a program with these settings.
+    /// Counts the cost of a program with these settings, run by three servers.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self { settings, state: Rc::default() }
+        Self::of(settings)
+    }
+}
+
+impl<C: Costs> Plan<C> {
+    /// Counts the cost of a program with these settings.
+    #[must_use]
+    pub fn of(settings: Settings) -> Self {
+        Self { costs: C::new(settings), state: Rc::default() }
     }
     /// Starts counting cost anew. What lives now counts as loaded.
     pub fn restart(&self) {
         let mut state = self.state.borrow_mut();
         state.peak_before = state.peak_before.max(state.peak);
         (state.loaded, state.peak) = (state.live, state.live);
-        (state.cost, state.client_rounds) = (Cost::default(), 0);
+        (state.cost, state.owner_rounds) = (Cost::default(), 0);
     }
     /// Cost so far.
     #[must_use]
     pub fn cost(&self) -> Cost {
         let state = self.state.borrow();
-        Cost { rounds: state.cost.rounds.max(state.client_rounds), ..state.cost }
+        Cost { rounds: state.cost.rounds.max(state.owner_rounds), ..state.cost }
     }
-    /// A bound on the memory of a server's process: what it loads, and what it works with times what messages on their
+    /// A bound on the memory of a computing end's process: what it loads, and what it works with times what messages on their
     /// way and the allocator's fragments add to it (measured over the networks of the zoo: 1.1 to 2.1), and a base.
     #[must_use]
     pub fn peak_bytes(&self) -> u64 {
@@ -144,127 +102,40 @@ impl Plan {
         Rc::new(Lease { bytes, state: Rc::clone(&self.state) })
     }
     fn symbol(&self, shape: Shape, width: Width) -> Symbol {
-        let lease = self.lease(2 * shape.len() as u64 * if width == Width::Narrow { 4 } else { 8 });
+        let lease = self.lease(self.costs.tensor_bytes(shape.len(), width));
         Symbol { shape, width, _lease: lease }
     }
-    /// Three planes, and two shares of a third of the masks each.
     fn bits(&self, shape: &Shape, dealt: bool) -> PlannedBits {
-        let bytes = shape.len() / 8 + if dealt { 8 * shape.len() / 3 } else { 0 };
-        PlannedBits { shape: shape.clone(), dealt, _lease: self.lease(bytes as u64) }
+        let lease = self.lease(self.costs.bits_bytes(shape.len(), dealt));
+        PlannedBits { shape: shape.clone(), dealt, _lease: lease }
     }
     fn spend(&self, cost: Cost) {
         self.state.borrow_mut().cost += cost;
     }
-    /// Inputs do not wait for each other, nor for the servers.
+    /// Inputs do not wait for each other, nor for those who compute.
     fn spend_input(&self, cost: Cost) {
         let mut state = self.state.borrow_mut();
-        let rounds = state.cost.rounds.max(state.client_rounds + cost.rounds);
+        let rounds = state.cost.rounds.max(state.owner_rounds + cost.rounds);
         state.cost += cost;
         state.cost.rounds = rounds;
     }
-    /// The servers do not wait for an opening to arrive.
+    /// Those who compute do not wait for an opening to arrive.
     fn spend_open(&self, cost: Cost) {
         let mut state = self.state.borrow_mut();
         let rounds = state.cost.rounds;
-        state.client_rounds = state.client_rounds.max(rounds + cost.rounds);
+        state.owner_rounds = state.owner_rounds.max(rounds + cost.rounds);
         state.cost += cost;
         state.cost.rounds = rounds;
     }
     fn truncated(&self, shape: &Shape, shift: u32) -> Symbol {
         // The untruncated product and its masks live until the result does.
         let _working = self.lease(16 * shape.len() as u64);
-        self.spend(cost::truncate(shape.len(), shift, self.settings));
+        self.spend(self.costs.truncate(shape.len(), shift));
         self.symbol(shape.clone(), Width::Narrow)
     }
 }
 
-/// The shape a local operation gives.
-pub(crate) fn local_shape(op: &Local<'_>, operands: &[&Shape]) -> Result<Shape> {
-    let misfit = |what: &str| Error::Usage(format!("{what}: {operands:?}"));
-    let one = || operands.first().copied().ok_or_else(|| misfit("an operand is missing"));
-    match op {
-        Local::Add | Local::Sub => match operands {
-            [x, y] if x == y || x.dims().last() == Some(&y.len()) => Ok((*x).clone()),
-            _ => Err(misfit("operands of a sum must be two tensors of one shape, or one and a row of it")),
-        },
-        Local::Scale(_) | Local::Offset(_) | Local::Low => one().cloned(),
-        Local::Reshape(shape) if one()?.len() == shape.len() => Ok(shape.clone()),
-        Local::Reshape(shape) => Err(misfit(&format!("a reshape to {shape} changes the number of elements"))),
-        Local::Gather(map, _) => {
-            let n = one()?.len();
-            let inside = |s: &u32| *s == sordino_ring::PAD || (*s as usize) < n;
-            if map.source.len() == map.shape.len() && map.source.iter().all(inside) {
-                Ok(map.shape.clone())
-            } else {
-                Err(misfit("a re-indexing reads beyond its operand or is not of its shape"))
-            }
-        }
-        Local::Concat { outer, widths, shape } => {
-            let fits = operands.len() == widths.len()
-                && operands.iter().zip(widths).all(|(s, w)| s.len() == outer * w)
-                && shape.len() == outer * widths.iter().sum::<usize>();
-            if fits { Ok(shape.clone()) } else { Err(misfit("operands of a concatenation do not fit")) }
-        }
-        Local::WindowSum(w) => {
-            fits_linear(one()?, &w.0)?;
-            Ok(w.0.output())
-        }
-    }
-}
-
-/// Checks a geometry, so that no kernel meets one whose sizes overflow.
-pub(crate) fn sensible(op: &Conv2d) -> Result<()> {
-    op.check().map_err(|e| Error::Usage(format!("a linear layer: {e}")))
-}
-
-/// Checks the input of a linear layer.
-pub(crate) fn fits_linear(x: &Shape, op: &Conv2d) -> Result<()> {
-    sensible(op)?;
-    if x.len() == op.input().len() {
-        return Ok(());
-    }
-    Err(Error::Usage(format!("{x} elements as the input {} of a linear layer", op.input())))
-}
-
-/// Checks computed weights.
-pub(crate) fn fits_weight(weights: &Shape, op: &Conv2d) -> Result<()> {
-    sensible(op)?;
-    if weights.len() == op.weight().len() {
-        return Ok(());
-    }
-    Err(Error::Usage(format!("{weights} elements as weights of {}", op.weight())))
-}
-
-/// Checks the operands of a selection.
-pub(crate) fn fits_bits(bits: &Shape, x: &Shape) -> Result<()> {
-    if bits.len() == x.len() {
-        return Ok(());
-    }
-    Err(Error::Usage(format!("{bits} bits select from {x}")))
-}
-
-/// The shape of functions of x: a row for each. Checks that each has a weight for every threshold.
-pub(crate) fn function_rows(x: &Shape, thresholds: &[i64], functions: &[Vec<i64>]) -> Result<Shape> {
-    if thresholds.is_empty() || functions.iter().any(|f| f.len() != thresholds.len()) {
-        return Err(Error::Usage(format!(
-            "functions need as many weights as there are thresholds, {}",
-            thresholds.len()
-        )));
-    }
-    let dims: Vec<usize> = std::iter::once(functions.len()).chain(x.dims().iter().copied()).collect();
-    Ok(Shape::new(&dims))
-}
-
-/// Checks the operands of a gradient of weights.
-pub(crate) fn fits_gradient(x: &Shape, dy: &Shape, op: &Conv2d) -> Result<()> {
-    sensible(op)?;
-    if x.len() == op.input().len() && dy.len() == op.output().len() {
-        return Ok(());
-    }
-    Err(Error::Usage(format!("a gradient of weights of {} from {x} and {dy}", op.weight())))
-}
-
-impl Protocol for Plan {
+impl<C: Costs> Protocol for Plan<C> {
     type Arith = Symbol;
     type Bit = PlannedBits;
     type Weight = PlannedWeight;
@@ -276,15 +147,16 @@ impl Protocol for Plan {
         x.width
     }
     fn input(&self, _at: Step, _from: Role, _values: Option<&[i64]>, shape: &Shape) -> Result<Symbol> {
-        self.spend_input(cost::input(shape.len(), self.settings));
+        self.spend_input(self.costs.input(shape.len()));
         Ok(self.symbol(shape.clone(), Width::Wide))
     }
     fn prepare(&self, _at: Step, _from: Role, _values: Option<&[i64]>, op: &Conv2d) -> Result<Self::Weight> {
         sensible(op)?;
-        self.spend_input(cost::input(op.weight().len(), self.settings));
+        self.spend_input(self.costs.input(op.weight().len()));
         // Both components and the message one of them came in.
         let _unpacked = self.lease(24 * op.weight().len() as u64);
-        Ok(PlannedWeight { gain: op.gain(), _lease: self.lease(panel_bytes(op, op.gain())) })
+        let gain = self.costs.gain(op);
+        Ok(PlannedWeight { gain, _lease: self.lease(self.costs.panel_bytes(op, gain)) })
     }
     fn constant(&self, _values: &[i64], shape: &Shape, width: Width) -> Symbol {
         self.symbol(shape.clone(), width)
@@ -313,12 +185,13 @@ impl Protocol for Plan {
         };
         for (x, _, op) in terms {
             fits_linear(&x.shape, op)?;
-            self.state.borrow_mut().cost.macs += 2 * op.macs();
             let padded = op.n.min(1) * (op.h + op.pad[0] + op.pad[2]) * (op.w + op.pad[1] + op.pad[3]) * op.cin;
             drop(self.lease((16 * padded + 8 * op.output().len()) as u64));
         }
-        let gain = terms.iter().map(|t| t.1.gain).max().unwrap_or(1);
-        Ok(self.truncated(&op.output(), shift + gain.trailing_zeros()))
+        let gains: Vec<_> = terms.iter().map(|(_, w, op)| (*op, w.gain)).collect();
+        let (shift, cost) = self.costs.linear(&gains, shift);
+        self.spend(cost);
+        Ok(self.truncated(&op.output(), shift))
     }
     fn weight_gradient(
         &self,
@@ -330,54 +203,58 @@ impl Protocol for Plan {
         shift: u32,
     ) -> Result<Symbol> {
         fits_gradient(&x.shape, &dy.shape, op)?;
-        self.state.borrow_mut().cost.macs += 2 * op.macs();
+        self.spend(self.costs.weight_gradient(op)?);
         drop(self.lease(16 * op.output().len() as u64));
         Ok(self.truncated(&op.weight(), shift))
     }
     fn mul(&self, _at: Step, x: &Symbol, _y: &Symbol, _bias: Option<&Symbol>, shift: u32) -> Result<Symbol> {
-        self.state.borrow_mut().cost.macs += 2 * x.shape.len() as u64;
+        self.spend(self.costs.mul(x.shape.len())?);
         Ok(self.truncated(&x.shape, shift))
     }
     fn truncate(&self, _at: Step, x: &Symbol, shift: u32) -> Result<Symbol> {
         Ok(self.truncated(&x.shape, shift))
     }
     fn msb(&self, _at: Step, x: &Symbol) -> Result<PlannedBits> {
-        self.spend(cost::msb(x.shape.len(), self.settings));
+        self.spend(self.costs.msb(x.shape.len()));
         drop(self.lease(comparison_bytes(x.shape.len())));
         Ok(self.bits(&x.shape, false))
     }
     fn piecewise_constant(&self, _at: Step, x: &Symbol, thresholds: &[i64], functions: &[Vec<i64>]) -> Result<Symbol> {
         let shape = function_rows(&x.shape, thresholds, functions)?;
-        self.spend(cost::piecewise(x.shape.len(), thresholds.len(), functions.len(), self.settings));
+        self.spend(self.costs.piecewise(x.shape.len(), thresholds.len(), functions.len())?);
         // Comparisons and shares of each threshold's bit.
         drop(self.lease(60 * (x.shape.len() * thresholds.len()) as u64));
         Ok(self.symbol(shape, Width::Wide))
     }
     fn relu_with_bit(&self, _at: Step, x: &Symbol, out: Width) -> Result<(Symbol, PlannedBits)> {
-        self.spend(cost::relu(x.shape.len(), out, self.settings));
+        self.spend(self.costs.relu(x.shape.len(), out));
         drop(self.lease(comparison_bytes(x.shape.len())));
         Ok((self.symbol(x.shape.clone(), out), self.bits(&x.shape, true)))
     }
     fn select(&self, _at: Step, bit: &PlannedBits, x: &Symbol, out: Width) -> Result<Symbol> {
         fits_bits(&bit.shape, &x.shape)?;
-        self.spend(cost::select(x.shape.len(), bit.dealt, out, self.settings));
+        self.spend(self.costs.select(x.shape.len(), bit.dealt, out)?);
         drop(self.lease(48 * x.shape.len() as u64));
         Ok(self.symbol(x.shape.clone(), out))
     }
     fn pack(&self, weights: &Symbol, op: &Conv2d) -> Result<Self::Weight> {
         fits_weight(&weights.shape, op)?;
-        let gain = op.gain_once();
-        Ok(PlannedWeight { gain, _lease: self.lease(panel_bytes(op, gain)) })
+        let gain = self.costs.pack(op)?;
+        Ok(PlannedWeight { gain, _lease: self.lease(self.costs.panel_bytes(op, gain)) })
     }
     fn extend(&self, _at: Step, x: &Symbol) -> Result<Symbol> {
-        self.spend(cost::extend(x.shape.len(), self.settings));
+        self.spend(self.costs.extend(x.shape.len()));
         Ok(self.symbol(x.shape.clone(), Width::Wide))
+    }
+    fn agree(&self, _at: Step, _tensors: &[&Symbol]) -> Result<()> {
+        self.spend(self.costs.agree());
+        Ok(())
     }
     fn verify(&self, _at: Step, x: Symbol) -> Result<Checked<Symbol>> {
         Ok(Checked(x))
     }
     fn open(&self, _at: Step, x: Checked<Symbol>, _to: Role) -> Result<Option<Vec<i64>>> {
-        self.spend_open(cost::open(x.0.shape.len(), x.0.width, self.settings));
+        self.spend_open(self.costs.open(x.0.shape.len(), x.0.width));
         Ok(None)
     }
 }

@@ -1,6 +1,6 @@
 //! The seam between models and protocols.
 
-use crate::{Error, Result, Step};
+use crate::{Error, Kind, Result, Step, refused};
 use sordino_ring::{Conv2d, IndexMap, Shape, WindowSum};
 
 /// The ring a tensor's shares live in.
@@ -15,6 +15,9 @@ pub enum Width {
 /// What a compiled program fixes for the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Settings {
+    /// Who computes.
+    #[serde(default)]
+    pub kind: Kind,
     /// Exact rounding in every truncation, for the price of a comparison of the discarded bits.
     pub faithful: bool,
     /// Width n of the narrow ring Z/2^n: 4 to 32. Narrower messages are packed; signs and maxima compare fewer bits.
@@ -37,53 +40,46 @@ impl Settings {
     pub fn most_shift(&self) -> u32 {
         self.wide_bits - self.narrow_bits
     }
+    /// What the products of a convolution with prepared weights come multiplied by, which takes bits of their shift.
+    #[must_use]
+    pub fn gain(&self, op: &Conv2d) -> u64 {
+        match self.kind {
+            Kind::Three => op.gain(),
+            Kind::Two => 1,
+        }
+    }
     /// Checks the widths.
     ///
     /// # Errors
     /// [`Error::Usage`] for rings that do not exist or do not fit each other.
     pub fn check(&self) -> Result<()> {
         let (n, w) = (self.narrow_bits, self.wide_bits);
-        if (4..=32).contains(&n) && (33.max(n + 4)..=64.min(n + 32)).contains(&w) {
+        let (wide, needs) = match self.kind {
+            Kind::Three => (33.max(n + 4)..=64.min(n + 32), "4 to 32 more and from 33 to 64"),
+            Kind::Two => (n..=54, "at least as many and at most 54"),
+        };
+        if (4..=32).contains(&n) && wide.contains(&w) {
             return Ok(());
         }
-        Err(Error::Usage(format!(
-            "rings of {n} and {w} bits; the narrow one has 4 to 32, the wide one 4 to 32 more and from 33 to 64"
-        )))
+        Err(Error::Usage(format!("rings of {n} and {w} bits; the narrow one has 4 to 32, the wide one {needs}")))
     }
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { faithful: false, narrow_bits: 32, wide_bits: 64 }
+        Self { kind: Kind::Three, faithful: false, narrow_bits: 32, wide_bits: 64 }
     }
 }
 
-/// Who provides an input or receives an output.
+/// Who provides an input or receives an output. Which end plays a role is up to the [`Kind`] of session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Role {
     /// Holds the weights.
     ModelOwner,
-    /// Holds the inputs and receives the outputs.
-    DataOwner,
-    /// Holds other inputs, and receives nothing: the second data owner is number 1.
-    FurtherOwner(u8),
-}
-
-impl Role {
-    /// The endpoint that plays this role.
-    #[must_use]
-    pub fn endpoint(self) -> sordino_net::Endpoint {
-        match self {
-            Self::ModelOwner | Self::DataOwner => sordino_net::Endpoint::CLIENT,
-            Self::FurtherOwner(k) => sordino_net::Endpoint(sordino_net::Endpoint::CLIENT.0.saturating_add(k)),
-        }
-    }
-
-    /// Data owner number k, from zero.
-    #[must_use]
-    pub fn owner(k: u8) -> Self {
-        if k == 0 { Self::DataOwner } else { Self::FurtherOwner(k) }
-    }
+    /// Holds inputs: owner number k, from zero.
+    DataOwner(u8),
+    /// Receives the outputs.
+    Receiver,
 }
 
 /// An operation without communication, the same on every share.
@@ -119,7 +115,8 @@ pub enum Local<'a> {
 /// A share that passed the protocol's verification; only [`Protocol::verify`] makes one, only it can be opened.
 pub struct Checked<T>(pub(crate) T);
 
-/// A way to compute on values that nobody sees.
+/// A way to compute on values that nobody sees. Operations with a body that refuses are for training and smooth functions:
+/// a protocol need not offer them.
 ///
 /// Values are fixed-point integers in a ring of stated [`Width`]; scales are the caller's business. With a narrow ring of
 /// n bits ([`Settings`]) a narrow value v must satisfy |v| < 2^(n - 2) where it is extended, and where it or its difference
@@ -151,7 +148,10 @@ pub trait Protocol {
     ///
     /// # Errors
     /// When the sizes differ.
-    fn pack(&self, weights: &Self::Arith, op: &Conv2d) -> Result<Self::Weight>;
+    fn pack(&self, weights: &Self::Arith, op: &Conv2d) -> Result<Self::Weight> {
+        let _ = (weights, op);
+        refused("a product with computed weights")
+    }
     /// A public tensor.
     fn constant(&self, values: &[i64], shape: &Shape, width: Width) -> Self::Arith;
     /// A local operation.
@@ -162,7 +162,7 @@ pub trait Protocol {
 
     /// `round((sum_j conv(x_j, w_j) + bias) / 2^shift)`, narrow, for wide x. The bias has the result's shape, or is one
     /// of its trailing rows (a value for each channel) and repeated. The shift is at most
-    /// [`Settings::most_shift`], less two where a convolution has a [`Conv2d::gain`] of four. The result must fit the narrow
+    /// [`Settings::most_shift`], less two where a convolution has a [`Settings::gain`] of four. The result must fit the narrow
     /// ring; otherwise it is off by a multiple of 2^n, never by less.
     ///
     /// # Errors
@@ -187,7 +187,10 @@ pub trait Protocol {
         op: &Conv2d,
         bias: Option<&Self::Arith>,
         shift: u32,
-    ) -> Result<Self::Arith>;
+    ) -> Result<Self::Arith> {
+        let _ = (at, x, dy, op, bias, shift);
+        refused("a gradient of weights")
+    }
     /// `round((x * y + bias) / 2^shift)` element by element, narrow, for wide operands of one shape.
     ///
     /// # Errors
@@ -199,7 +202,10 @@ pub trait Protocol {
         y: &Self::Arith,
         bias: Option<&Self::Arith>,
         shift: u32,
-    ) -> Result<Self::Arith>;
+    ) -> Result<Self::Arith> {
+        let _ = (at, x, y, bias, shift);
+        refused("a product of two shared values")
+    }
     /// `round(x / 2^shift)`, narrow, for wide x.
     ///
     /// # Errors
@@ -223,7 +229,10 @@ pub trait Protocol {
         x: &Self::Arith,
         thresholds: &[i64],
         functions: &[Vec<i64>],
-    ) -> Result<Self::Arith>;
+    ) -> Result<Self::Arith> {
+        let _ = (at, x, thresholds, functions);
+        refused("a piecewise function")
+    }
     /// `max(x, 0)` for narrow x, in either ring.
     ///
     /// # Errors
@@ -240,7 +249,10 @@ pub trait Protocol {
     ///
     /// # Errors
     /// Lost peers.
-    fn select(&self, at: Step, bit: &Self::Bit, x: &Self::Arith, out: Width) -> Result<Self::Arith>;
+    fn select(&self, at: Step, bit: &Self::Bit, x: &Self::Arith, out: Width) -> Result<Self::Arith> {
+        let _ = (at, bit, x, out);
+        refused("a selection by a kept bit")
+    }
     /// The same value in the wide ring, for narrow x.
     ///
     /// # Errors
@@ -264,6 +276,15 @@ pub trait Protocol {
         Ok((self.local(&Local::Add, &[y, &positive])?, bit))
     }
 
+    /// Ends that hold copies of the same shares compare them: of everything that owners shared since the last comparison, and
+    /// of these tensors. A protocol without copies has nothing to compare.
+    ///
+    /// # Errors
+    /// [`Error::Inconsistent`]; lost peers.
+    fn agree(&self, at: Step, tensors: &[&Self::Arith]) -> Result<()> {
+        let _ = (at, tensors);
+        Ok(())
+    }
     /// Passes when the value is what honest parties would have computed. A semi-honest protocol trusts its peers to
     /// follow it, so it always passes there.
     ///

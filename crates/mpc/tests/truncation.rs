@@ -19,11 +19,11 @@ impl Job for Products {
     type Out = Option<Vec<i64>>;
     fn run<P: Protocol>(&self, p: &P, mut at: Step) -> Result<Self::Out> {
         let shape = Shape::new(&[self.x.len()]);
-        let x = p.input(at.child("x"), Role::DataOwner, Some(&self.x), &shape)?;
-        let y = p.input(at.child("y"), Role::DataOwner, Some(&self.y), &shape)?;
+        let x = p.input(at.child("x"), Role::DataOwner(0), Some(&self.x), &shape)?;
+        let y = p.input(at.child("y"), Role::DataOwner(0), Some(&self.y), &shape)?;
         let z = p.mul(at.child("mul"), &x, &y, None, SHIFT)?;
         let z = p.verify(at.child("verify"), z)?;
-        p.open(at.child("open"), z, Role::DataOwner)
+        p.open(at.child("open"), z, Role::Receiver)
     }
 }
 

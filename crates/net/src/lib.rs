@@ -3,9 +3,9 @@
 //! A [`Net`] is one endpoint's view of the others. It carries typed [`Message`]s over [`Link`]s, names each with the
 //! step it belongs to, refuses anything but the next expected frame, and counts every byte and the longest chain of
 //! dependent messages. Links move frames: in memory ([`memory_links`]) or over any pair of byte streams
-//! ([`StreamSender`], [`StreamReceiver`]); authentication and encryption are the stream's business.
+//! ([`StreamSender`], [`StreamReceiver`], with a [`Wire`] at the bottom); authentication and encryption are the stream's business.
 //!
-//! This crate knows nothing of shares, models or sockets.
+//! This crate knows nothing of shares, models, or how many parties there are; of sockets only what [`Socket`] asks for.
 
 mod error;
 mod frame;
@@ -15,6 +15,7 @@ mod meter;
 mod shape;
 mod stream;
 mod timeline;
+mod wire;
 
 pub use error::{NetError, Result};
 pub use frame::{Frame, FrameError, HEADER_BYTES, Header, MAX_PAYLOAD, Message, Part, Segment, Tag};
@@ -22,35 +23,18 @@ pub use memory::memory_links;
 pub use mesh::{Link, Net};
 pub use meter::{Meter, Traffic};
 pub use shape::{LinkModel, Shaper};
-pub use stream::{CountedWriter, StreamReceiver, StreamSender};
+pub use stream::{Outgoing, Patience, StreamReceiver, StreamSender};
 pub use timeline::{Activity, Span, Spent, Timeline};
+pub use wire::{Socket, Wire};
 
 use std::fmt;
 
-/// A machine taking part: servers are 0, 1 and 2; whoever provides inputs and receives outputs is 3; further owners of
-/// data follow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// One end of a session. Ends are numbered; what each of them is, and its name, is known above this crate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct Endpoint(pub u8);
-
-impl Endpoint {
-    /// The data and model owner's endpoint.
-    pub const CLIENT: Self = Self(3);
-    /// The three servers.
-    pub const SERVERS: [Self; 3] = [Self(0), Self(1), Self(2)];
-
-    /// True for a computing server.
-    #[must_use]
-    pub fn is_server(self) -> bool {
-        self.0 < 3
-    }
-}
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            0..=2 => write!(f, "server {}", self.0),
-            3 => write!(f, "the client"),
-            n => write!(f, "data owner {}", n - 2),
-        }
+        write!(f, "end {}", self.0)
     }
 }

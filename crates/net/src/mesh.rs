@@ -194,7 +194,7 @@ mod tests {
         let me = b.me();
         drop(b);
         assert!(matches!(a.send(me, s, vec![]), Err(NetError::PeerLost { .. })));
-        assert!(matches!(a.send(Endpoint::CLIENT, s, vec![]), Err(NetError::NotConnected { .. })));
+        assert!(matches!(a.send(Endpoint(9), s, vec![]), Err(NetError::NotConnected { .. })));
         Ok(())
     }
 

@@ -1,13 +1,14 @@
 //! Frames over byte streams: one stream per direction.
 //!
 //! Blocking streams by measurement: asynchronous ones cost up to 80 % more CPU per byte and win no latency. Short
-//! messages are written by the caller; long ones by a writer thread, so that two peers that send to each other at the
-//! same time cannot block each other.
+//! messages are written by the caller as far as the transport takes them at once; the rest, and long ones, by a writer
+//! thread. A caller never waits for a peer to read, so ends that send to each other at the same time cannot block each
+//! other, however little the transport holds.
 
-use crate::{Endpoint, Frame, HEADER_BYTES, Header, LinkModel, NetError, Part, Result, Segment, Shaper};
+use crate::{Endpoint, Frame, HEADER_BYTES, Header, LinkModel, NetError, Part, Result, Segment, Shaper, Wire};
 use crossbeam_channel::{Sender, unbounded};
-use std::io::{self, Read, Write};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::io::{self, ErrorKind, Read, Write};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -18,33 +19,65 @@ const INLINE_BYTES: u64 = 32 << 10;
 /// Bytes written at once on a link with limited bandwidth.
 const PACED_BYTES: usize = 128 << 10;
 
-/// Counts the bytes that pass to the writer below.
-pub struct CountedWriter<W> {
-    inner: W,
-    count: Arc<AtomicU64>,
+/// Bytes per second that a peer in the middle of a frame must reach.
+const LEAST_RATE: f64 = 16.0 * 1024.0;
+
+/// How long an end waits for a peer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Patience {
+    /// Until a frame begins.
+    pub silence: Duration,
+    /// Then for the frame, besides what its bytes take at the least rate.
+    pub frame: Duration,
+    /// Bytes per second.
+    pub rate: f64,
 }
 
-impl<W> CountedWriter<W> {
-    /// Counts into `count`.
-    pub fn new(inner: W, count: Arc<AtomicU64>) -> Self {
-        Self { inner, count }
+impl Patience {
+    /// For a link of this shape: a quarter of its rate, or 16 KiB a second where that is less, is the least.
+    #[must_use]
+    pub fn new(silence: Duration, frame: Duration, link: LinkModel) -> Self {
+        Self { silence, frame, rate: link.bandwidth.map_or(LEAST_RATE, |b| LEAST_RATE.min(b / 4.0)) }
+    }
+
+    /// How long a frame may take from its first byte on.
+    fn length(&self, payload: u64) -> Duration {
+        // A rate of nearly nothing would be no limit.
+        self.frame + Duration::from_secs_f64((payload as f64 / self.rate.max(1e-3)).min(1e9))
     }
 }
 
-impl<W: Write> Write for CountedWriter<W> {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let n = self.inner.write(buf)?;
-        self.count.fetch_add(n as u64, Ordering::Relaxed);
-        Ok(n)
+/// A writer that can be told not to wait; see [`Wire`], which is at the bottom of all of them.
+pub trait Outgoing: Write + Send {
+    /// From now on writes do not wait.
+    fn hold(&mut self);
+    /// Bytes kept back.
+    fn held(&self) -> usize;
+    /// From now on writes wait, until this moment.
+    fn wait(&mut self, until: Instant);
+}
+
+impl<S: crate::Socket + Send> Outgoing for Wire<S> {
+    fn hold(&mut self) {
+        Self::hold(self);
     }
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
+    fn held(&self) -> usize {
+        Self::held(self)
+    }
+    fn wait(&mut self, until: Instant) {
+        Self::wait(self, Some(until));
     }
 }
 
-impl<W: Read> Read for CountedWriter<W> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.inner.read(buf)
+impl<W: Outgoing + ?Sized> Outgoing for Box<W> {
+    fn hold(&mut self) {
+        (**self).hold();
+    }
+    fn held(&self) -> usize {
+        (**self).held()
+    }
+    fn wait(&mut self, until: Instant) {
+        (**self).wait(until);
     }
 }
 
@@ -54,6 +87,15 @@ struct Shared<W> {
     queued: AtomicUsize,
     failed: Mutex<Option<String>>,
     abandoned: AtomicBool,
+    patience: Patience,
+}
+
+/// What the writer thread does next.
+enum Job {
+    /// A frame, between two moments.
+    Frame((Instant, Instant), Frame),
+    /// What the caller could not write at once.
+    Rest,
 }
 
 /// Writes a frame. On a shaped link its bytes leave evenly between the two moments, so that a receiver sees a slow link
@@ -78,35 +120,40 @@ fn write_frame<W: Write>(writer: &mut W, frame: &Frame, (begin, end): (Instant, 
 }
 
 /// The sending direction.
-pub struct StreamSender<W: Write + Send + 'static> {
+pub struct StreamSender<W: Outgoing + 'static> {
     shared: Arc<Shared<W>>,
-    queue: Option<Sender<((Instant, Instant), Frame)>>,
+    queue: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
     shaper: Mutex<Shaper>,
 }
 
-impl<W: Write + Send + 'static> StreamSender<W> {
-    /// Sends to `peer` over `writer`, shaped like `model`.
-    pub fn new(peer: Endpoint, writer: W, model: LinkModel) -> Self {
-        let (queue, jobs) = unbounded::<((Instant, Instant), Frame)>();
+impl<W: Outgoing + 'static> StreamSender<W> {
+    /// Sends to `peer` over `writer`, shaped like `model`; gives a peer up that does not read.
+    ///
+    /// # Errors
+    /// [`NetError::Thread`].
+    pub fn new(peer: Endpoint, writer: W, model: LinkModel, patience: Patience) -> Result<Self> {
+        let (queue, jobs) = unbounded::<Job>();
         let shared = Arc::new(Shared {
             peer,
             writer: Mutex::new(writer),
             queued: AtomicUsize::new(0),
             failed: Mutex::new(None),
             abandoned: AtomicBool::new(false),
+            patience,
         });
         let worker = Arc::clone(&shared);
-        let thread = std::thread::spawn(move || {
-            for (at, frame) in jobs {
+        let thread = std::thread::Builder::new().name(format!("to {peer}")).spawn(move || {
+            for job in jobs {
                 if worker.abandoned.load(Ordering::Relaxed) {
                     return;
                 }
-                worker.write(&frame, at);
+                worker.work(&job);
                 worker.queued.fetch_sub(1, Ordering::Release);
             }
         });
-        Self { shared, queue: Some(queue), thread: Some(thread), shaper: Mutex::new(Shaper::new(model)) }
+        let thread = thread.map_err(|e| NetError::Thread { peer, why: e.to_string() })?;
+        Ok(Self { shared, queue: Some(queue), thread: Some(thread), shaper: Mutex::new(Shaper::new(model)) })
     }
 
     /// Sends nothing more; what is queued is dropped. The owner of the stream ends a write in progress by closing it.
@@ -114,7 +161,8 @@ impl<W: Write + Send + 'static> StreamSender<W> {
         self.shared.abandoned.store(true, Ordering::Relaxed);
     }
 
-    /// Sends a frame: at once if it is short and nothing is queued, else through the writer thread.
+    /// Sends a frame: at once if it is short and nothing is queued, else through the writer thread. Does not wait for the
+    /// peer.
     ///
     /// # Errors
     /// When an earlier or this write failed.
@@ -129,11 +177,14 @@ impl<W: Write + Send + 'static> StreamSender<W> {
             at = shaper.deliver(now, HEADER_BYTES as u64 + frame.header.payload);
             inline = false;
         }
-        if inline {
-            self.shared.write(&frame, at);
-        } else if let Some(queue) = &self.queue {
+        let job = if inline {
+            (self.shared.write(|w| write_at_once(w, &frame)) == Some(true)).then_some(Job::Rest)
+        } else {
+            Some(Job::Frame(at, frame))
+        };
+        if let (Some(job), Some(queue)) = (job, &self.queue) {
             self.shared.queued.fetch_add(1, Ordering::Release);
-            queue.send((at, frame)).map_err(|_| lost("its writer has stopped".into()))?;
+            queue.send(job).map_err(|_| lost("its writer has stopped".into()))?;
         }
         match self.shared.failed.lock() {
             Ok(failed) => failed.clone().map_or(Ok(()), |why| Err(lost(why))),
@@ -142,20 +193,46 @@ impl<W: Write + Send + 'static> StreamSender<W> {
     }
 }
 
-impl<W: Write> Shared<W> {
-    fn write(&self, frame: &Frame, at: (Instant, Instant)) {
-        let Ok(mut writer) = self.writer.lock() else { return };
-        if let Err(error) = write_frame(&mut *writer, frame, at) {
-            // What follows on a broken stream has nowhere to go.
-            self.abandoned.store(true, Ordering::Relaxed);
-            if let Ok(mut failed) = self.failed.lock() {
-                failed.get_or_insert_with(|| explain(&error));
+/// Writes what the transport takes of a frame; true when something was kept back.
+fn write_at_once<W: Outgoing>(writer: &mut W, frame: &Frame) -> io::Result<bool> {
+    let now = Instant::now();
+    writer.hold();
+    write_frame(writer, frame, (now, now))?;
+    Ok(writer.held() > 0)
+}
+
+impl<W: Outgoing> Shared<W> {
+    fn work(&self, job: &Job) {
+        let _ = self.write(|writer| match job {
+            Job::Frame(at, frame) => {
+                writer.wait(at.1.max(Instant::now()) + self.patience.length(frame.header.payload));
+                write_frame(writer, frame, *at)
+            }
+            Job::Rest => {
+                writer.wait(Instant::now() + self.patience.length(INLINE_BYTES));
+                writer.flush()
+            }
+        });
+    }
+
+    /// `None` when it failed, which the next send says.
+    fn write<T>(&self, write: impl FnOnce(&mut W) -> io::Result<T>) -> Option<T> {
+        let Ok(mut writer) = self.writer.lock() else { return None };
+        match write(&mut *writer) {
+            Ok(done) => Some(done),
+            Err(error) => {
+                // What follows on a broken stream has nowhere to go.
+                self.abandoned.store(true, Ordering::Relaxed);
+                if let Ok(mut failed) = self.failed.lock() {
+                    failed.get_or_insert_with(|| explain(&error));
+                }
+                None
             }
         }
     }
 }
 
-impl<W: Write + Send + 'static> Drop for StreamSender<W> {
+impl<W: Outgoing + 'static> Drop for StreamSender<W> {
     fn drop(&mut self) {
         self.queue.take();
         if let Some(thread) = self.thread.take() {
@@ -166,8 +243,8 @@ impl<W: Write + Send + 'static> Drop for StreamSender<W> {
 
 fn explain(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::UnexpectedEof => "it closed the connection".into(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "it does not read what is sent to it".into(),
+        ErrorKind::UnexpectedEof => "it closed the connection".into(),
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => "it does not read what is sent to it".into(),
         _ => error.to_string(),
     }
 }
@@ -176,39 +253,70 @@ fn explain(error: &io::Error) -> String {
 pub struct StreamReceiver<R> {
     peer: Endpoint,
     reader: Mutex<R>,
-    deadline: Duration,
+    patience: Patience,
+}
+
+/// How a read ended before its end.
+enum Short {
+    /// In time, after so many bytes.
+    Late(usize),
+    Failed(io::Error),
+}
+
+/// Fills the buffer before a moment. The reader's own time limit says how often the clock is looked at.
+fn fill(reader: &mut impl Read, buffer: &mut [u8], until: Instant) -> std::result::Result<(), Short> {
+    let mut done = 0;
+    while done < buffer.len() {
+        match reader.read(&mut buffer[done..]) {
+            Ok(0) => return Err(Short::Failed(ErrorKind::UnexpectedEof.into())),
+            Ok(n) => done += n,
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
+            Err(e) => return Err(Short::Failed(e)),
+        }
+        if done < buffer.len() && Instant::now() >= until {
+            return Err(Short::Late(done));
+        }
+    }
+    Ok(())
 }
 
 impl<R: Read> StreamReceiver<R> {
-    /// Receives from `peer` over `reader`, whose reads fail with `TimedOut` or `WouldBlock` after `deadline`.
-    pub fn new(peer: Endpoint, reader: R, deadline: Duration) -> Self {
-        Self { peer, reader: Mutex::new(reader), deadline }
+    /// Receives from `peer` over `reader`, whose reads fail with `TimedOut` or `WouldBlock` after a moment without a
+    /// byte: a small part of what the peer is waited for.
+    pub fn new(peer: Endpoint, reader: R, patience: Patience) -> Self {
+        Self { peer, reader: Mutex::new(reader), patience }
     }
 
     /// The next frame, its payload in the expected form. The announced length is compared before anything is
     /// allocated.
     ///
     /// # Errors
-    /// A lost or silent peer, an invalid header, another length.
+    /// A lost, silent or slow peer, an invalid header, another length.
     pub fn recv(&self, expect: &[Segment]) -> Result<Frame> {
-        let peer = self.peer;
+        let (peer, patience) = (self.peer, &self.patience);
         let mut reader =
             self.reader.lock().map_err(|_| NetError::PeerLost { peer, why: "its reader has stopped".into() })?;
-        let fault = |error: io::Error| match error.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => NetError::Timeout { peer, after: self.deadline },
-            _ => NetError::PeerLost { peer, why: explain(&error) },
-        };
+        let lost = |error: io::Error| NetError::PeerLost { peer, why: explain(&error) };
         let mut bytes = [0; HEADER_BYTES];
-        reader.read_exact(&mut bytes).map_err(fault)?;
+        fill(&mut *reader, &mut bytes, Instant::now() + patience.silence).map_err(|short| match short {
+            Short::Late(_) => NetError::Timeout { peer, after: patience.silence },
+            Short::Failed(e) => lost(e),
+        })?;
         let header = Header::decode(&bytes).map_err(|source| NetError::Frame { peer, source })?;
         let want = expect.iter().map(|s| s.bytes()).sum();
         if header.payload != want {
             return Err(NetError::Length { peer, got: header.payload, want });
         }
         let mut message = Vec::with_capacity(expect.len());
+        let after = patience.length(want);
+        let (until, mut got) = (Instant::now() + after, 0);
         for &form in expect {
             let mut part = Part::zeroed(form);
-            reader.read_exact(part.bytes_mut()).map_err(fault)?;
+            fill(&mut *reader, part.bytes_mut(), until).map_err(|short| match short {
+                Short::Late(n) => NetError::Slow { peer, got: got + n as u64, want, after },
+                Short::Failed(e) => lost(e),
+            })?;
+            got += form.bytes();
             message.push(part);
         }
         Ok(Frame { header, message })
@@ -222,6 +330,23 @@ mod tests {
     use std::sync::mpsc;
 
     struct Sink(mpsc::Sender<Vec<u8>>);
+    impl Read for Sink {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Ok(0)
+        }
+    }
+    impl crate::Socket for Sink {
+        fn write_now(&mut self, buf: &[u8]) -> io::Result<usize> {
+            self.write(buf)
+        }
+    }
+    const SECOND: Duration = Duration::from_secs(1);
+    fn patience() -> Patience {
+        Patience::new(SECOND, SECOND, LinkModel::UNLIMITED)
+    }
+    fn sender(sink: mpsc::Sender<Vec<u8>>) -> Result<StreamSender<Wire<Sink>>> {
+        StreamSender::new(Endpoint(1), Wire::new(Sink(sink), Arc::default()), LinkModel::UNLIMITED, patience())
+    }
     impl Write for Sink {
         fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
             self.0.send(buf.to_vec()).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
@@ -238,20 +363,20 @@ mod tests {
     }
 
     fn receive(bytes: &[u8], expect: &[Segment]) -> Result<Frame> {
-        StreamReceiver::new(Endpoint(1), bytes, Duration::from_secs(1)).recv(expect)
+        StreamReceiver::new(Endpoint(1), bytes, patience()).recv(expect)
     }
 
     #[test]
     fn long_and_short_frames_keep_their_order() -> Result<()> {
         let (to, from) = mpsc::channel();
-        let sender = StreamSender::new(Endpoint(1), Sink(to), LinkModel::UNLIMITED);
+        let sender = sender(to)?;
         let sizes = [10_000, 1, 20_000, 0, 3];
         for (i, &n) in sizes.iter().enumerate() {
             sender.send(frame(i as u32, n))?;
         }
         drop(sender);
         let bytes: Vec<u8> = from.iter().flatten().collect();
-        let receiver = StreamReceiver::new(Endpoint(0), &bytes[..], Duration::from_secs(1));
+        let receiver = StreamReceiver::new(Endpoint(0), &bytes[..], patience());
         for (i, &n) in sizes.iter().enumerate() {
             let got = receiver.recv(&[Segment::Wide(n)])?;
             assert_eq!(got.header.number, i as u32);
@@ -272,10 +397,47 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_is_gone_is_reported() {
+    fn a_peer_that_is_gone_is_reported() -> Result<()> {
         let (to, from) = mpsc::channel();
-        let sender = StreamSender::new(Endpoint(1), Sink(to), LinkModel::UNLIMITED);
+        let sender = sender(to)?;
         drop(from);
         assert!(matches!(sender.send(frame(0, 1)), Err(NetError::PeerLost { .. })));
+        Ok(())
+    }
+
+    /// Gives a byte every few milliseconds.
+    struct Drip(Vec<u8>);
+    impl Read for Drip {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            std::thread::sleep(Duration::from_millis(3));
+            match self.0.pop() {
+                Some(byte) => {
+                    buf[0] = byte;
+                    Ok(1)
+                }
+                None => Err(ErrorKind::WouldBlock.into()),
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_that_drip_are_no_frame() {
+        let mut bytes = frame(0, 100).header.encode().to_vec();
+        bytes.extend([0; 800]);
+        bytes.reverse();
+        let moment = Duration::from_millis(200);
+        let of = |bytes: Vec<u8>, silence| {
+            let began = Instant::now();
+            let patience = Patience { silence, frame: moment, rate: LEAST_RATE };
+            let got = StreamReceiver::new(Endpoint(1), Drip(bytes), patience).recv(&[Segment::Wide(100)]);
+            (got.err(), began.elapsed())
+        };
+        let (slow, took) = of(bytes.clone(), SECOND);
+        assert!(matches!(slow, Some(NetError::Slow { want: 800, .. })), "{slow:?}");
+        assert!(took < 2 * SECOND);
+        // A header that drips, and one that never comes.
+        for bytes in [bytes, vec![]] {
+            assert!(matches!(of(bytes, Duration::from_millis(50)).0, Some(NetError::Timeout { .. })));
+        }
     }
 }

@@ -138,6 +138,7 @@ impl<'p, P: Protocol> Loaded<'p, P> {
                 }
             });
         }
+        p.agree(at.child("agree"), &[])?;
         let (states, iteration) = (RefCell::new(states), Cell::new(0));
         let travelled = Travelled::new(&program.rates);
         Ok(Self { program, weights, tensors, maps, states, iteration, last_use, travelled })
@@ -191,7 +192,7 @@ impl<'p, P: Protocol> Loaded<'p, P> {
                 _ => return Err(missing()),
             };
             let checked = p.verify(at.child("verify"), value)?;
-            outputs.push(p.open(at.child("open"), checked, Role::DataOwner)?);
+            outputs.push(p.open(at.child("open"), checked, Role::Receiver)?);
         }
         Ok(outputs)
     }
@@ -201,10 +202,18 @@ impl<'p, P: Protocol> Loaded<'p, P> {
         self.states.borrow().clone()
     }
 
-    /// Puts other values in place of the states, as so many runs have left them.
-    pub fn resume(&self, states: Vec<P::Arith>, iteration: usize) {
-        *self.states.borrow_mut() = states;
+    /// Goes on as so many runs have left the states: at ends that keep shares with these in their place, elsewhere with
+    /// what stands for them.
+    ///
+    /// # Errors
+    /// When the ends' shares do not fit together; lost peers.
+    pub fn resume(&self, p: &P, at: Step, kept: Option<Vec<P::Arith>>, iteration: usize) -> Result<()> {
+        if let Some(states) = kept {
+            *self.states.borrow_mut() = states;
+        }
         self.iteration.set(iteration);
+        p.agree(at, &self.states.borrow().iter().collect::<Vec<_>>())?;
+        Ok(())
     }
 
     /// Opens a state to its owner, who gets the integers; everybody else gets `None`.
@@ -213,6 +222,7 @@ impl<'p, P: Protocol> Loaded<'p, P> {
     /// Those of the protocol.
     pub fn open_state(&self, p: &P, mut at: Step, state: usize) -> Result<Option<Vec<i64>>> {
         let value = self.states.borrow().get(state).cloned().ok_or_else(missing)?;
+        p.agree(at.child("agree"), &[&value])?;
         let checked = p.verify(at.child("verify"), value)?;
         Ok(p.open(at.child("open"), checked, Role::ModelOwner)?)
     }
@@ -243,7 +253,7 @@ impl<'p, P: Protocol> Loaded<'p, P> {
         Ok(match &instruction.op {
             Op::Input(i) => {
                 let values = inputs.and_then(|v| v.get(*i)).map(Vec::as_slice);
-                p.input(at, Role::owner(self.program.inputs[*i].owner), values, shape)?
+                p.input(at, Role::DataOwner(self.program.inputs[*i].owner), values, shape)?
             }
             Op::Secret(i) => self.tensors[*i].clone().ok_or_else(missing)?,
             Op::Linear { terms, bias, shift } => {

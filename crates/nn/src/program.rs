@@ -4,7 +4,7 @@
 use crate::network::Mask;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use sordino_mpc::Settings;
+use sordino_mpc::{Settings, Topology};
 use sordino_ring::{Conv2d, IndexMap, Shape, WindowSum};
 
 /// Index of a value of a program.
@@ -294,7 +294,7 @@ pub struct Port {
     pub name: String,
     /// Its value.
     pub slot: Slot,
-    /// Number of the data owner who provides it; outputs go to the first.
+    /// Number of the data owner who provides it; of an output, nothing.
     #[serde(default)]
     pub owner: u8,
     /// Dimensions as the model has them.
@@ -388,6 +388,12 @@ impl Program {
     #[must_use]
     pub fn owners(&self) -> u8 {
         self.inputs.iter().map(|p| p.owner).max().unwrap_or(0) + 1
+    }
+
+    /// The ends that run it.
+    #[must_use]
+    pub fn topology(&self) -> Topology {
+        Topology::of(self.settings.kind, self.owners())
     }
 
     /// Hash that parties compare before they start.

@@ -129,7 +129,7 @@ fn check_compiled(graph: &Graph, rule: &Rule, iterations: usize, close: f32) {
     let query = compile_answer(&answer, &program, &ranges, &options).unwrap();
     let encoded = encode_inputs(&query, &data(&net, 2)[..1]).unwrap();
     let asked = Loaded::load(&clear, at.child("load"), &query, None).unwrap();
-    asked.resume(loaded.states(), 0);
+    asked.resume(&clear, at.child("resume"), Some(loaded.states()), 0).unwrap();
     let outputs = asked.run(&clear, at.child("run"), Some(&encoded), |_| ()).unwrap();
     let got = decode_outputs(&query, &[outputs[0].clone().unwrap()]);
     let error = got[0].data.iter().zip(&want[0].data).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);

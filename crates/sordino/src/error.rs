@@ -1,5 +1,6 @@
 //! Errors as users see them: one sentence, and an exit code.
 
+use sordino_mpc::Topology;
 use std::path::PathBuf;
 
 /// Shorthand for results of this crate.
@@ -55,5 +56,13 @@ impl Error {
             };
             Self::File { path, why }
         }
+    }
+}
+
+/// An error of an end as a sentence with the names of the session's ends.
+pub(crate) fn sentence(topology: &Topology, e: &sordino_nn::Error) -> String {
+    match e {
+        sordino_nn::Error::Protocol(e) => e.sentence(&|end| topology.name(end)),
+        e => e.to_string(),
     }
 }

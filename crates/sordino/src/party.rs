@@ -1,138 +1,21 @@
-//! A party as a process of its own: links over TLS, and the body of the child process.
+//! A computing party as a process of its own: what it is told and says, and its body.
 
 use crate::checkpoint::Checkpoints;
+use crate::error::sentence;
+use crate::links::{Connecting, connect};
 use crate::report::EndReport;
-use crate::session::{Shared, serve};
-use crate::tls::{ConnectError, Connection, Direction, Ends, Identity, Stream};
+use crate::session::{Job, Owned, three};
+use crate::threads::spawn;
+use crate::tls::{Ends, Identity};
 use serde::{Deserialize, Serialize};
-use sordino_mpc::Role;
-use sordino_net::{Endpoint, Frame, Link, LinkModel, Net, Segment, StreamReceiver, StreamSender};
+use sordino_mpc::System;
+use sordino_net::{Endpoint, LinkModel};
 use sordino_nn::program::Program;
 use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-
-/// Both directions to one peer.
-struct TlsLink {
-    out: StreamSender<Stream>,
-    incoming: StreamReceiver<Stream>,
-    wire: Arc<AtomicU64>,
-    sockets: [TcpStream; 2],
-}
-
-impl Link for TlsLink {
-    fn send(&self, frame: Frame) -> sordino_net::Result<()> {
-        self.out.send(frame)
-    }
-    fn recv(&self, expect: &[Segment]) -> sordino_net::Result<Frame> {
-        self.incoming.recv(expect)
-    }
-    fn wire(&self) -> u64 {
-        self.wire.load(Ordering::Relaxed)
-    }
-    fn abort(&self) {
-        self.out.abandon();
-        for socket in &self.sockets {
-            // It may be closed already.
-            let _ = socket.shutdown(Shutdown::Both);
-        }
-    }
-}
-
-/// Connects an end to all others: servers dial each other to send, data owners (the client first) dial servers for both
-/// directions.
-///
-/// # Errors
-/// [`ConnectError`].
-pub fn connect(
-    me: Endpoint,
-    ends: &Ends,
-    listener: Option<&TcpListener>,
-    addresses: &BTreeMap<u8, SocketAddr>,
-    owners: u8,
-    link: LinkModel,
-    deadline: Duration,
-) -> Result<Net, ConnectError> {
-    let servers = || Endpoint::SERVERS.into_iter().filter(|&s| s != me);
-    let dial = |peer: Endpoint, direction: Direction| match addresses.get(&peer.0) {
-        Some(&address) => ends.dial(peer, address, direction),
-        None => Err(ConnectError::Unexpected { peer: peer.to_string() }),
-    };
-    let connections: Vec<Connection> = match listener {
-        None => servers()
-            .flat_map(|peer| [dial(peer, Direction::Send), dial(peer, Direction::Receive)])
-            .collect::<Result<_, _>>()?,
-        Some(listener) => {
-            let mut expected: Vec<_> = servers().map(|s| (s, Direction::Send)).collect();
-            let owners = (0..owners).map(|k| Role::owner(k).endpoint());
-            expected.extend(owners.flat_map(|o| [(o, Direction::Send), (o, Direction::Receive)]));
-            let stop = AtomicBool::new(false);
-            // Accepting goes on while dialling: the others do the same.
-            std::thread::scope(|scope| {
-                let accepting = scope.spawn(|| accept_all(ends, listener, expected, deadline, &stop));
-                let dialled: Result<Vec<_>, _> = servers().map(|peer| dial(peer, Direction::Send)).collect();
-                stop.store(dialled.is_err(), Ordering::Relaxed);
-                let accepted = accepting.join();
-                let mut all = dialled?;
-                all.extend(accepted.unwrap_or_else(|_| {
-                    Err(ConnectError::Handshake { peer: "a peer".into(), why: "the listener stopped".into() })
-                })?);
-                Ok(all)
-            })?
-        }
-    };
-    let mut halves: BTreeMap<Endpoint, (Option<Connection>, Option<Connection>)> = BTreeMap::new();
-    for connection in connections {
-        let half = halves.entry(connection.peer).or_default();
-        // What a dialler sends, the accepter receives.
-        let outgoing = (connection.direction == Direction::Send) != connection.accepted;
-        if outgoing { half.0 = Some(connection) } else { half.1 = Some(connection) }
-    }
-    let mut links: Vec<(Endpoint, Box<dyn Link>)> = vec![];
-    for (peer, half) in halves {
-        let (Some(out), Some(incoming)) = half else {
-            return Err(ConnectError::Unexpected { peer: peer.to_string() });
-        };
-        links.push((
-            peer,
-            Box::new(TlsLink {
-                wire: out.wire,
-                sockets: [out.socket, incoming.socket],
-                out: StreamSender::new(peer, out.stream, link),
-                incoming: StreamReceiver::new(peer, incoming.stream, deadline),
-            }),
-        ));
-    }
-    Ok(Net::new(me, links))
-}
-
-fn accept_all(
-    ends: &Ends,
-    listener: &TcpListener,
-    mut expected: Vec<(Endpoint, Direction)>,
-    deadline: Duration,
-    stop: &AtomicBool,
-) -> Result<Vec<Connection>, ConnectError> {
-    let mut accepted = vec![];
-    let end = Instant::now() + deadline;
-    while !expected.is_empty() {
-        match ends.accept(listener, &expected, stop) {
-            Ok(connection) => {
-                expected.retain(|e| *e != (connection.peer, connection.direction));
-                accepted.push(connection);
-            }
-            // A stranger on the port must not end the session.
-            Err(error) if Instant::now() < end && !stop.load(Ordering::Relaxed) => {
-                tracing::warn!("refused a connection: {error}");
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(accepted)
-}
 
 /// What a child process is told, as one line of JSON on its standard input.
 #[derive(Serialize, Deserialize)]
@@ -143,6 +26,10 @@ pub struct Assignment {
     pub identity: Identity,
     /// The session.
     pub session: [u8; 16],
+    /// Whether it starts from the shares that it keeps.
+    pub kept: bool,
+    /// The first run.
+    pub first: usize,
     /// How often the program runs.
     pub runs: usize,
     /// Whether it keeps a record of when it did what.
@@ -225,32 +112,36 @@ fn body() -> Result<EndReport, (String, bool)> {
     };
     let task: Assignment = serde_json::from_str(&line()?).map_err(|e| plain(&e))?;
     let me = Endpoint(task.server);
+    let topology = task.program.topology();
     let deadline = Duration::from_secs_f64(task.deadline);
     let link = LinkModel { latency: Duration::from_secs_f64(task.link.0), bandwidth: task.link.1 };
-    let ends = Ends::new(me, &task.identity, task.session, deadline).map_err(|e| plain(&e))?;
+    let ends = Ends::new(me, topology, &task.identity, task.session, deadline).map_err(|e| plain(&e))?;
     let listener = TcpListener::bind("127.0.0.1:0").map_err(|e| plain(&e))?;
     say(&Said::Listening(listener.local_addr().map_err(|e| plain(&e))?));
     let addresses: BTreeMap<u8, SocketAddr> = serde_json::from_str(&line()?).map_err(|e| plain(&e))?;
     drop(lines);
     // The parent holds our standard input open for as long as it lives.
-    std::thread::spawn(|| {
+    let watch = || {
         let mut rest = String::new();
         while std::io::stdin().lock().read_line(&mut rest).is_ok_and(|n| n > 0) {}
         std::process::exit(1);
-    });
+    };
+    let watching = std::thread::Builder::new().name("the parent's watch".into()).spawn(watch);
+    watching.map_err(|e| plain(&format!("no thread can be started: {e}")))?;
     let progress = AtomicU64::new(0);
-    let shared = Shared {
+    let job = Job {
         session: task.session,
         program: &task.program,
+        kept: task.kept,
+        first: task.first,
         runs: task.runs,
         trace: task.trace,
-        checkpoints: task.checkpoints.as_ref(),
         opened: task.opened,
     };
     let finished = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let _finish = Finish(&finished);
-        scope.spawn(|| {
+        let beat = spawn(scope, "the beat", || {
             let (mut last, mut said) = (0, Instant::now());
             while !finished.load(Ordering::Relaxed) {
                 std::thread::sleep(Duration::from_millis(50));
@@ -261,11 +152,17 @@ fn body() -> Result<EndReport, (String, bool)> {
                 }
             }
         });
-        let net = connect(me, &ends, Some(&listener), &addresses, task.program.owners(), link, deadline);
-        serve(shared, net.map_err(|e| plain(&e))?, task.threads, &progress).map_err(|e| {
+        beat.map_err(|e| plain(&e))?;
+        let stop = AtomicBool::new(false);
+        let how =
+            Connecting { addresses: &addresses, link, connect: deadline, deadline, patience: deadline, stop: &stop };
+        let net = connect(me, &ends, Some(&listener), &how).map_err(|e| plain(&e))?;
+        let owned = Owned { checkpoints: task.checkpoints.as_ref(), ..Owned::default() };
+        let ended = three(job, net, owned, task.threads, &System, &progress);
+        ended.map(|e| e.report).map_err(|e| {
             use sordino_mpc::Error::Net;
-            let silence = matches!(&e, sordino_nn::Error::Protocol(Net(sordino_net::NetError::Timeout { .. })));
-            (format!("server {}: {e}", me.0), silence)
+            let silence = matches!(&e, sordino_nn::Error::Protocol(Net(e)) if e.is_silence());
+            (format!("{}: {}", topology.name(me), sentence(&topology, &e)), silence)
         })
     })
 }

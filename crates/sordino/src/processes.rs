@@ -1,15 +1,21 @@
-//! Three child processes over loopback TCP with mutual TLS and throw-away certificates.
+//! Computing parties as child processes over loopback TCP with mutual TLS and throw-away certificates.
 
-use crate::party::{Assignment, BEAT, Said, connect};
+use crate::checkpoint::Checkpoints;
+use crate::in_process::PATIENT;
+use crate::links::{Connecting, connect};
+use crate::owners::{self, Finished, Owners};
+use crate::party::{Assignment, BEAT, Said};
 use crate::report::EndReport;
-use crate::session::{Driven, Owner, Shared, drive_all};
+use crate::session::Job;
+use crate::threads::{join, spawn};
 use crate::tls::{Authority, Ends};
 use crate::{Error, Result};
-use sordino_mpc::Role;
-use sordino_net::{Endpoint, LinkModel};
-use sordino_nn::program::Secrets;
+use sordino_mpc::System;
+use sordino_net::{Endpoint, LinkModel, Net};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -25,6 +31,8 @@ pub struct Processes {
     pub threads: usize,
     /// Set when the user interrupts.
     pub interrupted: Arc<AtomicBool>,
+    /// What each child runs, with the argument `party`: a program that then calls [`crate::party::run`].
+    pub program: PathBuf,
 }
 
 /// Child processes that do not outlive this value.
@@ -51,9 +59,13 @@ impl Drop for Reaper {
     }
 }
 
-fn spawn(children: &Children, server: u8, said: &mpsc::Sender<(u8, Option<Said>)>) -> Result<ChildStdin> {
+fn start(
+    children: &Children,
+    program: &PathBuf,
+    server: u8,
+    said: &mpsc::Sender<(u8, Option<Said>)>,
+) -> Result<ChildStdin> {
     let failed = |e: std::io::Error| Error::Session(format!("cannot start server {server}: {e}"));
-    let program = std::env::current_exe().map_err(failed)?;
     let mut command = Command::new(program);
     // Large buffers come and go with every layer: giving them back to the system each time costs up to a quarter of a
     // training step in page faults.
@@ -75,7 +87,7 @@ fn spawn(children: &Children, server: u8, said: &mpsc::Sender<(u8, Option<Said>)
         return Err(Error::Session(format!("server {server} has no pipes")));
     };
     let said = said.clone();
-    std::thread::spawn(move || {
+    let listen = move || {
         for line in BufReader::new(stdout).lines().map_while(std::result::Result::ok) {
             if let Ok(message) = serde_json::from_str(&line)
                 && said.send((server, Some(message))).is_err()
@@ -84,7 +96,8 @@ fn spawn(children: &Children, server: u8, said: &mpsc::Sender<(u8, Option<Said>)
             }
         }
         let _ = said.send((server, None));
-    });
+    };
+    std::thread::Builder::new().name(format!("hears server {server}")).spawn(listen).map_err(failed)?;
     Ok(stdin)
 }
 
@@ -109,94 +122,108 @@ impl Heard {
     }
 }
 
-/// Runs a whole session with three child processes.
+/// Runs a whole session whose computing parties are child processes; every owner is an end of this process, with a
+/// certificate of its own.
 ///
 /// # Errors
 /// [`Error::Session`] with one sentence on the likeliest cause; no child survives.
 pub fn run(
-    shared: Shared<'_>,
+    job: Job<'_>,
     setup: &Processes,
-    secrets: &Secrets,
-    owners: &mut [&mut dyn Owner],
+    owners: Owners<'_>,
+    checkpoints: Option<&Checkpoints>,
     progress: &AtomicU64,
-) -> Result<(Driven, Vec<EndReport>)> {
+) -> Result<Finished> {
     let certificate = |e: rcgen::Error| Error::Session(format!("cannot make certificates: {e}"));
+    let topology = job.topology();
     let authority = Authority::new().map_err(certificate)?;
     let children = Children::default();
     let _reaper = Reaper(children.clone());
     let (said, hears) = mpsc::channel();
     let mut tasks = vec![];
-    for server in 0..3 {
-        let stdin = spawn(&children, server, &said)?;
+    for end in topology.computing() {
+        let stdin = start(&children, &setup.program, end.0, &said)?;
         let task = Assignment {
-            server,
-            identity: authority.identity(Endpoint(server)).map_err(certificate)?,
-            session: shared.session,
-            runs: shared.runs,
-            trace: shared.trace,
-            checkpoints: shared.checkpoints.cloned(),
-            opened: shared.opened,
+            server: end.0,
+            identity: authority.identity(&topology, end).map_err(certificate)?,
+            session: job.session,
+            kept: job.kept,
+            first: job.first,
+            runs: job.runs,
+            trace: job.trace,
+            checkpoints: checkpoints.cloned(),
+            opened: job.opened,
             deadline: setup.deadline.as_secs_f64(),
             link: (setup.link.latency.as_secs_f64(), setup.link.bandwidth),
             threads: setup.threads,
-            program: shared.program.clone(),
+            program: job.program.clone(),
         };
         tasks.push((stdin, task));
     }
     drop(said);
     // A child that reads nothing would block the writer; it is ended by the listener's deadline.
     let (addresses, mut pipes) = std::thread::scope(|scope| {
-        let writer = scope.spawn(move || {
+        let writer = spawn(scope, "the servers' assignments", move || {
             let write = |(mut stdin, task): (ChildStdin, Assignment)| {
                 write_line(&mut stdin, &task, task.server)?;
                 Ok(stdin)
             };
             tasks.into_iter().map(write).collect::<Result<Vec<_>>>()
-        });
+        })?;
         let addresses = listening(&hears, setup).inspect_err(|_| children.kill());
-        let pipes = writer.join().unwrap_or_else(|_| Err(Error::Session("cannot start the servers".into())));
+        let pipes = join(writer).and_then(|pipes| pipes);
         Ok::<_, Error>((addresses?, pipes?))
     })?;
     for (server, stdin) in pipes.iter_mut().enumerate() {
         write_line(stdin, &addresses, server as u8)?;
     }
 
-    // Owners wait for whole runs; the supervisor below ends their wait when a server fails.
-    let patient = Duration::from_secs(365 * 86400);
-    let join = |k: u8| {
-        let me = Role::owner(k).endpoint();
-        let identity = authority.identity(me).map_err(certificate)?;
-        let ends = Ends::new(me, &identity, shared.session, patient)
-            .map_err(|e| Error::Session(format!("cannot set up TLS: {e}")))?;
-        connect(me, &ends, None, &addresses, 0, setup.link, patient).map_err(|e| Error::Session(e.to_string()))
-    };
-    let done = AtomicBool::new(false);
-    let heard = Mutex::new(Heard::default());
+    let watch = Watch::default();
     let driven = std::thread::scope(|scope| {
-        let (heard, children, done) = (&heard, &children, &done);
-        scope.spawn(move || supervise(&hears, heard, children, setup, done, progress));
-        let nets = (0..shared.program.owners()).map(join);
-        let driven = drive_all(shared, secrets, owners, nets).map_err(|e| e.to_string());
+        let (watch, killed) = (&watch, children.clone());
+        let supervisor = move || {
+            supervise(&hears, watch, &killed, setup, progress);
+            watch.failed.store(true, Ordering::Relaxed);
+        };
+        spawn(scope, "the supervisor", supervisor).inspect_err(|_| children.kill())?;
+        let net = |me: Endpoint| -> Result<Net> {
+            let identity = authority.identity(&topology, me).map_err(certificate)?;
+            let ends = Ends::new(me, topology, &identity, job.session, setup.deadline)
+                .map_err(|e| Error::Session(format!("cannot set up TLS: {e}")))?;
+            // Owners wait for whole runs; the supervisor ends their wait when a server fails.
+            let Processes { link, deadline, .. } = *setup;
+            let how = Connecting {
+                addresses: &addresses,
+                link,
+                connect: deadline,
+                deadline,
+                patience: PATIENT,
+                stop: &watch.failed,
+            };
+            connect(me, &ends, None, &how).map_err(|e| Error::Session(e.to_string()))
+        };
+        let driven = owners::run(job, owners, &|_| Box::new(System), &net, &|| children.kill());
         // The supervisor goes on until the children's last words are heard.
-        done.store(true, Ordering::Relaxed);
+        watch.done.store(true, Ordering::Relaxed);
         driven
     });
     if setup.interrupted.load(Ordering::Relaxed) {
         return Err(Error::Interrupted);
     }
-    let heard = heard.into_inner().map_err(|_| Error::Session("the supervisor stopped".into()))?;
+    let heard = watch.heard.into_inner().map_err(|_| Error::Session("the supervisor stopped".into()))?;
     match driven {
-        Ok(driven) if heard.reports.len() == 3 => Ok((driven, heard.reports.into_values().collect())),
+        Ok(owners) if heard.reports.len() == topology.computing().len() => {
+            Ok(Finished::new(topology, heard.reports.into_values().collect(), owners))
+        }
         Ok(_) => Err(Error::Session(heard.cause().unwrap_or_else(|| "a server gave no report".into()))),
-        Err(why) => Err(Error::Session(heard.cause().unwrap_or(why))),
+        // What an owner itself found wrong is the cause of all that servers say.
+        Err(e @ (Error::Model(_) | Error::Usage(_))) => Err(e),
+        Err(e) => Err(Error::Session(heard.cause().unwrap_or_else(|| e.to_string()))),
     }
 }
 
 /// Waits until all children listen.
-fn listening(
-    hears: &mpsc::Receiver<(u8, Option<Said>)>,
-    setup: &Processes,
-) -> Result<BTreeMap<u8, std::net::SocketAddr>> {
+fn listening(hears: &mpsc::Receiver<(u8, Option<Said>)>, setup: &Processes) -> Result<BTreeMap<u8, SocketAddr>> {
     let end = Instant::now() + setup.deadline + Duration::from_secs(10);
     let mut addresses = BTreeMap::new();
     while addresses.len() < 3 {
@@ -245,13 +272,22 @@ fn write_line(stdin: &mut ChildStdin, value: &impl serde::Serialize, server: u8)
     stdin.write_all(&line).and_then(|()| stdin.flush()).map_err(|e| failed(e.to_string()))
 }
 
+/// What the supervisor and the owners' threads tell each other.
+#[derive(Default)]
+struct Watch {
+    heard: Mutex<Heard>,
+    /// The owners are done, or gave up.
+    done: AtomicBool,
+    /// A server failed: whoever still dials it can stop.
+    failed: AtomicBool,
+}
+
 /// Listens to the children until all are done. When one fails, gives the others a moment to say why, then ends all.
 fn supervise(
     hears: &mpsc::Receiver<(u8, Option<Said>)>,
-    heard: &Mutex<Heard>,
+    watch: &Watch,
     children: &Children,
     setup: &Processes,
-    done: &AtomicBool,
     progress: &AtomicU64,
 ) {
     let mut end: Option<Instant> = None;
@@ -260,7 +296,7 @@ fn supervise(
     loop {
         let grace = Duration::from_millis(1500);
         let message = hears.recv_timeout(Duration::from_millis(50));
-        let Ok(mut heard) = heard.lock() else { return };
+        let Ok(mut heard) = watch.heard.lock() else { return };
         if let Ok((server, _)) = &message {
             last[usize::from(*server)] = Instant::now();
         }
@@ -294,7 +330,8 @@ fn supervise(
         if heard.gone.len() == 3 {
             return;
         }
-        if done.load(Ordering::Relaxed) && end.is_none() {
+        watch.failed.store(end.is_some(), Ordering::Relaxed);
+        if watch.done.load(Ordering::Relaxed) && end.is_none() {
             // The outputs are here or the client gave up: the servers have their deadline to finish.
             end = Some(Instant::now() + setup.deadline + grace);
         }

@@ -48,6 +48,10 @@ pub const DETAILED: usize = 100;
 pub struct RunReport {
     /// By layer. From the [`DETAILED`]th run on, all runs are in that one's, so that long sessions do not fill the memory.
     pub layers: BTreeMap<usize, LayerReport>,
+    /// When it began, in nanoseconds of the system's clock.
+    pub began: u64,
+    /// When it ended, likewise.
+    pub ended: u64,
     /// Seconds from its first layer to its end.
     pub seconds: f64,
     /// Processor seconds of this end's process; of all ends when they are threads of one process.
@@ -179,7 +183,7 @@ pub struct Bytes {
     pub payload: u64,
     /// Bytes handed to the network, everybody's.
     pub wire: u64,
-    /// Payload of server 0, 1, 2 and the client.
+    /// Payload of server 0, 1, 2 and of all owners.
     pub by_party: [u64; 4],
 }
 

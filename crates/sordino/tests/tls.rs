@@ -3,17 +3,27 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use sordino::tls::{Authority, ConnectError, Connection, Direction, Ends, Hello, Identity};
+use sordino_mpc::Topology;
 use sordino_net::Endpoint;
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 const SESSION: [u8; 16] = [3; 16];
-const DEADLINE: Duration = Duration::from_secs(5);
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Three servers, the model's owner (3), the receiver (4) and two data owners (5, 6).
+fn topology() -> Topology {
+    Topology::three(2)
+}
+
+fn identity(authority: &Authority, end: u8) -> Identity {
+    authority.identity(&topology(), Endpoint(end)).unwrap()
+}
 
 fn ends(me: u8, identity: &Identity, session: [u8; 16]) -> Ends {
-    Ends::new(Endpoint(me), identity, session, DEADLINE).unwrap()
+    Ends::new(Endpoint(me), topology(), identity, session, DEADLINE).unwrap()
 }
 
 /// Server 1 accepts one connection for which it expects server 0; the dialler believes it dials `to`.
@@ -32,7 +42,7 @@ fn meet_expecting(
     let address = listener.local_addr().unwrap();
     std::thread::scope(|scope| {
         let accepting =
-            scope.spawn(|| accepter.accept(&listener, &[(Endpoint(from), Direction::Send)], &AtomicBool::new(false)));
+            scope.spawn(|| accepter.greet(listener.accept().unwrap().0, &[(Endpoint(from), Direction::Send)]));
         let dialled = dialler.dial(Endpoint(to), address, Direction::Send).map(|mut dialled| {
             let before = dialled.wire.load(Ordering::Relaxed);
             dialled.stream.write_all(b"hello").unwrap();
@@ -47,7 +57,7 @@ fn meet_expecting(
 #[test]
 fn the_right_peer_connects() {
     let authority = Authority::new().unwrap();
-    let id = |i: u8| authority.identity(Endpoint(i)).unwrap();
+    let id = |i: u8| identity(&authority, i);
     let (dialled, accepted) = meet(&ends(0, &id(0), SESSION), &ends(1, &id(1), SESSION), 1);
     dialled.unwrap();
     let mut accepted = accepted.unwrap();
@@ -59,8 +69,8 @@ fn the_right_peer_connects() {
 #[test]
 fn another_authority() {
     let (ours, theirs) = (Authority::new().unwrap(), Authority::new().unwrap());
-    let honest = ends(1, &ours.identity(Endpoint(1)).unwrap(), SESSION);
-    let stranger = ends(0, &theirs.identity(Endpoint(0)).unwrap(), SESSION);
+    let honest = ends(1, &identity(&ours, 1), SESSION);
+    let stranger = ends(0, &identity(&theirs, 0), SESSION);
     let (dialled, accepted) = meet(&stranger, &honest, 1);
     assert!(matches!(dialled, Err(ConnectError::UnknownAuthority { .. })), "{dialled:?}");
     assert!(accepted.is_err());
@@ -69,7 +79,7 @@ fn another_authority() {
 #[test]
 fn a_certificate_for_another_role() {
     let authority = Authority::new().unwrap();
-    let id = |i: u8| authority.identity(Endpoint(i)).unwrap();
+    let id = |i: u8| identity(&authority, i);
     // Server 2 claims to be server 0.
     let (dialled, accepted) = meet(&ends(0, &id(2), SESSION), &ends(1, &id(1), SESSION), 1);
     assert!(matches!(dialled, Err(ConnectError::WrongRole { .. })), "{dialled:?}");
@@ -80,12 +90,11 @@ fn a_certificate_for_another_role() {
 }
 
 #[test]
-fn every_data_owner_has_a_role_of_its_own() {
+fn every_owner_has_a_role_of_its_own() {
     let authority = Authority::new().unwrap();
-    let id = |i: u8| authority.identity(Endpoint(i)).unwrap();
-    // The client is 3, further owners are 4 and 5.
-    for claims in 3..6 {
-        for holds in 3..6 {
+    let id = |i: u8| identity(&authority, i);
+    for claims in 3..7 {
+        for holds in 3..7 {
             let (dialled, accepted) =
                 meet_expecting(claims, &ends(claims, &id(holds), SESSION), &ends(1, &id(1), SESSION), 1);
             if claims == holds {
@@ -103,8 +112,8 @@ fn every_data_owner_has_a_role_of_its_own() {
 fn an_expired_certificate() {
     let authority = Authority::new().unwrap();
     let ago = |days: u64| SystemTime::now() - Duration::from_secs(86400 * days);
-    let old = authority.identity_between(Endpoint(1), ago(9), ago(8)).unwrap();
-    let fresh = authority.identity(Endpoint(0)).unwrap();
+    let old = authority.identity_between(&topology(), Endpoint(1), ago(9), ago(8)).unwrap();
+    let fresh = identity(&authority, 0);
     let (dialled, _) = meet(&ends(0, &fresh, SESSION), &ends(1, &old, SESSION), 1);
     assert!(matches!(dialled, Err(ConnectError::Expired { .. })), "{dialled:?}");
 }
@@ -112,7 +121,7 @@ fn an_expired_certificate() {
 #[test]
 fn itself_another_session_and_the_unexpected() {
     let authority = Authority::new().unwrap();
-    let id = |i: u8| authority.identity(Endpoint(i)).unwrap();
+    let id = |i: u8| identity(&authority, i);
     let one = ends(1, &id(1), SESSION);
     let (dialled, accepted) = meet(&ends(1, &id(1), SESSION), &one, 1);
     assert_eq!((dialled, accepted.err()), (Err(ConnectError::SelfDial), Some(ConnectError::SelfDial)));
@@ -125,12 +134,12 @@ fn itself_another_session_and_the_unexpected() {
 #[test]
 fn a_peer_that_speaks_something_else() {
     let authority = Authority::new().unwrap();
-    let one = ends(1, &authority.identity(Endpoint(1)).unwrap(), SESSION);
+    let one = ends(1, &identity(&authority, 1), SESSION);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| std::net::TcpStream::connect(address).unwrap().write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap());
-        let accepted = one.accept(&listener, &[(Endpoint(0), Direction::Send)], &AtomicBool::new(false));
+        let accepted = one.greet(listener.accept().unwrap().0, &[(Endpoint(0), Direction::Send)]);
         assert!(matches!(accepted.err(), Some(ConnectError::Handshake { .. })));
     });
 }
@@ -138,8 +147,9 @@ fn a_peer_that_speaks_something_else() {
 #[test]
 fn nobody_there() {
     let authority = Authority::new().unwrap();
-    let zero = ends(0, &authority.identity(Endpoint(0)).unwrap(), SESSION);
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let zero = ends(0, &identity(&authority, 0), SESSION);
+    // A port that nothing is given by chance.
+    let closed = "127.0.0.1:1".parse().unwrap();
     let dialled = zero.dial(Endpoint(1), closed, Direction::Send).err();
     assert!(matches!(dialled, Some(ConnectError::Unreachable { .. })), "{dialled:?}");
 }

@@ -1,9 +1,12 @@
 //! In-process worlds of parties for tests: real protocols over memory links, with a place to listen or tamper.
 
+pub mod seed;
+pub mod sockets;
 pub mod transcript;
 
+use seed::Seeded;
 use sordino_mpc::rep3::{Rep3, SessionInfo, establish};
-use sordino_mpc::{Client, Protocol, Result, Settings, Step};
+use sordino_mpc::{Client, Party, Protocol, Result, Settings, Step, Topology};
 use sordino_net::{Endpoint, Frame, Link, LinkModel, Meter, Net, Segment, memory_links};
 use sordino_ring::{Cpu, PrgKey};
 use std::collections::BTreeMap;
@@ -31,8 +34,14 @@ pub struct World {
     pub deadline: Duration,
     /// What the program would fix.
     pub settings: Settings,
+    /// Data owners.
+    pub data_owners: u8,
     /// Sees every frame of the session.
     pub tap: Option<Tap>,
+    /// Links over sockets that hold so many bytes, instead of in memory without a limit.
+    pub holds: Option<usize>,
+    /// What all randomness follows from.
+    pub seed: [u8; 32],
     /// Each server's session, to make them disagree.
     pub sessions: [SessionInfo; 3],
 }
@@ -40,7 +49,15 @@ pub struct World {
 impl Default for World {
     fn default() -> Self {
         let info = SessionInfo { session: [1; 16], program: [2; 32] };
-        Self { deadline: Duration::from_secs(20), settings: Settings::default(), tap: None, sessions: [info; 3] }
+        Self {
+            deadline: Duration::from_secs(60),
+            settings: Settings::default(),
+            data_owners: 1,
+            tap: None,
+            holds: None,
+            seed: seed::fresh(),
+            sessions: [info; 3],
+        }
     }
 }
 
@@ -61,19 +78,23 @@ impl Link for Tapped {
     fn wire(&self) -> u64 {
         self.inner.wire()
     }
+    fn abort(&self) {
+        self.inner.abort();
+    }
 }
 
-/// What came of a run: at the three servers and the client.
+/// What came of a run, at every end.
 pub struct Outcome<T> {
-    /// By endpoint: 0, 1, 2 are the servers, 3 is the client.
+    /// By endpoint.
     pub ends: Vec<Result<(T, Meter)>>,
+    receiver: usize,
 }
 
 impl<T> Outcome<T> {
-    /// The client's result and the payload bytes and rounds of everybody.
+    /// The receiver's result, the payload bytes of each server and of all owners, and the rounds of everybody.
     ///
     /// # Panics
-    /// When an endpoint failed.
+    /// When an end failed.
     #[must_use]
     pub fn unwrap(mut self) -> (T, [u64; 4], u32) {
         let mut sent = [0; 4];
@@ -81,29 +102,39 @@ impl<T> Outcome<T> {
         for (i, end) in self.ends.iter().enumerate() {
             match end {
                 Ok((_, meter)) => {
-                    sent[i] = meter.payload();
+                    sent[i.min(3)] += meter.payload();
                     rounds = rounds.max(meter.rounds);
                 }
-                Err(error) => panic!("endpoint {i}: {error}"),
+                Err(error) => panic!("end {i}: {error}"),
             }
         }
-        match self.ends.pop() {
-            Some(Ok((out, _))) => (out, sent, rounds),
-            _ => panic!("a world has four endpoints"),
+        match self.ends.swap_remove(self.receiver) {
+            Ok((out, _)) => (out, sent, rounds),
+            Err(error) => panic!("the receiver: {error}"),
         }
     }
 }
 
 impl World {
-    /// Links of every endpoint to every other.
+    /// The ends of the world.
+    #[must_use]
+    pub fn topology(&self) -> Topology {
+        Topology::of(self.settings.kind, self.data_owners)
+    }
+
+    /// Links of every end to those it talks to.
     #[must_use]
     pub fn links(&self) -> Vec<BTreeMap<Endpoint, Box<dyn Link>>> {
-        let mut ends: Vec<BTreeMap<Endpoint, Box<dyn Link>>> = (0..4).map(|_| BTreeMap::new()).collect();
-        for a in 0..4u8 {
-            for b in a + 1..4 {
-                let (ab, ba) = memory_links(Endpoint(a), Endpoint(b), LinkModel::UNLIMITED, self.deadline);
+        let topology = self.topology();
+        let all = topology.ends();
+        let mut ends: Vec<BTreeMap<Endpoint, Box<dyn Link>>> = all.iter().map(|_| BTreeMap::new()).collect();
+        for (i, &a) in all.iter().enumerate() {
+            for &b in all[i + 1..].iter().filter(|b| topology.linked(a, **b)) {
+                let (ab, ba) = match self.holds {
+                    Some(holds) => sockets::links(a, b, holds, self.deadline),
+                    None => memory_links(a, b, LinkModel::UNLIMITED, self.deadline),
+                };
                 for (from, to, inner) in [(a, b, ab), (b, a, ba)] {
-                    let (from, to) = (Endpoint(from), Endpoint(to));
                     let link = match &self.tap {
                         Some(tap) => Box::new(Tapped { from, to, inner, tap: Arc::clone(tap) }),
                         None => inner,
@@ -115,7 +146,7 @@ impl World {
         ends
     }
 
-    /// Runs a job at three servers and a client.
+    /// Runs a job at three servers and all owners.
     pub fn run<J: Job>(&self, job: &J) -> Outcome<J::Out> {
         let links = self.links();
         let ends = std::thread::scope(|scope| {
@@ -125,21 +156,23 @@ impl World {
                 .map(|(i, links)| {
                     scope.spawn(move || {
                         let net = Net::new(Endpoint(i as u8), links);
-                        if i == 3 {
-                            let client = Client::new(net, self.settings);
-                            let out = job.run(&client, Step::root(self.sessions[0].session))?;
-                            return Ok((out, client.net().meter()));
-                        }
-                        let prss = establish(&net, &self.sessions[i])?;
+                        let entropy = Seeded::of(self.seed, i as u8);
+                        let Some(session) = self.sessions.get(i) else {
+                            let owner = Client::new(net, self.settings, &entropy);
+                            let out = job.run(&owner, Step::root(self.sessions[0].session))?;
+                            return Ok((out, owner.net().meter()));
+                        };
+                        let prss = establish(&net, session, &entropy)?;
                         let server = Rep3::new(Cpu::new(1), net, prss, self.settings)?;
-                        let out = job.run(&server, Step::root(self.sessions[i].session))?;
+                        let out = job.run(&server, Step::root(session.session))?;
                         Ok((out, server.net().meter()))
                     })
                 })
                 .collect();
             threads.into_iter().map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
         });
-        Outcome { ends }
+        let receiver = self.topology().end(sordino_mpc::Role::Receiver);
+        Outcome { ends, receiver: usize::from(receiver.0) }
     }
 }
 

@@ -5,8 +5,14 @@ use sordino_net::{Endpoint, Frame, Part, Tag};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Bytes below which messages are pooled with others of their sender and receiver.
-const SHORT: usize = 128;
+/// Bytes of all runs that a place in a conversation needs to be looked at by itself: below, the counts are too small for the
+/// bound on false alarms, and messages are pooled with others of their sender and receiver.
+const ENOUGH: usize = 6144;
+
+/// Standard deviations from which on a transcript fails. With as many bytes as are asked for, one of the statistics of uniform
+/// bytes lies beyond with a probability below 2^-56 (Chernoff's bound on the multinomial, not its normal limit); a suite has
+/// fewer than 2^13 of them, so it fails by chance with less than 2^-43.
+pub const BOUND: f64 = 12.0;
 
 /// Counts of byte values, by receiver, sender and place in their conversation; `combined` with what went back.
 type Histograms = BTreeMap<(u8, u8, usize, &'static str), Vec<u64>>;
@@ -49,7 +55,7 @@ fn histograms(value: i64, runs: usize, protocol: &impl Fn(i64, Tap)) -> Histogra
             for (i, (tag, message)) in messages.iter().enumerate().skip(skip) {
                 let mut count = |kind, bytes: Vec<u8>| {
                     // Short messages say too little by themselves.
-                    let place = if bytes.len() < SHORT { usize::MAX } else { i };
+                    let place = if bytes.len() * runs < ENOUGH { usize::MAX } else { i };
                     let counts = all.entry((to, from, place, kind)).or_insert_with(|| vec![0; 256]);
                     bytes.iter().for_each(|&b| counts[usize::from(b)] += 1);
                 };
@@ -97,8 +103,8 @@ pub fn worst(runs: usize, protocol: &impl Fn(i64, Tap)) -> (f64, usize) {
     let (a, b) = (histograms(0, runs, protocol), histograms((1 << 29) + 12345, runs, protocol));
     assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>(), "who sends when is public");
     let of = |(key, counts): (&(u8, u8, usize, &'static str), &Vec<u64>)| {
-        // Too few bytes say nothing: two seeds of sixteen bytes from the client.
-        if counts.iter().sum::<u64>() < 1000 {
+        // Too few bytes say nothing: two seeds of sixteen bytes from an owner.
+        if counts.iter().sum::<u64>() < ENOUGH as u64 {
             return 0.0;
         }
         from_uniform(counts).max(from_uniform(&b[key])).max(from_each_other(counts, &b[key]))

@@ -7,8 +7,9 @@ use super::plot::{Axes, Series};
 use super::{Common, Parties, plot};
 use clap::Args;
 use serde::Serialize;
+use sordino::owners::Owners;
 use sordino::report::{Check, check};
-use sordino::session::{Shared, fresh_id};
+use sordino::session;
 use sordino::{Error, Result};
 use sordino_mpc::Settings;
 use sordino_net::LinkModel;
@@ -145,12 +146,12 @@ impl Accuracy {
             .map(|x| Ok(encode_inputs(&job.program, std::slice::from_ref(x))?))
             .collect::<Result<Vec<_>>>()?;
         let runs = inputs.len();
-        let shared =
-            Shared { session: fresh_id()?, program: &job.program, runs, trace: false, checkpoints: None, opened: 0 };
+        let mut inputs = inputs.as_slice();
+        let owners = Owners { weights: &job.secrets, data: vec![&mut inputs], receiver: &mut () };
         let session = self.common.session(Parties::InProcess, LinkModel::UNLIMITED);
-        let (driven, _) = session.run(shared, &job.secrets, &mut [&mut inputs.as_slice()], &AtomicU64::new(0))?;
+        let done = session.run(session::Job::new(&job.program, runs)?, owners, None, &AtomicU64::new(0))?;
         let (mut got, mut want) = (vec![], vec![]);
-        for (x, outputs) in drawn.iter().zip(&driven.outputs) {
+        for (x, outputs) in drawn.iter().zip(&done.outputs) {
             let reference = float::evaluate(&job.typed.reference, std::slice::from_ref(x), |_, _| ())?;
             let answer = decode_outputs(&job.program, outputs).pop();
             got.push(answer.ok_or_else(|| Error::Session("the model has no output".into()))?.data);

@@ -3,8 +3,8 @@
 use super::{Common, Parties};
 use serde::Serialize;
 use sordino::model::{self, Typed};
-use sordino::report::EndReport;
-use sordino::session::{Driven, Shared, fresh_id};
+use sordino::owners::{Finished, Owners};
+use sordino::session;
 use sordino::{Error, Result};
 use sordino_net::LinkModel;
 use sordino_nn::exec::encode_inputs;
@@ -84,35 +84,34 @@ impl Job {
 
 impl Common {
     /// Runs a job so often; reports are of all runs.
-    pub(crate) fn run(&self, job: &Job, link: LinkModel, runs: usize) -> Result<(Driven, Vec<EndReport>)> {
+    pub(crate) fn run(&self, job: &Job, link: LinkModel, runs: usize) -> Result<Finished> {
         let encoded = encode_inputs(&job.program, std::slice::from_ref(&job.input))?;
         let inputs = vec![encoded; runs];
-        let shared =
-            Shared { session: fresh_id()?, program: &job.program, runs, trace: false, checkpoints: None, opened: 0 };
+        let mut inputs = inputs.as_slice();
+        let owners = Owners { weights: &job.secrets, data: vec![&mut inputs], receiver: &mut () };
         let session = self.session(Parties::Processes, link);
-        session.run(shared, &job.secrets, &mut [&mut inputs.as_slice()], &AtomicU64::new(0))
+        session.run(session::Job::new(&job.program, runs)?, owners, None, &AtomicU64::new(0))
     }
 
     /// Runs a job once to warm up and then as often as asked.
     pub(crate) fn measure(&self, job: &Job, link: LinkModel) -> Result<Measured> {
-        let (driven, servers) = self.run(job, link, self.runs + 1)?;
-        Measured::new(&driven, &servers)
+        Measured::new(&self.run(job, link, self.runs + 1)?)
     }
 }
 
 impl Measured {
     /// Figures of a session whose first run warmed up.
-    pub(crate) fn new(driven: &Driven, servers: &[EndReport]) -> Result<Self> {
-        let all = driven.seconds();
+    pub(crate) fn new(done: &Finished) -> Result<Self> {
+        let (all, servers) = (done.seconds(), done.servers());
         let none = || Error::Session("no run was measured".into());
-        let (last, seconds) = (driven.report.runs.last().ok_or_else(none)?, sorted(all[1..].to_vec()));
+        let seconds = sorted(all.get(1..).unwrap_or_default().to_vec());
         let cpu = (1..all.len()).map(|i| servers.iter().filter_map(|s| s.runs.get(i)).map(|r| r.cpu_seconds).sum());
-        let bytes = driven.bytes(servers);
+        let bytes = done.bytes();
         Ok(Self {
             seconds: median(&seconds),
             seconds_range: [*seconds.first().ok_or_else(none)?, *seconds.last().ok_or_else(none)?],
             bytes: PerRun { payload: bytes.payload / all.len() as u64, wire: bytes.wire / all.len() as u64 },
-            rounds: driven.ends(servers).filter_map(|e| e.runs.last()).map(|r| r.rounds).max().unwrap_or(last.rounds),
+            rounds: done.rounds_of_last_run(),
             peak_rss_mb: servers.iter().map(|e| e.peak_rss_mb).fold(0.0, f64::max),
             cpu_seconds: median(&sorted(cpu.collect())),
         })

@@ -210,7 +210,8 @@ impl Ops {
                 .map(|i| i.layer)
                 .collect();
             let layers: Vec<usize> = isolate(&mut job.program).filter(|l| !inputs.contains(l)).collect();
-            let (_, servers) = self.common.run(&job, LinkModel::UNLIMITED, self.common.runs + 1)?;
+            let done = self.common.run(&job, LinkModel::UNLIMITED, self.common.runs + 1)?;
+            let servers = done.servers();
             let of = |server: usize, run: usize, f: &dyn Fn(&LayerReport) -> f64| -> f64 {
                 layers.iter().filter_map(|l| servers[server].runs[run].layers.get(l)).map(f).sum()
             };

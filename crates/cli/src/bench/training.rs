@@ -9,7 +9,8 @@ use clap::Args;
 use serde::Serialize;
 use sordino::data::{Labels, Set};
 use sordino::inputs::Preprocess;
-use sordino::session::{Shared, fresh_id};
+use sordino::owners::Owners;
+use sordino::session::Job;
 use sordino::training::{Length, order};
 use sordino::{Error, Result};
 use sordino_net::LinkModel;
@@ -141,16 +142,14 @@ impl Training {
             seed: 0,
         };
         let prepared = Prepared::new(&graph, material, &rule, 16.0, 2)?;
-        let program = &prepared.program;
-        let shared = Shared { session: fresh_id()?, program, runs, trace: false, checkpoints: None, opened: 0 };
         let session = self.common.session(Parties::Processes, LinkModel::UNLIMITED);
-        let mut trainers = Trainer::all(&prepared, true);
-        let (driven, servers) =
-            session.run(shared, &prepared.secrets, &mut owners(&mut trainers), &AtomicU64::new(0))?;
+        let mut trainers = Trainer::all(&prepared);
+        let owners = Owners { weights: &prepared.secrets, data: owners(&mut trainers), receiver: &mut () };
+        let done = session.run(Job::new(&prepared.program, runs)?, owners, None, &AtomicU64::new(0))?;
         let figures = SYSTEMS.iter().zip(published::training(name));
         let published = figures
             .filter_map(|(&system, f)| f.map(|(seconds, megabytes)| Published { system, seconds, megabytes }))
             .collect();
-        Ok(Line { name: name.into(), batch, measured: Measured::new(&driven, &servers)?, published })
+        Ok(Line { name: name.into(), batch, measured: Measured::new(&done)?, published })
     }
 }

@@ -17,7 +17,8 @@ use sordino::checkpoint::{self, Checkpoints, Lock, Mark};
 use sordino::data::{self, Set, Split};
 use sordino::inputs::Preprocess;
 use sordino::model::{self, write_own};
-use sordino::session::{Shared, fresh_id};
+use sordino::owners::Owners;
+use sordino::session::Job;
 use sordino::training::{Length, model_states, order, scores, trained};
 use sordino::{Error, Result};
 use sordino_nn::exec::decode_states;
@@ -27,7 +28,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use zeroize::Zeroizing;
 
-pub(super) use prepared::{Material, Prepared, Trainer, owners};
+pub(super) use prepared::{Listener, Material, Prepared, Trainer, owners};
 pub(super) use report::Report;
 
 /// Arguments of `train`.
@@ -66,7 +67,7 @@ pub(crate) struct Train {
     schedule: Schedule,
     #[command(flatten, next_help_heading = "Pictures")]
     preprocess: Preprocess,
-    /// Open the loss of every iteration to the first data owner; nothing else is revealed before the end.
+    /// Open the loss of every iteration to the receiver; nothing else is revealed before the end.
     #[arg(long, help_heading = "Results")]
     reveal_loss: bool,
     /// Train the same model in floats beside it and compare losses, weights and accuracies. Opens the model to its owner.
@@ -146,7 +147,7 @@ impl Train {
         for owner in &schedule.owner {
             sets.push(self.read(&owner.data, owner.labels.as_deref(), &dims, answers)?.train);
         }
-        if sets.len() > usize::from(sordino::tls::MOST_OWNERS) + 1 {
+        if sets.len() > usize::from(sordino_mpc::MOST_OWNERS) {
             return Err(Error::Usage(format!("{} data owners; at most 16 are possible", sets.len())));
         }
         if !self.validation.is_empty() {
@@ -219,35 +220,29 @@ impl Train {
         let checkpoints = self.checkpoints(&prepared, from)?;
         // Nothing is opened that nobody asked for.
         let opens = self.output.is_some() || self.check || !self.validation.is_empty();
-        let shared = Shared {
-            session: fresh_id()?,
-            program: &prepared.program,
-            runs,
-            trace: false,
-            checkpoints: checkpoints.as_ref(),
+        let job = Job {
+            kept: from.is_some(),
+            first: from.map_or(0, |m| m.iteration),
             opened: if opens { model_states(&prepared.step) } else { 0 },
+            ..Job::new(&prepared.program, runs)?
         };
-        let mut trainers = Trainer::all(&prepared, false);
+        let mut trainers = Trainer::all(&prepared);
+        let mut listener = Listener::new(&prepared, false);
         if let (true, Some(to)) = (self.reveal_loss, &checkpoints) {
-            trainers[0].losses = Losses::kept(&to.folder, to.first())?;
+            listener.losses = Losses::kept(&to.folder, to.first())?;
         }
-        let (driven, servers) =
-            self.session.run(shared, &prepared.secrets, &mut owners(&mut trainers), &AtomicU64::new(0))?;
-        let (loss_iterations, losses) = trainers.swap_remove(0).losses.all.into_iter().unzip();
+        let owners = Owners { weights: &prepared.secrets, data: owners(&mut trainers), receiver: &mut listener };
+        let done = self.session.run(job, owners, checkpoints.as_ref(), &AtomicU64::new(0))?;
+        let (loss_iterations, losses) = listener.losses.all.into_iter().unzip();
         let n = runs - checkpoints.as_ref().map_or(0, Checkpoints::first);
-        let seconds: f64 = driven.seconds().iter().sum::<f64>().abs();
+        let seconds: f64 = done.seconds().iter().sum::<f64>().abs();
         let mut report = Report {
             iterations: n,
             batch,
             seconds,
             seconds_per_iteration: seconds / n.max(1) as f64,
-            bytes: driven.bytes(&servers),
-            rounds_per_iteration: driven
-                .ends(&servers)
-                .filter_map(|e| e.runs.last())
-                .map(|r| r.rounds)
-                .max()
-                .unwrap_or(0),
+            bytes: done.bytes(),
+            rounds_per_iteration: done.rounds_of_last_run(),
             losses,
             loss_iterations,
             validation: Judged::default(),
@@ -255,7 +250,7 @@ impl Train {
             check: None,
         };
         if opens {
-            let states = decode_states(&prepared.program, &prepared.step, &driven.states);
+            let states = decode_states(&prepared.program, &prepared.step, &done.states);
             let result = trained(&graph, &prepared.step, &states)?;
             report.written = self.write(&result, &prepared.material.preprocess)?;
             let judge = |g: &Graph| match &validation {

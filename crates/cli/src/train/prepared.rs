@@ -5,7 +5,7 @@ use sordino::answer::Answer;
 use sordino::checkpoint::Training;
 use sordino::data::Set;
 use sordino::inputs::Preprocess;
-use sordino::session::Owner;
+use sordino::session::{Inputs, Outputs};
 use sordino::training::{Floats, Order, fingerprint, untied};
 use sordino::{Error, Result};
 use sordino_nn::exec::{decode_outputs, encode_input};
@@ -136,37 +136,27 @@ fn human_time(seconds: f64) -> String {
     }
 }
 
-/// A data owner while a training runs; the first one hears of losses.
+/// A data owner while a training runs.
 pub(crate) struct Trainer<'a> {
     program: &'a Program,
     material: &'a Material,
     owner: usize,
-    pub(super) losses: Losses,
-    quiet: bool,
-    /// When it began, and when it last said where it is.
-    began: Instant,
-    said: Instant,
-    done: usize,
 }
 
 impl<'a> Trainer<'a> {
     /// All owners.
-    pub(crate) fn all(prepared: &'a Prepared, quiet: bool) -> Vec<Self> {
+    pub(crate) fn all(prepared: &'a Prepared) -> Vec<Self> {
         let Prepared { program, material, .. } = prepared;
-        let one = |owner| {
-            let now = Instant::now();
-            Self { program, material, owner, losses: Losses::default(), quiet, began: now, said: now, done: 0 }
-        };
-        (0..prepared.material.sets.len()).map(one).collect()
+        (0..material.sets.len()).map(|owner| Self { program, material, owner }).collect()
     }
 }
 
 /// As sessions take owners.
-pub(crate) fn owners<'o>(trainers: &'o mut [Trainer<'_>]) -> Vec<&'o mut dyn Owner> {
-    trainers.iter_mut().map(|t| t as &mut dyn Owner).collect()
+pub(crate) fn owners<'o>(trainers: &'o mut [Trainer<'_>]) -> Vec<&'o mut dyn Inputs> {
+    trainers.iter_mut().map(|t| t as &mut dyn Inputs).collect()
 }
 
-impl Owner for Trainer<'_> {
+impl Inputs for Trainer<'_> {
     fn inputs(&mut self, run: usize) -> sordino_nn::Result<Vec<Vec<i64>>> {
         let (program, material) = (self.program, self.material);
         let own = material.sets[self.owner].batch(&material.order[run][self.owner], material.answers);
@@ -180,16 +170,35 @@ impl Owner for Trainer<'_> {
         };
         program.inputs.iter().map(encode).collect()
     }
+}
 
+/// The receiver while a training runs: hears of losses and says where it is.
+pub(crate) struct Listener<'a> {
+    program: &'a Program,
+    iterations: usize,
+    pub(super) losses: Losses,
+    quiet: bool,
+    /// When it began, and when it last said where it is.
+    began: Instant,
+    said: Instant,
+    done: usize,
+}
+
+impl<'a> Listener<'a> {
+    pub(crate) fn new(prepared: &'a Prepared, quiet: bool) -> Self {
+        let (now, iterations) = (Instant::now(), prepared.material.order.len());
+        let losses = Losses::default();
+        Self { program: &prepared.program, iterations, losses, quiet, began: now, said: now, done: 0 }
+    }
+}
+
+impl Outputs for Listener<'_> {
     fn opened(&mut self, run: usize, outputs: &[Vec<i64>], seconds: f64) {
-        if self.owner > 0 {
-            return;
-        }
         if let Some(loss) = decode_outputs(self.program, outputs).first() {
             self.losses.push(run + 1, loss.data[0]);
         }
         self.done += 1;
-        let all = self.material.order.len();
+        let all = self.iterations;
         if !self.quiet && (self.done == 1 || self.said.elapsed() > SILENCE || run + 1 == all) {
             self.said = Instant::now();
             let loss = self.losses.recent().map(|l| format!(", loss {l:.4}")).unwrap_or_default();

@@ -4,10 +4,13 @@
 //! in docs/protocols.md. Rounds are the longest chain of dependent messages.
 
 use super::layout::{plane_words, thirds};
-use crate::{Cost, Settings, Width};
-use sordino_ring::{Comparison, packed_words};
+use crate::{Cost, Costs, Result, Settings, Width};
+use sordino_ring::{Comparison, Conv2d, packed_words};
 
 const SERVERS: [usize; 3] = [0, 1, 2];
+
+/// Bytes of a hash of a component.
+const HASH_BYTES: u64 = 32;
 
 /// Bytes of `n` elements on the wire.
 fn bytes(n: usize, bits: u32) -> u64 {
@@ -59,15 +62,85 @@ fn comparison(n: usize, bits: u32, extra: &[u32]) -> Cost {
     deal(n, cmp.dealt_planes(), extra) + levels + exchange(n, 1)
 }
 
-/// A tensor of `n` elements from the client: two components as seeds, the third sent to its two holders.
-#[must_use]
-pub fn input(n: usize, settings: Settings) -> Cost {
+/// The declared cost of the protocol with three servers.
+pub struct Declared(Settings);
+
+impl Costs for Declared {
+    fn new(settings: Settings) -> Self {
+        Self(settings)
+    }
+    fn input(&self, n: usize) -> Cost {
+        input(n, self.0)
+    }
+    fn gain(&self, op: &Conv2d) -> u64 {
+        op.gain()
+    }
+    fn linear(&self, terms: &[(Conv2d, u64)], shift: u32) -> (u32, Cost) {
+        let gain = terms.iter().map(|t| t.1).max().unwrap_or(1);
+        (shift + gain.trailing_zeros(), products(terms.iter().map(|t| t.0.macs()).sum()))
+    }
+    fn truncate(&self, n: usize, shift: u32) -> Cost {
+        truncate(n, shift, self.0)
+    }
+    fn msb(&self, n: usize) -> Cost {
+        msb(n, self.0)
+    }
+    fn relu(&self, n: usize, out: Width) -> Cost {
+        relu(n, out, self.0)
+    }
+    fn extend(&self, n: usize) -> Cost {
+        extend(n, self.0)
+    }
+    fn open(&self, n: usize, width: Width) -> Cost {
+        open(n, width, self.0)
+    }
+    /// Each server sends a hash to each of the two others.
+    fn agree(&self) -> Cost {
+        per_server(|_| 2 * HASH_BYTES)
+    }
+    fn mul(&self, n: usize) -> Result<Cost> {
+        Ok(products(n as u64))
+    }
+    fn weight_gradient(&self, op: &Conv2d) -> Result<Cost> {
+        Ok(products(op.macs()))
+    }
+    fn piecewise(&self, n: usize, thresholds: usize, functions: usize) -> Result<Cost> {
+        Ok(piecewise(n, thresholds, functions, self.0))
+    }
+    fn select(&self, n: usize, dealt: bool, out: Width) -> Result<Cost> {
+        Ok(select(n, dealt, out, self.0))
+    }
+    fn pack(&self, op: &Conv2d) -> Result<u64> {
+        Ok(op.gain_once())
+    }
+
+    fn tensor_bytes(&self, n: usize, width: Width) -> u64 {
+        2 * n as u64 * if width == Width::Narrow { 4 } else { 8 }
+    }
+    /// Three planes, and two shares of a third of the masks each.
+    fn bits_bytes(&self, n: usize, dealt: bool) -> u64 {
+        (n / 8 + if dealt { 8 * n / 3 } else { 0 }) as u64
+    }
+    fn panel_bytes(&self, op: &Conv2d, gain: u64) -> u64 {
+        let channels = (op.cout / op.groups).next_multiple_of(16) * op.groups;
+        // Winograd's form has 16 weights for a 3x3 kernel's nine.
+        let taps = if gain > 1 { 16 } else { op.kernel[0] * op.kernel[1] };
+        (channels * taps * (op.cin / op.groups)) as u64 * 16
+    }
+}
+
+/// Both replicated products of so many multiplications.
+fn products(macs: u64) -> Cost {
+    Cost { macs: 2 * macs, ..Cost::default() }
+}
+
+/// A tensor of `n` elements from an owner: two components as seeds, the third sent to its two holders.
+fn input(n: usize, settings: Settings) -> Cost {
     Cost { sent: [0, 0, 0, 64 + 2 * bytes(n, settings.wide_bits)], rounds: 1, ..Cost::default() }
 }
 
 /// Truncate-reduce of `n` additively shared elements.
-#[must_use]
-pub fn truncate(n: usize, shift: u32, settings: Settings) -> Cost {
+fn truncate(n: usize, shift: u32, settings: Settings) -> Cost {
     if settings.faithful && shift > 0 {
         let narrow = settings.narrow_bits;
         reshare(n, settings.wide_bits) + comparison(n, shift, &[narrow; 2]) + remask(n, narrow)
@@ -77,14 +150,12 @@ pub fn truncate(n: usize, shift: u32, settings: Settings) -> Cost {
 }
 
 /// Signs of `n` elements.
-#[must_use]
-pub fn msb(n: usize, settings: Settings) -> Cost {
+fn msb(n: usize, settings: Settings) -> Cost {
     comparison(n, settings.narrow_bits - 1, &[])
 }
 
 /// Functions of `n` elements that are constant between `thresholds`.
-#[must_use]
-pub fn piecewise(n: usize, thresholds: usize, functions: usize, settings: Settings) -> Cost {
+fn piecewise(n: usize, thresholds: usize, functions: usize, settings: Settings) -> Cost {
     let (parts, wide) = (thirds(n), settings.wide_bits);
     let cmp = Comparison::new(settings.narrow_bits - 1);
     let deal = per_server(|s| {
@@ -98,8 +169,7 @@ pub fn piecewise(n: usize, thresholds: usize, functions: usize, settings: Settin
 }
 
 /// max(x, 0).
-#[must_use]
-pub fn relu(n: usize, out: Width, settings: Settings) -> Cost {
+fn relu(n: usize, out: Width, settings: Settings) -> Cost {
     let narrow = settings.narrow_bits;
     match out {
         Width::Narrow => comparison(n, narrow - 1, &[narrow; 2]) + remask(n, narrow),
@@ -111,8 +181,7 @@ pub fn relu(n: usize, out: Width, settings: Settings) -> Cost {
 }
 
 /// A value where a bit is set, else zero; shares of the bit's mask are dealt unless a ReLU left them.
-#[must_use]
-pub fn select(n: usize, dealt: bool, out: Width, settings: Settings) -> Cost {
+fn select(n: usize, dealt: bool, out: Width, settings: Settings) -> Cost {
     let narrow = settings.narrow_bits;
     let mut elements = vec![narrow; if dealt { 1 } else { 2 }];
     match out {
@@ -125,17 +194,15 @@ pub fn select(n: usize, dealt: bool, out: Width, settings: Settings) -> Cost {
 }
 
 /// Narrow to wide. The deal and the exchange do not depend on each other: one round.
-#[must_use]
-pub fn extend(n: usize, settings: Settings) -> Cost {
+fn extend(n: usize, settings: Settings) -> Cost {
     let mut first = deal(n, 0, &[settings.most_shift()]) + exchange(n, 1);
     first.rounds = 1;
     first + remask(n, settings.wide_bits)
 }
 
-/// Opening to the client: every server sends its first component.
-#[must_use]
-pub fn open(n: usize, width: Width, settings: Settings) -> Cost {
-    reshare(n, settings.bits(width))
+/// Opening to the receiver: every server sends its first component, and a hash of the other one.
+fn open(n: usize, width: Width, settings: Settings) -> Cost {
+    reshare(n, settings.bits(width)) + Cost { rounds: 0, ..per_server(|_| HASH_BYTES) }
 }
 
 #[cfg(test)]

@@ -1,14 +1,19 @@
 //! The protocol as one server runs it.
 
+use super::agree::{Received, opened};
 use super::compare::wrong_form;
 use super::keys::{Prss, Side};
 use super::layout::thirds;
 use super::relu::Bits;
 use super::share::{Pair, Shared, local};
-use crate::{Checked, Error, Local, Protocol, Result, Role, Settings, Step, Width};
+use crate::{Checked, Error, Local, Party, Protocol, Result, Role, Settings, Step, Width};
 use sordino_net::{Activity, Endpoint, Message, Net, Part, Segment};
 use sordino_ring::{Conv2d, Device, PrgKey, Shape, Word, Words, ZipOp, packed_words};
+use std::sync::Mutex;
 use zeroize::Zeroizing;
+
+/// The servers are the first three ends.
+pub(crate) const SERVERS: [Endpoint; 3] = [Endpoint(0), Endpoint(1), Endpoint(2)];
 
 /// One of the three servers.
 pub struct Rep3<D: Device> {
@@ -17,6 +22,8 @@ pub struct Rep3<D: Device> {
     prss: Prss,
     pub(crate) me: usize,
     pub(crate) settings: Settings,
+    /// Of what owners sent.
+    pub(crate) received: Mutex<Received>,
 }
 
 /// The form of `n` elements of `bits` bits on the wire: whole words as they are, anything else packed.
@@ -35,54 +42,11 @@ impl<D: Device> Rep3<D> {
     /// When the transport is not a server's.
     pub fn new(dev: D, net: Net, prss: Prss, settings: Settings) -> Result<Self> {
         let me = net.me();
-        if !me.is_server() {
+        if !SERVERS.contains(&me) {
             return Err(Error::Usage(format!("{me} is not one of the three servers")));
         }
         settings.check()?;
-        Ok(Self { dev, net, prss, me: usize::from(me.0), settings })
-    }
-
-    /// This server's two components of wide tensors, for its own disk: secret only to the others.
-    ///
-    /// # Errors
-    /// For a narrow tensor.
-    pub fn export(&self, tensors: &[Shared<D>]) -> Result<Zeroizing<Vec<u8>>> {
-        let words: usize = tensors.iter().map(|x| 2 * x.shape.len()).sum();
-        // Growing would leave copies behind.
-        let mut bytes = Zeroizing::new(Vec::with_capacity(8 * words));
-        for x in tensors {
-            let pair = x.as_wide()?;
-            for component in [&pair.0, &pair.1] {
-                let words = Zeroizing::new(self.dev.download(self.dev.copy(component)));
-                words.iter().for_each(|w| bytes.extend_from_slice(&w.to_le_bytes()));
-            }
-        }
-        Ok(bytes)
-    }
-
-    /// Wide tensors of these shapes from what [`Rep3::export`] gave.
-    ///
-    /// # Errors
-    /// When the bytes are not as many as the shapes need.
-    pub fn import(&self, bytes: &[u8], shapes: &[Shape]) -> Result<Vec<Shared<D>>> {
-        let need: usize = shapes.iter().map(|s| 16 * s.len()).sum();
-        if bytes.len() != need {
-            return Err(Error::Usage(format!("{} bytes of shares where {need} are needed", bytes.len())));
-        }
-        let mut rest = bytes;
-        let mut next = |n: usize| {
-            let (now, later) = rest.split_at(8 * n);
-            rest = later;
-            let word = |c: &[u8]| c.iter().rev().fold(0u64, |v, &b| v << 8 | u64::from(b));
-            self.dev.upload(now.chunks_exact(8).map(word).collect())
-        };
-        Ok(shapes.iter().map(|s| Shared::wide(s.clone(), Pair(next(s.len()), next(s.len())))).collect())
-    }
-
-    /// The transport, for its meter.
-    #[must_use]
-    pub fn net(&self) -> &Net {
-        &self.net
+        Ok(Self { dev, net, prss, me: usize::from(me.0), settings, received: Mutex::default() })
     }
 
     pub(crate) fn next(&self) -> usize {
@@ -96,10 +60,10 @@ impl<D: Device> Rep3<D> {
         self.net.timeline().time(Activity::Randomness, || self.dev.random(&key, n))
     }
     pub(crate) fn send(&self, to: usize, at: &Step, label: &str, message: Message) -> Result<()> {
-        Ok(self.net.send(Endpoint::SERVERS[to], at.tag(label), message)?)
+        Ok(self.net.send(SERVERS[to], at.tag(label), message)?)
     }
     pub(crate) fn recv(&self, from: usize, at: &Step, label: &str, form: &[Segment]) -> Result<Message> {
-        Ok(self.net.recv(Endpoint::SERVERS[from], at.tag(label), form)?)
+        Ok(self.net.recv(SERVERS[from], at.tag(label), form)?)
     }
 
     /// Width of the ring that a word holds.
@@ -229,7 +193,7 @@ impl<D: Device> Rep3<D> {
         Ok(Shared::narrow(shape, self.truncate_additive(at, z, n, shift)?))
     }
 
-    fn shared_from_client(&self, at: &Step, from: Role, n: usize) -> Result<Pair<D, u64>> {
+    fn shared_by_owner(&self, at: &Step, from: Role, n: usize) -> Result<Pair<D, u64>> {
         let bits = self.settings.wide_bits;
         let keys = [Segment::Wide(2), Segment::Wide(2)];
         let form: &[Segment] = match self.me {
@@ -237,7 +201,10 @@ impl<D: Device> Rep3<D> {
             1 => &[Segment::Wide(2), form(n, bits)],
             _ => &[form(n, bits), Segment::Wide(2)],
         };
-        let message = self.net.recv(from.endpoint(), at.tag("input"), form)?;
+        let message = self.net.recv(self.settings.kind.end(from), at.tag("input"), form)?;
+        if let Ok(mut received) = self.received.lock() {
+            received.add(&message);
+        }
         // Component 2 travels, the others are expanded from their seeds.
         let explicit = [None, Some(1), Some(0)][self.me];
         let mut parts = message.into_iter().enumerate().map(|(i, part)| match part {
@@ -263,6 +230,41 @@ pub struct Packed<D: Device> {
     gain: u64,
 }
 
+impl<D: Device> Party for Rep3<D> {
+    fn net(&self) -> &Net {
+        &self.net
+    }
+
+    fn export(&self, tensors: &[Shared<D>]) -> Result<Zeroizing<Vec<u8>>> {
+        let words: usize = tensors.iter().map(|x| 2 * x.shape.len()).sum();
+        // Growing would leave copies behind.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(8 * words));
+        for x in tensors {
+            let pair = x.as_wide()?;
+            for component in [&pair.0, &pair.1] {
+                let words = Zeroizing::new(self.dev.download(self.dev.copy(component)));
+                words.iter().for_each(|w| bytes.extend_from_slice(&w.to_le_bytes()));
+            }
+        }
+        Ok(bytes)
+    }
+
+    fn import(&self, bytes: &[u8], shapes: &[Shape]) -> Result<Vec<Shared<D>>> {
+        let need: usize = shapes.iter().map(|s| 16 * s.len()).sum();
+        if bytes.len() != need {
+            return Err(Error::Usage(format!("{} bytes of shares where {need} are needed", bytes.len())));
+        }
+        let mut rest = bytes;
+        let mut next = |n: usize| {
+            let (now, later) = rest.split_at(8 * n);
+            rest = later;
+            let word = |c: &[u8]| c.iter().rev().fold(0u64, |v, &b| v << 8 | u64::from(b));
+            self.dev.upload(now.chunks_exact(8).map(word).collect())
+        };
+        Ok(shapes.iter().map(|s| Shared::wide(s.clone(), Pair(next(s.len()), next(s.len())))).collect())
+    }
+}
+
 impl<D: Device> Protocol for Rep3<D> {
     type Arith = Shared<D>;
     type Bit = Bits<D>;
@@ -276,18 +278,18 @@ impl<D: Device> Protocol for Rep3<D> {
     }
 
     fn input(&self, at: Step, from: Role, _values: Option<&[i64]>, shape: &Shape) -> Result<Shared<D>> {
-        Ok(Shared::wide(shape.clone(), self.shared_from_client(&at, from, shape.len())?))
+        Ok(Shared::wide(shape.clone(), self.shared_by_owner(&at, from, shape.len())?))
     }
 
     fn prepare(&self, at: Step, from: Role, _values: Option<&[i64]>, op: &Conv2d) -> Result<Packed<D>> {
-        crate::plan::sensible(op)?;
-        let w = self.shared_from_client(&at, from, op.weight().len())?;
+        crate::fit::sensible(op)?;
+        let w = self.shared_by_owner(&at, from, op.weight().len())?;
         Ok(Packed { panel: self.dev.prepare(&w.0, &w.1, op, true), gain: op.gain() })
     }
 
     fn pack(&self, weights: &Shared<D>, op: &Conv2d) -> Result<Packed<D>> {
         let w = weights.as_wide()?;
-        crate::plan::fits_weight(&weights.shape, op)?;
+        crate::fit::fits_weight(&weights.shape, op)?;
         let gain = op.gain_once();
         Ok(Packed { panel: self.dev.prepare(&w.0, &w.1, op, gain > 1), gain })
     }
@@ -320,7 +322,7 @@ impl<D: Device> Protocol for Rep3<D> {
         let level = |z, of: u64| if of == gain { z } else { self.dev.affine(&z, gain / of, 0) };
         let mut sum: Option<D::Buf<u64>> = None;
         for (x, w, op) in terms {
-            crate::plan::fits_linear(&x.shape, op)?;
+            crate::fit::fits_linear(&x.shape, op)?;
             let x = x.as_wide()?;
             let z = level(self.dev.linear(&x.0, &x.1, &w.panel, op), w.gain);
             sum = Some(match sum {
@@ -348,7 +350,7 @@ impl<D: Device> Protocol for Rep3<D> {
         bias: Option<&Shared<D>>,
         shift: u32,
     ) -> Result<Shared<D>> {
-        crate::plan::fits_gradient(&x.shape, &dy.shape, op)?;
+        crate::fit::fits_gradient(&x.shape, &dy.shape, op)?;
         let (x, dy) = (x.as_wide()?, dy.as_wide()?);
         let z = self.dev.weight_gradient([&x.0, &x.1], [&dy.0, &dy.1], op);
         let bias = bias.map(Shared::as_wide).transpose()?.map(|b| &b.0);
@@ -393,12 +395,20 @@ impl<D: Device> Protocol for Rep3<D> {
         Ok(Checked(x))
     }
 
+    fn agree(&self, at: Step, tensors: &[&Shared<D>]) -> Result<()> {
+        self.agree_shared(&at, tensors)
+    }
+
     fn open(&self, at: Step, x: Checked<Shared<D>>, to: Role) -> Result<Option<Vec<i64>>> {
-        let part = match &*x.0.data {
-            super::share::Data::Narrow(p) => self.outgoing(self.dev.copy(&p.0), self.settings.narrow_bits),
-            super::share::Data::Wide(p) => self.outgoing(self.dev.copy(&p.0), self.settings.wide_bits),
+        fn parts<D: Device, W: Word>(p: &Rep3<D>, x: &Pair<D, W>) -> [Part; 2] {
+            [&x.0, &x.1].map(|component| p.outgoing(p.dev.copy(component), p.bits::<W>()))
+        }
+        let [own, next] = match &*x.0.data {
+            super::share::Data::Narrow(p) => parts(self, p),
+            super::share::Data::Wide(p) => parts(self, p),
         };
-        self.net.send(to.endpoint(), at.tag("open"), vec![part])?;
+        let hash = opened(&at, &next);
+        self.net.send(self.settings.kind.end(to), at.tag("open"), vec![own, hash])?;
         Ok(None)
     }
 }

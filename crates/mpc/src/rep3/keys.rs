@@ -1,6 +1,6 @@
 //! Key agreement and pseudo-random secret sharing (Cramer, Damgård, Ishai, TCC 2005).
 
-use crate::{Error, Result, Step};
+use crate::{Entropy, Error, Result, Step};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use sordino_net::{Endpoint, Net, Part, Segment};
@@ -99,7 +99,7 @@ impl Prss {
 ///
 /// # Errors
 /// Lost peers; peers with another version, session or program.
-pub fn establish(net: &Net, info: &SessionInfo) -> Result<Prss> {
+pub fn establish(net: &Net, info: &SessionInfo, entropy: &dyn Entropy) -> Result<Prss> {
     let me = net.me();
     let mut at = Step::root(info.session);
     let tag = at.child("keys").tag("hello");
@@ -109,7 +109,7 @@ pub fn establish(net: &Net, info: &SessionInfo) -> Result<Prss> {
     let peers = [Endpoint((me.0 + 2) % 3), Endpoint((me.0 + 1) % 3)];
     let mut own = Zeroizing::new([[0u8; 32]; 2]);
     for (random, peer) in own.iter_mut().zip(peers) {
-        getrandom::fill(random).map_err(|_| Error::Randomness)?;
+        entropy.fill(random)?;
         let hello = vec![
             Part::Wide(vec![VERSION]),
             Part::Wide(words(&info.session)),

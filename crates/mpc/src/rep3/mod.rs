@@ -8,10 +8,11 @@
 //! of the two others, so load and traffic are balanced.
 //!
 //! Functionality, argument, cost and error of every protocol are in docs/protocols.md; the declared cost is
-//! [`cost`], and a test holds it against measured traffic.
+//! [`Declared`], and a test holds it against measured traffic.
 
+mod agree;
 mod compare;
-pub mod cost;
+mod cost;
 mod engine;
 mod keys;
 mod layout;
@@ -20,7 +21,9 @@ mod relu;
 mod share;
 mod truncate;
 
+pub(crate) use agree::{HASH, opened};
+pub use cost::Declared;
 pub use engine::Rep3;
-pub(crate) use engine::form;
+pub(crate) use engine::{SERVERS, form};
 pub use keys::{Prss, SessionInfo, establish};
 pub use share::Shared;

@@ -9,7 +9,7 @@ use super::engine::{Rep3, form};
 use super::keys::Side;
 use super::layout::{plane_words, thirds};
 use super::share::{Pair, Shared};
-use crate::plan::function_rows;
+use crate::fit::function_rows;
 use crate::{Result, Step};
 use sordino_ring::{Device, ZipOp};
 

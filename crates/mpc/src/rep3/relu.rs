@@ -160,7 +160,7 @@ impl<D: Device> Rep3<D> {
     /// ReLU left shares of it.
     pub(crate) fn select_shared(&self, at: &Step, bit: &Bits<D>, x: &Shared<D>, out: Width) -> Result<Shared<D>> {
         let n = x.shape.len();
-        crate::plan::fits_bits(&bit.shape, &x.shape)?;
+        crate::fit::fits_bits(&bit.shape, &x.shape)?;
         let parts = thirds(n);
         let (me, prev, next) = (self.me, self.prev(), self.next());
         let (dev, narrow) = (&self.dev, self.settings.narrow_bits);

@@ -102,7 +102,7 @@ fn apply<D: Device, W: Word>(dev: &D, me: usize, op: &Local<'_>, xs: &[&Pair<D, 
 /// A local operation on shares of one width.
 pub(crate) fn local<D: Device>(dev: &D, me: usize, op: &Local<'_>, xs: &[&Shared<D>]) -> Result<Shared<D>> {
     let shapes: Vec<&Shape> = xs.iter().map(|x| &x.shape).collect();
-    let shape = crate::plan::local_shape(op, &shapes)?;
+    let shape = crate::fit::local_shape(op, &shapes)?;
     if let (Local::Low, [x]) = (op, xs) {
         let x = x.as_wide()?;
         return Ok(Shared::narrow(shape, Pair(dev.low(&x.0), dev.low(&x.1))));

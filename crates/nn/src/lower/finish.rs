@@ -7,11 +7,6 @@ use crate::{Error, Result};
 use sordino_ring::{Conv2d, Scale, Shape, encode};
 use std::collections::BTreeMap;
 
-/// Bits that the gains of a sum of convolutions take of its shift.
-pub(super) fn gain(terms: &[(Slot, Slot, Conv2d)]) -> u32 {
-    terms.iter().map(|t| t.2.gain()).max().unwrap_or(1).trailing_zeros()
-}
-
 pub(super) struct Finisher {
     pub(super) b: Builder,
     pub(super) wide: Vec<bool>,
@@ -174,6 +169,13 @@ impl Finisher {
         value.ratio * ratio * 2f64.powi(self.exponents.get(&root).copied().unwrap_or(0))
     }
 
+    /// The largest shift of a sum of convolutions: their gains take bits of it.
+    pub(super) fn most_shift_of<'a>(&self, convolutions: impl Iterator<Item = &'a Conv2d>) -> u32 {
+        let settings = &self.b.options.settings;
+        let gain = convolutions.map(|op| settings.gain(op)).max().unwrap_or(1);
+        self.most_shift() - gain.trailing_zeros()
+    }
+
     /// A narrow value must stay below two to this: two bits less than what comparisons take.
     pub(super) fn most_shift(&self) -> u32 {
         self.b.options.settings.most_shift()
@@ -307,7 +309,7 @@ impl Finisher {
             Pending::Linear { .. } => self.linear(layer, step, out)?,
             Pending::Product { terms, by, addends } => {
                 let (x, w, _) = terms[0];
-                let shift = self.shift_of(layer, x, w, out, *by, self.most_shift() - gain(terms))?;
+                let shift = self.shift_of(layer, x, w, out, *by, self.most_shift_of(terms.iter().map(|t| &t.2)))?;
                 let mut brought = vec![terms[0]];
                 for &(y, w, conv) in &terms[1..] {
                     let scale = self.scale(x) * self.scale(terms[0].1) / self.scale(y);
@@ -404,8 +406,7 @@ impl Finisher {
         };
         let (first, _, _) = &terms[0];
         // Weights carry as many fractional bits as the shift allows; more cost nothing.
-        let gain = terms.iter().map(|t| t.2.gain()).max().unwrap_or(1);
-        let most = self.most_shift() - gain.trailing_zeros();
+        let most = self.most_shift_of(terms.iter().map(|t| &t.2));
         let shift = match self.b.options.weight_bits {
             None => most,
             Some(bits) => {

@@ -1,7 +1,7 @@
 //! Chooses the exponent of every group of values whose scales belong together.
 
 use super::builder::Pending;
-use super::finish::{Finisher, gain, makes_narrow, operands, takes_narrow};
+use super::finish::{Finisher, makes_narrow, operands, takes_narrow};
 use crate::program::{Op, Slot};
 use crate::{Error, Result};
 use std::collections::BTreeMap;
@@ -131,7 +131,9 @@ impl Finisher {
             let (x, y, by, most) = match step {
                 Pending::Mul { x, y, .. } => (*x, *y, 1.0, most),
                 Pending::WeightGradient { x, dy: y, by, .. } | Pending::Times { x, y, by, .. } => (*x, *y, *by, most),
-                Pending::Product { terms, by, .. } => (terms[0].0, terms[0].1, *by, most - gain(terms) as i32),
+                Pending::Product { terms, by, .. } => {
+                    (terms[0].0, terms[0].1, *by, self.most_shift_of(terms.iter().map(|t| &t.2)) as i32)
+                }
                 _ => return None,
             };
             Some(Product { x, y, out: *out, by, most })

@@ -1,0 +1,126 @@
+//! What a protocol declares of its cost, operation by operation; [`crate::Plan`] adds it up for any of them.
+
+use crate::{Result, Settings, Width, refused};
+use sordino_ring::Conv2d;
+use std::iter::Sum;
+use std::ops::{Add, AddAssign};
+
+/// What a computation sends and how long its chain of messages is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Payload bytes sent by each end that computes, in their order, and last by all owners that do not.
+    pub sent: [u64; 4],
+    /// Longest chain of dependent messages.
+    pub rounds: u32,
+    /// Ring multiplications in linear layers, per end, counted as plain convolutions.
+    pub macs: u64,
+}
+
+impl Cost {
+    /// Payload bytes of everybody.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.sent.iter().sum()
+    }
+}
+
+impl Add for Cost {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        let mut sent = self.sent;
+        sent.iter_mut().zip(other.sent).for_each(|(a, b)| *a += b);
+        Self { sent, rounds: self.rounds + other.rounds, macs: self.macs + other.macs }
+    }
+}
+
+impl AddAssign for Cost {
+    fn add_assign(&mut self, other: Self) {
+        *self = *self + other;
+    }
+}
+
+impl Sum for Cost {
+    fn sum<I: Iterator<Item = Self>>(iter: I) -> Self {
+        iter.fold(Self::default(), Add::add)
+    }
+}
+
+/// A protocol's declared cost, exactly what it sends, and bounds on the memory of an end. Operations that a protocol does
+/// not offer keep the defaults, which refuse.
+pub trait Costs {
+    /// The declaration of a program with these settings.
+    fn new(settings: Settings) -> Self;
+
+    /// A tensor of `n` elements from an owner.
+    fn input(&self, n: usize) -> Cost;
+    /// What products with prepared weights come multiplied by.
+    fn gain(&self, op: &Conv2d) -> u64 {
+        let _ = op;
+        1
+    }
+    /// What convolutions with weights of these gains, summed, send before the truncation, for a truncation by `shift`: the
+    /// bits it really shifts by, and the multiplications.
+    fn linear(&self, terms: &[(Conv2d, u64)], shift: u32) -> (u32, Cost);
+    /// Truncation of `n` elements after a product, or of a value.
+    fn truncate(&self, n: usize, shift: u32) -> Cost;
+    /// Signs of `n` elements.
+    fn msb(&self, n: usize) -> Cost;
+    /// max(x, 0).
+    fn relu(&self, n: usize, out: Width) -> Cost;
+    /// Narrow to wide.
+    fn extend(&self, n: usize) -> Cost;
+    /// Opening to the receiver.
+    fn open(&self, n: usize, width: Width) -> Cost;
+    /// Comparing copies of shares.
+    fn agree(&self) -> Cost {
+        Cost::default()
+    }
+
+    /// A product of two shared tensors of `n` elements, before the truncation.
+    ///
+    /// # Errors
+    /// When the protocol does not offer it.
+    fn mul(&self, n: usize) -> Result<Cost> {
+        let _ = n;
+        refused("a product of two shared values")
+    }
+    /// A gradient of weights, before the truncation.
+    ///
+    /// # Errors
+    /// When the protocol does not offer it.
+    fn weight_gradient(&self, op: &Conv2d) -> Result<Cost> {
+        let _ = op;
+        refused("a gradient of weights")
+    }
+    /// Functions of `n` elements that are constant between `thresholds`.
+    ///
+    /// # Errors
+    /// When the protocol does not offer it.
+    fn piecewise(&self, n: usize, thresholds: usize, functions: usize) -> Result<Cost> {
+        let _ = (n, thresholds, functions);
+        refused("a piecewise function")
+    }
+    /// A value where a bit is set, else zero; `dealt` when a ReLU left shares of the bit's mask.
+    ///
+    /// # Errors
+    /// When the protocol does not offer it.
+    fn select(&self, n: usize, dealt: bool, out: Width) -> Result<Cost> {
+        let _ = (n, dealt, out);
+        refused("a selection by a kept bit")
+    }
+    /// Packing computed weights: their gain.
+    ///
+    /// # Errors
+    /// When the protocol does not offer it.
+    fn pack(&self, op: &Conv2d) -> Result<u64> {
+        let _ = op;
+        refused("a product with computed weights")
+    }
+
+    /// Bytes of an end's share of a tensor.
+    fn tensor_bytes(&self, n: usize, width: Width) -> u64;
+    /// Bytes of an end's share of bits.
+    fn bits_bytes(&self, n: usize, dealt: bool) -> u64;
+    /// Bytes of an end's packed weights.
+    fn panel_bytes(&self, op: &Conv2d, gain: u64) -> u64;
+}

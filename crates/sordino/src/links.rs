@@ -1,0 +1,153 @@
+//! Links between processes, and making all of an end's connections.
+
+use crate::tls::{ConnectError, Connection, Direction, Ends, Stream, accept_all};
+use sordino_net::{Endpoint, Frame, Link, LinkModel, Net, NetError, Patience, Segment, StreamReceiver, StreamSender};
+use std::collections::BTreeMap;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Both directions to one peer.
+struct TlsLink {
+    out: StreamSender<Box<dyn Stream>>,
+    incoming: StreamReceiver<Box<dyn Stream>>,
+    wire: Arc<AtomicU64>,
+    sockets: [TcpStream; 2],
+}
+
+impl Link for TlsLink {
+    fn send(&self, frame: Frame) -> sordino_net::Result<()> {
+        self.out.send(frame)
+    }
+    fn recv(&self, expect: &[Segment]) -> sordino_net::Result<Frame> {
+        self.incoming.recv(expect)
+    }
+    fn wire(&self) -> u64 {
+        self.wire.load(Ordering::Relaxed)
+    }
+    fn abort(&self) {
+        self.out.abandon();
+        for socket in &self.sockets {
+            // It may be closed already.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+/// How an end connects to the others.
+pub struct Connecting<'a> {
+    /// Where those listen who compute.
+    pub addresses: &'a BTreeMap<u8, SocketAddr>,
+    /// Shape of every link.
+    pub link: LinkModel,
+    /// How long to try.
+    pub connect: Duration,
+    /// How long an end that computes is then waited for. One that does not is waited for as long as a person or a large file
+    /// takes.
+    pub deadline: Duration,
+    /// How long this end waits for those that compute, if that is longer.
+    pub patience: Duration,
+    /// Set from outside when there is no point in going on.
+    pub stop: &'a AtomicBool,
+}
+
+/// First pause before dialling again; each is twice as long as the one before, up to half a second.
+const PAUSE: Duration = Duration::from_millis(20);
+
+impl Connecting<'_> {
+    /// Dials until it works or the deadline passes.
+    fn dial(&self, ends: &Ends, peer: Endpoint, direction: Direction) -> Result<Connection, ConnectError> {
+        let name = || ends.topology().name(peer);
+        let Some(&address) = self.addresses.get(&peer.0) else {
+            return Err(ConnectError::Unexpected { peer: name() });
+        };
+        let (until, mut pause) = (Instant::now() + self.connect, PAUSE);
+        loop {
+            match ends.dial(peer, address, direction) {
+                Err(e) if e.may_pass() && Instant::now() + pause < until => {
+                    if self.stop.load(Ordering::Relaxed) {
+                        return Err(ConnectError::Stopped { peer: name() });
+                    }
+                    tracing::debug!("dialling again: {e}");
+                    std::thread::sleep(pause);
+                    pause = (2 * pause).min(Duration::from_millis(500));
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// How long this end waits for a peer.
+    fn patience_for(&self, ends: &Ends, peer: Endpoint) -> Patience {
+        let silence =
+            if ends.topology().computes(peer) { self.deadline.max(self.patience) } else { crate::in_process::PATIENT };
+        Patience::new(silence, self.deadline, self.link)
+    }
+}
+
+/// Connects an end to all others: those that compute dial each other to send, owners dial them for both directions.
+///
+/// # Errors
+/// [`ConnectError`].
+pub fn connect(
+    me: Endpoint,
+    ends: &Ends,
+    listener: Option<&TcpListener>,
+    how: &Connecting<'_>,
+) -> Result<Net, ConnectError> {
+    let topology = ends.topology();
+    let computing = || topology.computing().into_iter().filter(|&s| s != me);
+    let connections: Vec<Connection> = match listener {
+        None => computing()
+            .flat_map(|peer| [Direction::Send, Direction::Receive].map(|d| how.dial(ends, peer, d)))
+            .collect::<Result<_, _>>()?,
+        Some(listener) => {
+            let mut expected: Vec<_> = computing().map(|s| (s, Direction::Send)).collect();
+            expected
+                .extend(topology.owning().into_iter().flat_map(|o| [(o, Direction::Send), (o, Direction::Receive)]));
+            let stop = AtomicBool::new(false);
+            // Accepting goes on while dialling: the others do the same.
+            std::thread::scope(|scope| {
+                let accepting = crate::threads::spawn(scope, "the listener", || {
+                    let stopped = || stop.load(Ordering::Relaxed) || how.stop.load(Ordering::Relaxed);
+                    accept_all(ends, listener, expected, how.connect, &stopped)
+                });
+                let broken = |why: String| ConnectError::Handshake { peer: "a peer".into(), why };
+                let accepting = accepting.map_err(|e| broken(e.to_string()))?;
+                let dialled: Result<Vec<_>, _> =
+                    computing().map(|peer| how.dial(ends, peer, Direction::Send)).collect();
+                stop.store(dialled.is_err(), Ordering::Relaxed);
+                let accepted = crate::threads::join(accepting).map_err(|e| broken(e.to_string()));
+                let mut all = dialled?;
+                all.extend(accepted??);
+                Ok(all)
+            })?
+        }
+    };
+    let mut halves: BTreeMap<Endpoint, (Option<Connection>, Option<Connection>)> = BTreeMap::new();
+    for connection in connections {
+        let half = halves.entry(connection.peer).or_default();
+        // What a dialler sends, the accepter receives.
+        let outgoing = (connection.direction == Direction::Send) != connection.accepted;
+        if outgoing { half.0 = Some(connection) } else { half.1 = Some(connection) }
+    }
+    let mut links: Vec<(Endpoint, Box<dyn Link>)> = vec![];
+    for (peer, half) in halves {
+        let (Some(out), Some(incoming)) = half else {
+            return Err(ConnectError::Unexpected { peer: topology.name(peer) });
+        };
+        let patience = how.patience_for(ends, peer);
+        let thread = |e: NetError| ConnectError::Handshake { peer: topology.name(peer), why: e.to_string() };
+        links.push((
+            peer,
+            Box::new(TlsLink {
+                wire: out.wire,
+                sockets: [out.socket, incoming.socket],
+                out: StreamSender::new(peer, out.stream, how.link, patience).map_err(thread)?,
+                incoming: StreamReceiver::new(peer, incoming.stream, patience),
+            }),
+        ));
+    }
+    Ok(Net::new(me, links))
+}

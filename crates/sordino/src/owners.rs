@@ -1,0 +1,138 @@
+//! The owners of a session that run in this process, each an end of its own, and what they end with.
+
+use crate::report::{Bytes, EndReport};
+use crate::session::{Ended, Inputs, Job, Outputs, Owned, cause, three};
+use crate::threads::{join, spawn};
+use crate::{Error, Result};
+use sordino_mpc::{Entropy, Role, Topology};
+use sordino_net::{Endpoint, Net};
+use sordino_nn::program::Secrets;
+use std::sync::atomic::AtomicU64;
+
+/// Everybody who owns something.
+pub struct Owners<'a> {
+    /// The model's owner's weights.
+    pub weights: &'a Secrets,
+    /// Data owners.
+    pub data: Vec<&'a mut dyn Inputs>,
+    /// The receiver.
+    pub receiver: &'a mut dyn Outputs,
+}
+
+/// A session that is over.
+pub struct Finished {
+    /// Integers of every output, for every run.
+    pub outputs: Vec<Vec<Vec<i64>>>,
+    /// Integers of the opened states at the end.
+    pub states: Vec<Vec<i64>>,
+    /// Traffic and times of every end, in the topology's order.
+    pub ends: Vec<EndReport>,
+    topology: Topology,
+}
+
+impl Finished {
+    pub(crate) fn new(topology: Topology, computing: Vec<EndReport>, owners: Vec<Ended>) -> Self {
+        let (mut outputs, mut states, mut ends) = (vec![], vec![], computing);
+        for owner in owners {
+            if !owner.outputs.is_empty() {
+                outputs = owner.outputs;
+            }
+            if !owner.states.is_empty() {
+                states = owner.states;
+            }
+            ends.push(owner.report);
+        }
+        Self { outputs, states, ends, topology }
+    }
+
+    fn of(&self, role: Role) -> Option<&EndReport> {
+        self.ends.get(usize::from(self.topology.end(role).0))
+    }
+
+    /// Ends that computed.
+    #[must_use]
+    pub fn servers(&self) -> &[EndReport] {
+        &self.ends[..self.topology.computing().len().min(self.ends.len())]
+    }
+
+    /// Seconds of every run: from the first share of an input sent to the last output opened, or to the word that it is
+    /// over where nothing is opened.
+    #[must_use]
+    pub fn seconds(&self) -> Vec<f64> {
+        let data: Vec<&EndReport> =
+            (0..self.topology.data_owners()).filter_map(|k| self.of(Role::DataOwner(k))).collect();
+        let Some(receiver) = self.of(Role::Receiver) else { return vec![] };
+        let seconds = |(i, run): (usize, &crate::report::RunReport)| {
+            let began = data.iter().filter_map(|d| d.runs.get(i)).map(|r| r.began).min().unwrap_or(run.began);
+            run.ended.saturating_sub(began) as f64 * 1e-9
+        };
+        receiver.runs.iter().enumerate().map(seconds).collect()
+    }
+
+    /// Rounds of the last run, as the end with the longest chain sees it.
+    #[must_use]
+    pub fn rounds_of_last_run(&self) -> u32 {
+        self.ends.iter().filter_map(|e| e.runs.last()).map(|r| r.rounds).max().unwrap_or(0)
+    }
+
+    /// Traffic of all ends.
+    #[must_use]
+    pub fn bytes(&self) -> Bytes {
+        let mut by_party = [0; 4];
+        self.ends.iter().enumerate().for_each(|(i, e)| by_party[i.min(3)] += e.payload);
+        let sum = |of: fn(&EndReport) -> u64| self.ends.iter().map(of).sum();
+        Bytes { payload: sum(|e| e.payload), wire: sum(|e| e.wire), by_party }
+    }
+}
+
+/// Runs all owners on threads of their own, with the links that `net` makes for each. `abandon` ends the waiting of all
+/// others if one cannot even start.
+///
+/// # Errors
+/// The likeliest cause, if one of them fails.
+pub(crate) fn run(
+    job: Job<'_>,
+    owners: Owners<'_>,
+    entropy: &(dyn Fn(Endpoint) -> Box<dyn Entropy> + Sync),
+    net: &(dyn Fn(Endpoint) -> Result<Net> + Sync),
+    abandon: &dyn Fn(),
+) -> Result<Vec<Ended>> {
+    let topology = job.topology();
+    if owners.data.len() != usize::from(topology.data_owners()) {
+        let (given, takes) = (owners.data.len(), topology.data_owners());
+        return Err(Error::Usage(format!("{given} data owners where the program takes {takes}")));
+    }
+    let mut data = owners.data.into_iter();
+    let (mut weights, mut receiver) = (Some(owners.weights), Some(owners.receiver));
+    std::thread::scope(|scope| {
+        let mut threads = vec![];
+        for end in topology.owning() {
+            let mut owned = Owned::default();
+            if end == topology.end(Role::ModelOwner) {
+                owned.weights = weights.take();
+            } else if end == topology.end(Role::Receiver) {
+                owned.outputs = receiver.take().map(|r| r as &mut dyn Outputs);
+            } else {
+                owned.inputs = data.next().map(|d| d as &mut dyn Inputs);
+            }
+            let thread = spawn(scope, &topology.name(end), move || {
+                let entropy = entropy(end);
+                Ok(three(job, net(end)?, owned, 1, &*entropy, &AtomicU64::new(0)))
+            });
+            threads.push(thread.inspect_err(|_| abandon())?);
+        }
+        let (mut ended, mut errors) = (vec![], vec![]);
+        let mut unconnected = None;
+        for thread in threads {
+            match join(thread)? {
+                Ok(Ok(end)) => ended.push(end),
+                Ok(Err(e)) => errors.push(e),
+                Err(e) => unconnected = Some(e),
+            }
+        }
+        match cause(&topology, errors) {
+            Some(e) => Err(unconnected.unwrap_or(e)),
+            None => unconnected.map_or(Ok(ended), Err),
+        }
+    })
+}
