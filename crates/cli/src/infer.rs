@@ -193,7 +193,12 @@ impl Infer {
             }
         }
         for output in &mut outputs {
-            let per_sample = output.shape.iter().product::<usize>() / output.shape[0].max(1);
+            // One number a run has no axis for the runs.
+            let Some(batch) = output.shape.first().copied() else {
+                output.shape = vec![output.values.len()];
+                continue;
+            };
+            let per_sample = output.shape.iter().product::<usize>() / batch.max(1);
             output.shape[0] = samples;
             output.values.truncate(samples * per_sample);
         }
@@ -320,14 +325,14 @@ fn profile_line(l: &LayerLine) -> String {
 /// Samples of batch one as one batch; the last is repeated to fill it.
 fn join(samples: &[Tensor], batch: usize) -> Tensor {
     let mut dims = samples[0].dims.clone();
-    dims[0] = batch;
+    dims.iter_mut().take(1).for_each(|d| *d = batch);
     let last = samples.len() - 1;
     let data = (0..batch).flat_map(|i| samples[i.min(last)].data.iter().copied()).collect();
     Tensor::new(&dims, data)
 }
 
 fn rows(x: &Tensor) -> Vec<Vec<f32>> {
-    let n = x.data.len() / x.dims[0].max(1);
+    let n = x.data.len() / x.dims.first().copied().unwrap_or(1).max(1);
     x.data.chunks(n.max(1)).map(<[f32]>::to_vec).collect()
 }
 

@@ -65,7 +65,18 @@ pub fn encode_input(program: &Program, port: &Port, x: &Tensor) -> Result<Vec<i6
     }
     let laid = if x.dims.len() == 4 { x.permute(&[0, 2, 3, 1]) } else { x.clone() };
     let scale = Scale::new(port.scale).ok_or_else(|| fault("its scale is not positive".into()))?;
-    encode(&laid.data, scale, program.settings.narrow_bits).map_err(|e| fault(e.to_string()))
+    let encoded = encode(&laid.data, scale, program.settings.narrow_bits).map_err(|e| fault(e.to_string()))?;
+    // The integers count, which may have been rounded up to what the reals stay below.
+    let quarter = 1i64 << (program.settings.narrow_bits - 2);
+    match encoded.iter().position(|v| v.abs() >= quarter) {
+        None => Ok(encoded),
+        Some(at) => {
+            let (value, limit) = (laid.data[at], port.limit);
+            Err(fault(format!(
+                "a value of {value:.6e} is not below the limit of {limit:.4e}; calibrate with such inputs"
+            )))
+        }
+    }
 }
 
 /// Decodes outputs into the model's own layout.

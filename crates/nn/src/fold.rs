@@ -91,8 +91,18 @@ pub(crate) fn shape(dims: &[usize], start: i64, end: i64) -> Constant {
     Constant::Int(vec![taken.len()], taken.iter().map(|&d| d as i64).collect())
 }
 
-fn too_large(dims: &[usize]) -> bool {
-    dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).is_none_or(|n| n > crate::onnx::MAX_ELEMENTS)
+/// How many elements dimensions ask for.
+fn elements(dims: &[usize]) -> usize {
+    dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).unwrap_or(usize::MAX)
+}
+
+/// Elements that a model may fold besides four times its own constants: shapes, positions, masks; and what a small hostile
+/// file can make us allocate.
+const BUDGET: usize = 1 << 26;
+
+/// How many elements a graph's constants may be folded to, all results together.
+pub(crate) fn budget(constants: impl Iterator<Item = usize>) -> usize {
+    constants.fold(BUDGET, |sum, n| sum.saturating_add(n.saturating_mul(4)))
 }
 
 fn with_dims(c: &Constant, dims: &[usize]) -> Constant {
@@ -112,11 +122,12 @@ fn pick(c: &Constant, map: &IndexMap) -> Constant {
     }
 }
 
-/// The value of a node all of whose inputs are constant; `None` when the operator is not one for constants.
+/// The value of a node all of whose inputs are constant; `None` when the operator is not one for constants. `left` is how many
+/// elements it may have: looked at before any is made.
 ///
 /// # Errors
-/// When the constants do not fit the operator.
-pub(crate) fn evaluate(node: &Node, inputs: &[Option<Rc<Constant>>]) -> Result<Option<Constant>> {
+/// When the constants do not fit the operator, or its result does not fit the budget.
+pub(crate) fn evaluate(node: &Node, inputs: &[Option<Rc<Constant>>], left: usize) -> Result<Option<Constant>> {
     let fault = |why: &str| Err(Error::Node { node: node.name.clone(), op: node.op.clone(), why: why.into() });
     let int = |name: &str, default: i64| match node.attributes.get(name) {
         Some(Attribute::Int(v)) => *v,
@@ -131,6 +142,12 @@ pub(crate) fn evaluate(node: &Node, inputs: &[Option<Rc<Constant>>]) -> Result<O
         _ => None,
     };
     let first = inputs.first().and_then(|c| c.as_deref());
+    let too_large = |dims: &[usize]| elements(dims) > left;
+    const LARGE: &str = "the model folds to more constants than a model of its size may";
+    // Most operators give no more than their first operand has; the others look for themselves.
+    if first.is_some_and(|c| too_large(c.dims())) {
+        return fault(LARGE);
+    }
     Ok(Some(match (node.op.as_str(), first) {
         ("Constant", _) => match node.attributes.iter().next() {
             Some((_, Attribute::Tensor(c))) => c.clone(),
@@ -142,10 +159,11 @@ pub(crate) fn evaluate(node: &Node, inputs: &[Option<Rc<Constant>>]) -> Result<O
         },
         ("ConstantOfShape", Some(Constant::Int(_, shape))) => {
             let dims: Option<Vec<usize>> = shape.iter().map(|&d| usize::try_from(d).ok()).collect();
-            let n = dims.as_ref().and_then(|d| d.iter().try_fold(1usize, |n, &d| n.checked_mul(d)));
-            let (Some(dims), Some(n)) = (dims, n.filter(|&n| n < crate::onnx::MAX_ELEMENTS)) else {
-                return fault(&format!("shape {shape:?} is impossible"));
-            };
+            let Some(dims) = dims else { return fault(&format!("shape {shape:?} is impossible")) };
+            if too_large(&dims) {
+                return fault(LARGE);
+            }
+            let n = elements(&dims);
             match node.attributes.get("value") {
                 Some(Attribute::Tensor(Constant::Float(t))) if t.data.len() == 1 => {
                     Constant::Float(Tensor { dims, data: vec![t.data[0]; n] })
@@ -162,7 +180,7 @@ pub(crate) fn evaluate(node: &Node, inputs: &[Option<Rc<Constant>>]) -> Result<O
                 return fault("the shape does not fit");
             };
             if too_large(&dims) {
-                return fault("its result is too large");
+                return fault(LARGE);
             }
             pick(c, &IndexMap::broadcast(c.dims(), &dims))
         }
@@ -235,9 +253,8 @@ pub(crate) fn evaluate(node: &Node, inputs: &[Option<Rc<Constant>>]) -> Result<O
             let Some(at) = at else { return fault("an index lies outside its axis") };
             let (outer, inner): (usize, usize) =
                 (c.dims()[..axis].iter().product(), c.dims()[axis + 1..].iter().product());
-            let size = outer.checked_mul(inner).and_then(|n| n.checked_mul(at.len()));
-            if size.is_none_or(|n| n > crate::onnx::MAX_ELEMENTS) {
-                return fault("its result is too large");
+            if too_large(&[outer, inner, at.len()]) {
+                return fault(LARGE);
             }
             let mut source = vec![];
             for o in 0..outer {
@@ -267,8 +284,8 @@ pub(crate) fn evaluate(node: &Node, inputs: &[Option<Rc<Constant>>]) -> Result<O
                 }
                 (start[a], step[a], len[a]) = slice_range(s, e, by, c.dims()[a]);
             }
-            if len.iter().product::<usize>() > crate::onnx::MAX_ELEMENTS {
-                return fault("its result is too large");
+            if too_large(&len) {
+                return fault(LARGE);
             }
             pick(c, &IndexMap::window(c.dims(), &start, &step, &len))
         }
@@ -287,7 +304,10 @@ pub(crate) fn evaluate(node: &Node, inputs: &[Option<Rc<Constant>>]) -> Result<O
             }
             let outer: usize = c.dims()[..axis].iter().product();
             let mut dims = c.dims().to_vec();
-            dims[axis] = parts.iter().map(|p| p.dims()[axis]).sum();
+            dims[axis] = parts.iter().map(|p| p.dims()[axis]).fold(0, usize::saturating_add);
+            if too_large(&dims) {
+                return fault(LARGE);
+            }
             let ints = parts.iter().all(|p| matches!(p, Constant::Int(..)));
             let (mut f, mut v) = (vec![], vec![]);
             for o in 0..outer {
@@ -312,7 +332,7 @@ pub(crate) fn evaluate(node: &Node, inputs: &[Option<Rc<Constant>>]) -> Result<O
             let Some(b) = inputs.get(1).and_then(|c| c.as_deref()) else { return fault("an operand is missing") };
             let Some(dims) = broadcast(a.dims(), b.dims()) else { return fault("shapes do not broadcast") };
             if too_large(&dims) {
-                return fault("its result is too large");
+                return fault(LARGE);
             }
             let (ma, mb) = (IndexMap::broadcast(a.dims(), &dims), IndexMap::broadcast(b.dims(), &dims));
             if let (Constant::Int(_, x), Constant::Int(_, y)) = (a, b) {

@@ -301,7 +301,7 @@ pub struct Port {
     pub dims: Vec<usize>,
     /// Integer steps per unit.
     pub scale: f64,
-    /// Largest magnitude that is taken: the calibrated range with its margin, up to a power of two.
+    /// Magnitude that a value must stay below: the calibrated range with its margin, up to a power of two.
     pub limit: f64,
 }
 
@@ -375,13 +375,14 @@ impl Travelled {
 pub struct Secrets(pub Vec<Vec<i64>>);
 
 impl Program {
-    /// Largest magnitude a layer's result may have, in reals; `None` where it never enters the narrow ring.
+    /// What a layer's result must stay below, in reals, rounded as it may be; `None` where it never enters the narrow ring.
     #[must_use]
     pub fn capacity(&self, layer: usize) -> Option<f64> {
         let (_, slot) = self.layers.get(layer)?.result.as_ref()?;
         let mut steps = self.instructions.iter().filter(|i| i.out == *slot);
         let narrow = !self.slots[*slot].wide || steps.next_back().is_some_and(|i| matches!(i.op, Op::Extend { .. }));
-        narrow.then(|| 2f64.powi(self.settings.narrow_bits as i32 - 1) / self.slots[*slot].scale)
+        // Half a unit of rounding to the ring, and one of a truncation's.
+        narrow.then(|| (2f64.powi(self.settings.narrow_bits as i32 - 1) - 1.5) / self.slots[*slot].scale)
     }
 
     /// How many data owners take part.

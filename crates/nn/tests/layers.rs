@@ -317,3 +317,41 @@ fn unsupported_operators_are_named() {
     let message = import(&one, 1).unwrap_err().to_string();
     assert!(message.contains("the Sin") && message.contains("Conv"), "{message}");
 }
+
+/// Values at and just below the limit: taken, they are compared rightly; otherwise refused, however they are rounded.
+#[test]
+fn inputs_at_the_limit_are_refused_or_right() {
+    let pool = node("MaxPool", &["x"], "y", &[("kernel_shape", Attribute::Ints(vec![1, 2]))]);
+    let graph = graph(13, &[1, 1, 1, 2], vec![pool], vec![]);
+    let net = import(&graph, 1).unwrap();
+    let passed = for_inference(&net);
+    let mut taken = 0;
+    for narrow_bits in [16, 24, 28, 32] {
+        for (range, margin) in [(512.0f32, 2.0), (512.0, 1.0), (511.0, 1.0), (1.0, 2.0), (3e5, 1.5)] {
+            let settings = Settings { narrow_bits, wide_bits: narrow_bits + 28, ..Settings::default() };
+            let options = Options { settings, margin, ..Options::default() };
+            let sample = Tensor::new(&[1, 1, 1, 2], vec![range, -range]);
+            let ranges = Ranges::calibrate(&passed, &[vec![sample]]).unwrap();
+            let (program, secrets) = compile(&passed, &ranges, &options).unwrap();
+            let limit = program.inputs[0].limit as f32;
+            // What it was calibrated with is always taken.
+            let near = [1.0, 0.9999, 0.99999, 0.999_999, 0.9].map(|part| part * limit);
+            for (v, must) in near.into_iter().map(|v| (v, false)).chain([(range, true), (range * 0.999, true)]) {
+                for x in [[v, -v], [-v, v], [v, v], [v, 0.0], [0.0, -v]] {
+                    let encoded = encode_inputs(&program, &[Tensor::new(&[1, 1, 1, 2], x.to_vec())]);
+                    let Ok(inputs) = encoded else {
+                        assert!(!must, "{x:?} of {range} times {margin} is refused: {}", encoded.unwrap_err());
+                        continue;
+                    };
+                    taken += 1;
+                    let job = Run { program: &program, secrets: &secrets, inputs };
+                    let (got, ..) = World { settings, ..World::default() }.run(&job).unwrap();
+                    let got = decode_outputs(&program, &[got[0].clone().unwrap()])[0].data[0];
+                    let unit = 1.0 / program.inputs[0].scale as f32;
+                    assert!((got - x[0].max(x[1])).abs() <= unit, "{x:?} in {narrow_bits} bits: {got}");
+                }
+            }
+        }
+    }
+    assert!(taken > 300, "{taken}");
+}

@@ -9,6 +9,7 @@ use sordino_mpc::{Clear, Plan, Settings, Step};
 use sordino_nn::exec::{Loaded, decode_outputs, decode_states, encode_inputs};
 use sordino_nn::graph::Graph;
 use sordino_nn::network::Network;
+use sordino_nn::program::Op;
 use sordino_nn::training::{Kind, Loss, Optimiser, Rates, Rule, TrainingStep, step};
 use sordino_nn::{Options, Ranges, Tensor, compile_answer, compile_step, float, import};
 use sordino_ring::Cpu;
@@ -186,6 +187,32 @@ fn large_batches_of_large_pictures_keep_their_precision() {
                 // A velocity's unit is at least 48 of a weight's over the rate.
                 let least = if name.ends_with(".velocity.next") { 64.0 } else { 1000.0 };
                 assert!(levels > least, "{optimiser:?} {rate}: {name} has {levels:.0} levels up to {range:.1e}");
+            }
+        }
+    }
+}
+
+/// Rounded, a rate would move all weights of a layer too far or not far enough together, in most iterations.
+#[test]
+fn rates_are_whole_units_where_that_is_possible() {
+    let momentum = |momentum| Optimiser::Sgd { momentum };
+    // Of rates that are multiples of the least, however many rows share a mean.
+    for (optimiser, rates) in [(SGD, vec![0.003]), (momentum(0.0), vec![0.01]), (SGD, vec![0.05, 0.005, 0.0005])] {
+        for batch in [4, 6, 25] {
+            let net = import(&pooled(12), batch).unwrap();
+            let labels = (0..batch * 3).map(|i| f32::from(u8::from(i % 3 == i / 3 % 3))).collect();
+            let data = [normal(&net.shapes[net.inputs[0]], 5, 1.0), Tensor::new(&[batch, 3], labels)];
+            let step = step(&net, &Rule { rates: Rates(rates.clone()), ..rule(optimiser, 0.0) }).unwrap();
+            let sample: Vec<Tensor> = data.into_iter().chain(step.start()).collect();
+            let ranges = Ranges::calibrate(&step.net, &[sample]).unwrap();
+            let (program, _) = compile_step(&step, &ranges, &Options { margin: 8.0, ..Options::default() }).unwrap();
+            let paces = program.instructions.iter().filter_map(|i| match i.op {
+                Op::Descend { per_rate, .. } => Some(per_rate),
+                _ => None,
+            });
+            for units in paces.flat_map(|pace| step.rates.iter().map(move |rate| rate * pace)) {
+                let whole = units.round();
+                assert!(whole >= 1.0 && (units / whole - 1.0).abs() < 1e-6, "{batch}, {rates:?}: {units}");
             }
         }
     }

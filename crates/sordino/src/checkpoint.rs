@@ -5,8 +5,7 @@
 //! components of every state; SHA-256 of all that, by which damage shows without a key. The key is made on first use and lies beside, readable by its owner alone; whoever runs a
 //! server on a host of its own puts the folder on a disk that only this server reads.
 
-use crate::model::{write_own, write_whole};
-use crate::{Error, Result};
+use crate::{Error, Result, private};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -66,14 +65,12 @@ pub struct Lock(#[expect(dead_code, reason = "closing the file is what unlocks")
 /// [`Error::File`] while another process has it locked, or when it cannot be written.
 pub fn lock(folder: &Path, make: bool) -> Result<Lock> {
     let fault = |why: String| Error::File { path: folder.into(), why };
-    if make {
-        std::fs::create_dir_all(folder).map_err(|e| fault(format!("the folder cannot be made: {e}")))?;
-    } else if !folder.is_dir() {
+    if !make && newest(folder).is_none() {
         return Err(fault("it holds no checkpoints; start without --resume".into()));
     }
+    private::folder(folder, make)?;
     let path = folder.join("lock");
-    let open = std::fs::File::options().create(true).truncate(false).write(true).open(&path);
-    let file = open.map_err(Error::at(&path))?;
+    let file = private::lock_file(&path)?;
     match file.try_lock() {
         Ok(()) => Ok(Lock(file)),
         // Some file systems of networks have no locks.
@@ -83,6 +80,10 @@ pub fn lock(folder: &Path, make: bool) -> Result<Lock> {
         }
         Err(TryLockError::Error(e)) => Err(Error::at(&path)(e)),
     }
+}
+
+fn missing(path: &Path) -> Error {
+    Error::File { path: path.into(), why: "no such file".into() }
 }
 
 fn file(folder: &Path, server: u8, iteration: usize) -> PathBuf {
@@ -123,21 +124,18 @@ pub fn newest(folder: &Path) -> Option<usize> {
 }
 
 /// The header alone of a file that need not be sound; `None` when it has none.
-fn first_line(path: &Path) -> std::io::Result<Option<Header>> {
+fn first_line(path: &Path) -> Result<Option<Header>> {
+    let Some(file) = private::reader(path)? else { return Ok(None) };
     let mut line = vec![];
-    std::io::BufReader::new(std::fs::File::open(path)?).take(1 << 16).read_until(b'\n', &mut line)?;
+    std::io::BufReader::new(file).take(1 << 16).read_until(b'\n', &mut line).map_err(Error::at(path))?;
     Ok(header(path, &line).ok().map(|(header, _)| header))
 }
 
 /// The mark of a server's file, or what is wrong with it.
 fn sound(folder: &Path, server: u8, iteration: usize) -> Result<std::result::Result<Mark, &'static str>> {
     let path = file(folder, server, iteration);
-    let bytes = match std::fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Err("is missing")),
-        // A disk that cannot be read is no damage: what it holds must not be passed over.
-        Err(e) => return Err(Error::at(&path)(e)),
-    };
+    // A disk that cannot be read is no damage: what it holds must not be passed over.
+    let Some(bytes) = private::read(&path)? else { return Ok(Err("is missing")) };
     let header = whole(&bytes).and_then(|content| header(&path, content).ok());
     Ok(match header {
         None => Err("is damaged"),
@@ -181,8 +179,7 @@ fn secret_key(folder: &Path, name: &str, make: bool) -> Result<Zeroizing<[u8; 32
     let path = folder.join(format!("{name}.key"));
     let fault = |why: &str| Error::File { path: path.clone(), why: why.into() };
     let mut key = Zeroizing::new([0u8; 32]);
-    if path.exists() {
-        let found = Zeroizing::new(std::fs::read(&path).map_err(Error::at(&path))?);
+    if let Some(found) = private::read(&path)?.map(Zeroizing::new) {
         if found.len() != key.len() {
             return Err(fault("not a key of 32 bytes"));
         }
@@ -193,7 +190,8 @@ fn secret_key(folder: &Path, name: &str, make: bool) -> Result<Zeroizing<[u8; 32
         return Err(fault("it is missing; what was sealed with it cannot be read"));
     }
     getrandom::fill(key.as_mut_slice()).map_err(|_| fault("the operating system's random generator failed"))?;
-    write_own(&path, key.as_slice())?;
+    // One that has come into being meanwhile stays.
+    private::create(&path, key.as_slice())?;
     Ok(key)
 }
 
@@ -233,7 +231,7 @@ impl Checkpoints {
         let mut bytes = [&header[..], b"\n", nonce.as_ref(), &shares].concat();
         let hash = Sha256::digest(&bytes);
         bytes.extend_from_slice(&hash);
-        write_whole(&path, &bytes)?;
+        private::write(&path, &bytes)?;
         let usable = |i: &usize| match first_line(&file(&self.folder, server, *i)) {
             Ok(found) => found.is_some_and(|h| h.mark.session == mark.session || Some(h.mark) == self.from),
             // What cannot be read now may be readable later.
@@ -269,7 +267,7 @@ impl Checkpoints {
     pub fn belongs(&self) -> Result<()> {
         for server in 0..3 {
             let path = file(&self.folder, server, self.first());
-            let bytes = std::fs::read(&path).map_err(Error::at(&path))?;
+            let bytes = private::read(&path)?.ok_or_else(|| missing(&path))?;
             self.header(server, &path, &bytes)?;
             seal(&self.folder, server, false)?;
         }
@@ -305,7 +303,8 @@ impl Checkpoints {
         if program != wanted {
             return Err(fault("another program asks for these shares than the one they are kept for"));
         }
-        let mut bytes = Zeroizing::new(std::fs::read(&path).map_err(Error::at(&path))?);
+        private::folder(&self.folder, false)?;
+        let mut bytes = Zeroizing::new(private::read(&path)?.ok_or_else(|| missing(&path))?);
         let end = self.header(server, &path, &bytes)?;
         let content = whole(&bytes).ok_or_else(|| fault("it is damaged"))?.len();
         bytes.truncate(content);
@@ -350,7 +349,7 @@ mod tests {
         assert_eq!(iterations(dir.path(), 0), [100, 150]);
         // A damaged file is passed over, and goes when the next is written.
         let path = file(dir.path(), 0, 150);
-        std::fs::write(&path, &std::fs::read(&path).unwrap()[..90]).unwrap();
+        private::write(&path, &std::fs::read(&path).unwrap()[..90]).unwrap();
         assert_eq!(go(latest(dir.path(), usize::MAX).unwrap(), 3, 0..3, 200), Some((200, 3)));
         assert_eq!(iterations(dir.path(), 0), [100, 200]);
         assert_eq!(latest(dir.path(), 199).unwrap().map(|m| m.iteration), Some(100));
@@ -372,9 +371,10 @@ mod tests {
     #[test]
     fn one_training_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
-        let first = lock(dir.path(), true).unwrap();
-        assert!(lock(dir.path(), false).is_err());
+        let dir = dir.path().join("kept");
+        let first = lock(&dir, true).unwrap();
+        assert!(lock(&dir, false).is_err());
         drop(first);
-        assert!(lock(dir.path(), false).is_ok());
+        assert!(lock(&dir, false).is_ok());
     }
 }

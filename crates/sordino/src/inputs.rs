@@ -5,11 +5,9 @@ use flate2::read::GzDecoder;
 use image::imageops::FilterType;
 use sha2::{Digest, Sha256};
 use sordino_nn::Tensor;
-use std::io::Read;
+use std::fs::File;
+use std::io::{BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
-
-/// Largest input file read, unpacked.
-const MAX_BYTES: u64 = 8 << 30;
 
 /// Order of a picture's axes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -198,9 +196,9 @@ pub fn is_picture(path: &Path) -> bool {
 
 /// An array with or without a batch axis as samples of batch one.
 fn split(x: Tensor, dims: &[usize]) -> std::result::Result<Vec<Tensor>, String> {
-    let sample: usize = dims[1..].iter().product();
+    let sample: usize = dims.iter().skip(1).product();
     let mut one = dims.to_vec();
-    one[0] = 1;
+    one.iter_mut().take(1).for_each(|batch| *batch = 1);
     let plain = |d: &[usize]| d.iter().copied().filter(|&v| v != 1).collect::<Vec<_>>();
     if plain(&x.dims) == plain(&one) {
         return Ok(vec![Tensor::new(&one, x.data)]);
@@ -235,19 +233,16 @@ fn picture(path: &Path, dims: &[usize], p: &Preprocess) -> Result<Tensor> {
         };
         return Err(fault(why));
     }
-    let bytes = std::fs::read(path).map_err(Error::at(path))?;
-    let mut reader =
-        image::ImageReader::new(std::io::Cursor::new(bytes)).with_guessed_format().map_err(Error::at(path))?;
-    let mut limits = image::Limits::default();
-    limits.max_alloc = Some(1 << 30);
-    reader.limits(limits);
-    let picture = reader.decode().map_err(|e| {
+    let picture = decoded(open(path)?).map_err(|e| {
         fault(format!("not a readable picture ({e}); inputs are PNG, JPEG, .npy, .npz or MNIST IDX files"))
     })?;
     let picture = if (picture.height() as usize, picture.width() as usize) == (h, w) {
         picture
     } else {
-        picture.resize_to_fill(w as u32, h as u32, FilterType::Triangle)
+        // Cut before it is scaled: a long strip would be scaled in its whole length.
+        let [left, top, width, height] = middle([picture.width(), picture.height()], [w as u32, h as u32]);
+        let cut = picture.crop_imm(left, top, width, height);
+        cut.resize_exact(w as u32, h as u32, FilterType::Triangle)
     };
     let pixels: Vec<u8> = match channels {
         Channels::Gray => picture.to_luma8().into_raw(),
@@ -255,6 +250,36 @@ fn picture(path: &Path, dims: &[usize], p: &Preprocess) -> Result<Tensor> {
         Channels::Bgr => picture.to_rgb8().pixels().flat_map(|p| [p[2], p[1], p[0]]).collect(),
     };
     normalised(&pixels, [h, w, c], layout, p, 1.0)
+}
+
+fn open(path: &Path) -> Result<BufReader<File>> {
+    let file = File::open(path).map_err(Error::at(path))?;
+    // A folder opens, and fails when it is read.
+    if file.metadata().map_err(Error::at(path))?.is_dir() {
+        return Err(Error::at(path)(std::io::ErrorKind::IsADirectory.into()));
+    }
+    Ok(BufReader::new(file))
+}
+
+/// Reads a picture, with a limit on the memory it takes.
+fn decoded(file: BufReader<File>) -> image::ImageResult<image::DynamicImage> {
+    let mut reader = image::ImageReader::new(file).with_guessed_format()?;
+    let mut limits = image::Limits::default();
+    limits.max_alloc = Some(512 << 20);
+    reader.limits(limits);
+    reader.decode()
+}
+
+/// The middle of a picture that has the proportions of what it is scaled to: left, top, width, height.
+fn middle([width, height]: [u32; 2], [w, h]: [u32; 2]) -> [u32; 4] {
+    let (w, h) = (u64::from(w.max(1)), u64::from(h.max(1)));
+    let part = |whole: u32, other: u32, a: u64, b: u64| {
+        let rounded = (2 * u64::from(other) * a + b) / (2 * b);
+        u32::try_from(rounded).unwrap_or(u32::MAX).clamp(1, whole.max(1))
+    };
+    let wide = u64::from(width) * h > u64::from(height) * w;
+    let [cut_w, cut_h] = if wide { [part(width, height, w, h), height] } else { [width, part(height, width, h, w)] };
+    [(width - cut_w.min(width)) / 2, (height - cut_h.min(height)) / 2, cut_w, cut_h]
 }
 
 /// A picture each row of which is an image of the model's size; pixels count from 0 to 1 if nothing else is said.
@@ -266,8 +291,7 @@ pub fn rows(path: &Path, dims: &[usize], p: &Preprocess) -> Result<Vec<Tensor>> 
     let [_, c @ (1 | 3), h, w] = *dims else {
         return Err(fault(format!("the model takes {dims:?}, not pictures of one or three channels")));
     };
-    let bytes = std::fs::read(path).map_err(Error::at(path))?;
-    let picture = image::load_from_memory(&bytes).map_err(|e| fault(format!("not a readable picture ({e})")))?;
+    let picture = decoded(open(path)?).map_err(|e| fault(format!("not a readable picture ({e})")))?;
     if picture.width() as usize != h * w {
         return Err(fault(format!("its rows have {} pixels; images of {h} by {w} have {}", picture.width(), h * w)));
     }
@@ -299,11 +323,13 @@ fn bytes(path: &Path) -> Result<Vec<u8>> {
     if !raw.starts_with(&[0x1f, 0x8b]) {
         return Ok(raw);
     }
-    let mut out = vec![];
-    GzDecoder::new(&raw[..])
-        .take(MAX_BYTES)
-        .read_to_end(&mut out)
-        .map_err(|e| Error::File { path: path.into(), why: format!("not a readable gzip file: {e}") })?;
+    let (mut out, most) = (vec![], budget(raw.len() as u64));
+    let fault = |why: String| Error::File { path: path.into(), why };
+    let read = GzDecoder::new(&raw[..]).take(most as u64 + 1).read_to_end(&mut out);
+    read.map_err(|e| fault(format!("not a readable gzip file: {e}")))?;
+    if out.len() > most {
+        return Err(fault("it unpacks to more than is read from a file of its size".into()));
+    }
     Ok(out)
 }
 
@@ -345,38 +371,60 @@ pub(crate) fn idx_labels(path: &Path) -> Result<Vec<u8>> {
     Ok(labels.to_vec())
 }
 
+/// Elements that a file may unpack to, as floats: a small file must not fill the memory. One that is itself larger may hold as
+/// many elements as it has bytes.
+fn budget(file: u64) -> usize {
+    usize::try_from(file.max(1 << 28)).unwrap_or(usize::MAX)
+}
+
 /// The arrays of a .npy or .npz file with their names, if they have any.
 pub(crate) fn arrays(path: &Path) -> Result<Vec<(String, Tensor)>> {
     let fault = |why: String| Error::File { path: path.into(), why };
-    let raw = std::fs::read(path).map_err(Error::at(path))?;
-    if !raw.starts_with(b"PK") {
-        return Ok(vec![(String::new(), npy(&raw).map_err(fault)?)]);
+    let mut file = open(path)?;
+    let size = file.get_ref().metadata().map_err(Error::at(path))?.len();
+    let mut left = budget(size);
+    let mut magic = [0; 2];
+    let packed = file.read_exact(&mut magic).is_ok() && magic == *b"PK";
+    file.rewind().map_err(Error::at(path))?;
+    if !packed {
+        return Ok(vec![(String::new(), npy(&mut file, &mut left).map_err(fault)?)]);
     }
-    let mut archive = zip::ZipArchive::new(std::io::Cursor::new(raw)).map_err(|e| fault(e.to_string()))?;
+    let mut archive = zip::ZipArchive::new(file).map_err(|e| fault(e.to_string()))?;
     let mut out = vec![];
     for i in 0..archive.len() {
         let mut member = archive.by_index(i).map_err(|e| fault(e.to_string()))?;
-        let mut data = vec![];
-        member.by_ref().take(MAX_BYTES).read_to_end(&mut data).map_err(|e| fault(e.to_string()))?;
         let name = member.name().map_err(|e| fault(e.to_string()))?.trim_end_matches(".npy").to_string();
-        out.push((name, npy(&data).map_err(fault)?));
+        let array = npy(&mut member, &mut left).map_err(|why| fault(format!("member {name}: {why}")))?;
+        out.push((name, array));
     }
     Ok(out)
 }
 
-/// NumPy's format, versions 1 to 3: little-endian floats and integers in C order.
-fn npy(raw: &[u8]) -> std::result::Result<Tensor, String> {
+/// NumPy's format, versions 1 to 3: little-endian floats and integers in C order. Takes as many elements from the budget as the
+/// array has, before it makes room for any.
+fn npy(file: &mut impl Read, left: &mut usize) -> std::result::Result<Tensor, String> {
     let broken = || "not a readable .npy file".to_string();
-    let (header, data) = match raw {
-        [0x93, b'N', b'U', b'M', b'P', b'Y', 1, _, a, b, rest @ ..] => {
-            rest.split_at_checked(usize::from(u16::from_le_bytes([*a, *b]))).ok_or_else(broken)?
+    let mut start = [0; 8];
+    file.read_exact(&mut start).map_err(|_| broken())?;
+    let length = match start {
+        [0x93, b'N', b'U', b'M', b'P', b'Y', 1, _] => {
+            let mut length = [0; 2];
+            file.read_exact(&mut length).map_err(|_| broken())?;
+            u32::from(u16::from_le_bytes(length))
         }
-        [0x93, b'N', b'U', b'M', b'P', b'Y', 2 | 3, _, a, b, c, d, rest @ ..] => {
-            rest.split_at_checked(u32::from_le_bytes([*a, *b, *c, *d]) as usize).ok_or_else(broken)?
+        [0x93, b'N', b'U', b'M', b'P', b'Y', 2 | 3, _] => {
+            let mut length = [0; 4];
+            file.read_exact(&mut length).map_err(|_| broken())?;
+            u32::from_le_bytes(length)
         }
         _ => return Err(broken()),
     };
-    let header = String::from_utf8_lossy(header);
+    if length > 1 << 20 {
+        return Err(broken());
+    }
+    let mut header = vec![0; length as usize];
+    file.read_exact(&mut header).map_err(|_| broken())?;
+    let header = String::from_utf8_lossy(&header);
     let field =
         |name: &str| header.split_once(name).map(|(_, rest)| rest.trim_start_matches([':', ' ', '\''])).unwrap_or("");
     if field("'fortran_order").starts_with("True") {
@@ -391,21 +439,40 @@ fn npy(raw: &[u8]) -> std::result::Result<Tensor, String> {
         .collect::<std::result::Result<_, _>>()?;
     let kind: String = field("'descr").chars().take_while(|&c| c != '\'').collect();
     let le = |b: &[u8]| b.iter().rev().fold(0u64, |v, &x| v << 8 | u64::from(x));
-    let values: Vec<f32> = match kind.as_str() {
-        "<f4" => data.chunks_exact(4).map(|b| f32::from_bits(le(b) as u32)).collect(),
-        "<f8" => data.chunks_exact(8).map(|b| f64::from_bits(le(b)) as f32).collect(),
-        "|i1" => data.iter().map(|&b| f32::from(b as i8)).collect(),
-        "|u1" | "|b1" => data.iter().map(|&b| f32::from(b)).collect(),
-        "<i8" => data.chunks_exact(8).map(|b| le(b) as i64 as f32).collect(),
-        "<i4" => data.chunks_exact(4).map(|b| le(b) as i32 as f32).collect(),
+    let (width, value): (usize, &dyn Fn(&[u8]) -> f32) = match kind.as_str() {
+        "<f4" => (4, &|b| f32::from_bits(le(b) as u32)),
+        "<f8" => (8, &|b| f64::from_bits(le(b)) as f32),
+        "|i1" => (1, &|b| f32::from(b[0] as i8)),
+        "|u1" | "|b1" => (1, &|b| f32::from(b[0])),
+        "<i8" => (8, &|b| le(b) as i64 as f32),
+        "<i4" => (4, &|b| le(b) as i32 as f32),
         other => {
             return Err(format!("element type {other} is not supported; use float32, float64, uint8, int32 or int64"));
         }
     };
-    if dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d)) != Some(values.len()) {
-        return Err(format!("it holds {} elements where its shape is {dims:?}", values.len()));
+    let elements = dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).unwrap_or(usize::MAX);
+    *left = left.checked_sub(elements).ok_or_else(|| {
+        format!("with an array of shape {dims:?} the file unpacks to more than is read from one of its size")
+    })?;
+    let mut values: Vec<f32> = vec![];
+    let mut chunk = vec![0; 1 << 16];
+    let mut filled = 0;
+    loop {
+        let n = file.read(&mut chunk[filled..]).map_err(|e| format!("not a readable .npy file: {e}"))?;
+        filled += n;
+        let whole = filled - filled % width;
+        if values.len() + whole / width > elements || (n == 0 && (filled > 0 || values.len() < elements)) {
+            let found = if n == 0 { values.len().to_string() } else { format!("more than {}", values.len()) };
+            return Err(format!("it holds {found} elements where its shape is {dims:?}"));
+        }
+        // Room grows with what is there, not with what the header says.
+        values.extend(chunk[..whole].chunks_exact(width).map(value));
+        chunk.copy_within(whole..filled, 0);
+        filled -= whole;
+        if n == 0 {
+            return Ok(Tensor::new(&dims, values));
+        }
     }
-    Ok(Tensor::new(&dims, values))
 }
 
 #[cfg(test)]
@@ -419,9 +486,22 @@ mod tests {
         raw.extend((header.len() as u16).to_le_bytes());
         raw.extend(header.bytes());
         raw.extend([1.5f32, -2.0].iter().flat_map(|v| v.to_le_bytes()));
-        assert_eq!(npy(&raw), Ok(Tensor::new(&[2, 1], vec![1.5, -2.0])));
-        assert!(npy(&raw[..raw.len() - 1]).is_err());
-        assert!(npy(&raw[..20]).is_err());
+        let read = |raw: &[u8], mut left: usize| npy(&mut &*raw, &mut left);
+        assert_eq!(read(&raw, 2), Ok(Tensor::new(&[2, 1], vec![1.5, -2.0])));
+        assert!(read(&raw, 1).is_err_and(|why| why.contains("unpacks")));
+        assert!(read(&raw[..raw.len() - 1], 2).is_err());
+        assert!(read(&[&raw[..], &[0; 4]].concat(), 2).is_err());
+        assert!(read(&raw[..20], 2).is_err());
+    }
+
+    #[test]
+    fn the_middle_has_the_models_proportions() {
+        assert_eq!(middle([100, 100], [28, 28]), [0, 0, 100, 100]);
+        assert_eq!(middle([200, 100], [50, 50]), [50, 0, 100, 100]);
+        assert_eq!(middle([640, 480], [224, 224]), [80, 0, 480, 480]);
+        assert_eq!(middle([1, 4_000_000], [28, 28]), [0, 1_999_999, 1, 1]);
+        assert_eq!(middle([4_000_000, 1], [56, 28]), [1_999_999, 0, 2, 1]);
+        assert_eq!(middle([7, 1000], [1000, 7]), [0, 499, 7, 1]);
     }
 
     #[test]

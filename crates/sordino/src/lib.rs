@@ -13,6 +13,7 @@ mod marks;
 pub mod model;
 pub mod owners;
 pub mod party;
+mod private;
 pub mod processes;
 pub mod report;
 pub mod session;

@@ -73,8 +73,7 @@ impl Importer<'_> {
             Some(name) => {
                 let bias = self.weights(node, 2)?;
                 // PyTorch writes zeros made on the spot where a convolution has no bias: nothing to be trained.
-                let made = |n: &Node| n.outputs.contains(name) && matches!(n.op.as_str(), "Expand" | "ConstantOfShape");
-                let absent = bias.data.iter().all(|&b| b == 0.0) && self.graph.nodes.iter().any(made);
+                let absent = self.made.contains(name.as_str()) && bias.data.iter().all(|&b| b == 0.0);
                 (!absent).then_some(bias)
             }
         };

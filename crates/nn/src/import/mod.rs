@@ -9,7 +9,7 @@ use crate::graph::{Attribute, Dim, Graph, Node};
 use crate::network::{Layer, LayerNode, Network, Smooth, ValueId};
 use crate::tensor::{Constant, Tensor};
 use crate::{Error, Result, fold};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 /// Operators that import.
@@ -74,6 +74,10 @@ struct Importer<'a> {
     known: HashMap<String, Known>,
     /// The batch of the exported shapes, if it was fixed, and the one wanted.
     batch: (Option<usize>, usize),
+    /// Elements that may still be folded.
+    left: usize,
+    /// Names of constants that are made on the spot.
+    made: HashSet<&'a str>,
 }
 
 /// Types a graph for a batch.
@@ -82,7 +86,15 @@ struct Importer<'a> {
 /// [`Error::Unsupported`] names an operator that is not supported; [`Error::Node`] a node that makes no sense.
 pub fn import(graph: &Graph, batch: usize) -> Result<Network> {
     let mut exported = None;
-    let mut importer = Importer { graph, net: Network::default(), known: HashMap::new(), batch: (None, batch) };
+    let made = graph.nodes.iter().filter(|n| matches!(n.op.as_str(), "Expand" | "ConstantOfShape"));
+    let mut importer = Importer {
+        graph,
+        net: Network::default(),
+        known: HashMap::new(),
+        batch: (None, batch),
+        left: fold::budget(graph.constants.values().map(|c| c.dims().iter().product())),
+        made: made.flat_map(|n| n.outputs.iter().map(String::as_str)).collect(),
+    };
     for (name, dims) in &graph.inputs {
         let sizes: Vec<usize> = dims
             .iter()
@@ -269,6 +281,7 @@ impl Importer<'_> {
         let attrs = Attributes(node);
         // What depends on constants and shapes alone is computed now.
         if let Some(folded) = self.fold(node)? {
+            self.left -= folded.dims().iter().product::<usize>().min(self.left);
             if let Some(name) = node.outputs.first() {
                 self.known.insert(name.clone(), Known::Constant(Rc::new(folded)));
             }
@@ -381,12 +394,16 @@ impl Importer<'_> {
                     None => self.ints(node, 1)?.unwrap_or_else(|| (0..rank as i64).collect()),
                 };
                 let axes = axes.into_iter().map(|a| axis(node, a, rank)).collect::<Result<Vec<_>>>()?;
+                if (1..axes.len()).any(|i| axes[..i].contains(&axes[i])) {
+                    return fault(node, format!("axes {axes:?} name one axis twice"));
+                }
                 self.mean(node, x, &axes, attrs.int("keepdims", 1) == 1)
             }
             "Add" | "Sub" | "Mul" | "Div" | "Sum" => self.arithmetic(node),
             "Concat" => {
                 let inputs = (0..node.inputs.len()).map(|i| self.value(node, i)).collect::<Result<Vec<_>>>()?;
-                let mut dims = self.dims(inputs[0]);
+                let Some(&first) = inputs.first() else { return fault(node, "it joins nothing") };
+                let mut dims = self.dims(first);
                 let at = axis(node, attrs.int("axis", 1), dims.len())?;
                 for &x in &inputs[1..] {
                     let other = self.dims(x);
@@ -451,7 +468,7 @@ impl Importer<'_> {
                 None => inputs.push(None),
             }
         }
-        fold::evaluate(node, &inputs)
+        fold::evaluate(node, &inputs, self.left)
     }
 }
 

@@ -77,7 +77,7 @@ pub(super) enum Pending {
 }
 
 /// A ratio without its powers of two, which the exponents of a product's own group take.
-fn mantissa(ratio: f64) -> f64 {
+pub(super) fn mantissa(ratio: f64) -> f64 {
     ratio / 2f64.powf(ratio.log2().floor())
 }
 
@@ -154,6 +154,13 @@ impl Builder {
         self.push(step, dims, range, group, 1.0, Some(cap))
     }
 
+    /// The same, at a power of two of x's scale.
+    pub(super) fn source_like(&mut self, x: Slot, step: Pending, dims: &[usize], range: f64, cap: u32) -> Slot {
+        let ratio = mantissa(self.total_ratio(x));
+        let group = self.group(true);
+        self.push(step, dims, range, group, ratio, Some(cap))
+    }
+
     /// A step whose result has this scale.
     pub(super) fn fixed(&mut self, step: Pending, dims: &[usize], range: f64, scale: f64) -> Slot {
         let group = self.group(false);
@@ -186,6 +193,22 @@ impl Builder {
         let ratio = mantissa(self.settled_ratio(x) * self.settled_ratio(y));
         let group = self.group(false);
         self.push(Pending::Mul { x, y, bias }, dims, range, group, ratio, Some(cap))
+    }
+
+    /// The ratio of a scale at which the least learning rate is a power of two of a unit of a weight; none if nothing is
+    /// trained.
+    pub(super) fn pace(&self) -> Option<f64> {
+        self.rates.iter().copied().filter(|r| *r > 0.0).reduce(f64::min)
+    }
+
+    /// Gives a value that ratio, if its scale may still be chosen.
+    pub(super) fn keep_pace(&mut self, x: Slot) {
+        let root = self.root(self.values[x].group).0;
+        if let (true, Some(pace)) = (self.groups[root].free, self.pace()) {
+            let ratio = mantissa(pace / self.total_ratio(x));
+            let parent = self.group(false);
+            (self.groups[root].parent, self.groups[root].ratio) = (parent, ratio);
+        }
     }
 
     /// A value's scale over its root group's power of two.
@@ -238,9 +261,11 @@ impl Builder {
     pub(super) fn rounded(&self, range: f64) -> f64 {
         self.power(range) / self.options.margin
     }
-    /// The power of two that a range with its margin does not exceed.
+    /// The power of two that a range with its margin does not exceed, and that the range itself stays below by more than
+    /// rounding takes: values must be less than it, where they are compared.
     fn power(&self, range: f64) -> f64 {
-        (range.max(1e-9) * self.options.margin).log2().ceil().exp2()
+        const ROUNDING: f64 = 1.0 + 1.0 / 8192.0;
+        (range.max(1e-9) * self.options.margin.max(ROUNDING)).log2().ceil().exp2()
     }
     /// A power of two that a value stays below with its margin.
     pub(super) fn reach(&self, x: Slot) -> f64 {
@@ -258,7 +283,7 @@ impl Builder {
     /// A mean of many, truncated: as an operand of a product its divisor would cost the other one's bits.
     pub(super) fn mean(&mut self, sum: Slot, by: f64, range: f64, cap: u32) -> Slot {
         let dims = self.dims(sum);
-        self.source(Pending::Blend(vec![(sum, by)]), &dims, range, cap)
+        self.source_like(sum, Pending::Blend(vec![(sum, by)]), &dims, range, cap)
     }
     pub(super) fn dims(&self, x: Slot) -> Vec<usize> {
         self.values[x].dims.clone()

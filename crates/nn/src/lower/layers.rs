@@ -1,7 +1,7 @@
 //! Each layer in protocol steps. Rank-4 values are laid out NHWC; everything else is row-major as in ONNX.
 
 use super::Ranges;
-use super::builder::{Builder, Pending};
+use super::builder::{Builder, Pending, mantissa};
 use super::pool;
 use super::spline::{self, Function};
 use crate::network::{Layer, LayerNode, Network, Smooth, Window};
@@ -491,7 +491,9 @@ fn softmax(b: &mut Builder, x: Slot, dims: &[usize], axis: usize, end: usize) ->
     b.values[sum].exact = true;
     let sum = reshape(b, sum, &[rows, 1]);
     b.values[sum].exact = true;
-    let inverse = spline::apply(b, sum, &Function::reciprocal(0.99, n as f64 * 1.01), 1.02)?;
+    // In training all gradients follow from it, and keep its ratio: their means over the rows keep the learning rate's pace.
+    let ratio = b.pace().map_or(1.0, |pace| mantissa(pace / rows as f64));
+    let inverse = spline::apply(b, sum, &Function::reciprocal(0.99, n as f64 * 1.01).at(ratio), 1.02)?;
     let inverse = gather(b, inverse, spread);
     let y = b.mul(exp, inverse, None, &[rows, n], 1.02, b.cap());
     let y = reshape(b, y, &[outer, inner, n]);

@@ -10,8 +10,13 @@ use std::collections::BTreeMap;
 /// left for a product's other factor.
 const FACTOR_BITS: f64 = 20.0;
 
-/// Units of weights that a learning rate is for one unit of its operand, at least: the rate is exact to one in twice as many.
+/// Units of weights that a learning rate is for one unit of its operand, at least, where it is no whole number of them: each
+/// iteration's is exact to one in twice as many. All weights of a layer are ahead or behind by that together, which is
+/// much more than the rounding of each by itself.
 const RATE_UNITS: f64 = 48.0;
+
+/// How far from a whole number of units a rate may be for it to count as one.
+const WHOLE: f64 = 1e-6;
 
 /// Share of the largest weight below which an iteration's steps do not count.
 const STILL: f64 = 1e-6;
@@ -94,6 +99,13 @@ impl Finisher {
         self.b.rates.iter().copied().fold(largest, f64::min).max(largest / 16.0)
     }
 
+    /// Whether the learning rates are too few units of w for one of v to be rounded, and not all whole numbers of them.
+    fn coarse(&self, w: Slot, v: Slot) -> bool {
+        let units = self.scale(w) / self.scale(v);
+        let whole = |rate: &f64| ((rate * units).round() / (rate * units) - 1.0).abs() < WHOLE;
+        self.finest_rate() * units < RATE_UNITS && !self.b.rates.iter().all(whole)
+    }
+
     fn descents(&self) -> Vec<(Slot, Slot)> {
         let steps = self.b.steps.iter().filter_map(|(_, step, _)| match step {
             Pending::Descend { w, v } => Some((*w, *v)),
@@ -109,10 +121,7 @@ impl Finisher {
         let descents = self.descents();
         let counts =
             |&&(w, v): &&(Slot, Slot)| largest * self.b.values[v].range > STILL * self.b.values[w].range.max(1e-3);
-        let coarse = |&&(w, v): &&(Slot, Slot)| {
-            let units = self.finest_rate() * self.scale(w) / self.scale(v);
-            units < RATE_UNITS
-        };
+        let coarse = |&&(w, v): &&(Slot, Slot)| self.coarse(w, v);
         let mut moving = descents.iter().filter(counts);
         let refused = if descents.iter().any(|d| counts(&d)) { moving.find(coarse) } else { descents.first() };
         match refused {
@@ -145,7 +154,7 @@ impl Finisher {
     /// one of what it takes a step along: gives way where that is not so. A shift that is too large is first taken by the
     /// result, as far as its ring allows, then by the operand with more levels.
     fn balance(&mut self, mut limits: BTreeMap<usize, i32>) {
-        let (products, descents, finest) = (self.products(), self.descents(), self.finest_rate());
+        let (products, descents) = (self.products(), self.descents());
         let fixed: Vec<usize> = self.b.fixed.keys().map(|&s| self.root_of(s)).collect();
         for _ in 0..256 {
             let mut settled = true;
@@ -176,10 +185,9 @@ impl Finisher {
             }
             for &(w, v) in &descents {
                 // A step of the optimiser is a multiple of the weights' last bit.
-                let units = finest * self.scale(w) / self.scale(v);
                 let root = self.root_of(v);
-                if units < RATE_UNITS && self.exponents[&root] > -40 {
-                    self.exponents.entry(root).and_modify(|e| *e -= (RATE_UNITS / units).log2().ceil() as i32);
+                if self.coarse(w, v) && self.exponents[&root] > -40 {
+                    self.exponents.entry(root).and_modify(|e| *e -= 1);
                     limits.insert(root, self.exponents[&root]);
                     settled = false;
                 }

@@ -4,7 +4,7 @@
 //! operation gives; the local coordinate and Horner's rule take five products. Left of the first
 //! and right of the last threshold the function is constant, so nothing ever leaves its range.
 
-use super::builder::{Builder, Pending};
+use super::builder::{Builder, Pending, mantissa};
 use crate::network::Smooth;
 use crate::program::{Op, Slot};
 use crate::{Error, Result};
@@ -30,6 +30,8 @@ pub(super) struct Function {
     ends: [f64; 2],
     /// Largest error: of the largest value, or relative to each value.
     tolerance: Tolerance,
+    /// Scale of its values over a power of two.
+    ratio: f64,
 }
 
 #[derive(Clone, Copy)]
@@ -41,7 +43,7 @@ enum Tolerance {
 impl Function {
     fn new(f: impl Fn(f64) -> f64 + 'static, lo: f64, hi: f64, origin: Option<f64>) -> Self {
         let ends = [f(lo), f(hi)];
-        Self { f: Box::new(f), lo, hi, origin, ends, tolerance: Tolerance::OfLargest(TOLERANCE) }
+        Self { f: Box::new(f), lo, hi, origin, ends, tolerance: Tolerance::OfLargest(TOLERANCE), ratio: 1.0 }
     }
     /// Even around zero, up to a range that is kept within bounds.
     fn symmetric(f: impl Fn(f64) -> f64 + 'static, range: f64, least: f64, most: f64) -> Self {
@@ -55,6 +57,10 @@ impl Function {
     /// e^x for x <= 0; zero below -16.
     pub(super) fn exp_of_negative() -> Self {
         Self { ends: [0.0, 1.0], ..Self::new(f64::exp, LEAST_EXPONENT, 0.01, None) }
+    }
+    /// With values at a scale of this ratio to a power of two.
+    pub(super) fn at(self, ratio: f64) -> Self {
+        Self { ratio, ..self }
     }
     /// 1 / x on a positive range.
     pub(super) fn reciprocal(lo: f64, hi: f64) -> Self {
@@ -199,12 +205,15 @@ pub(super) fn apply(b: &mut Builder, x: Slot, function: &Function, range: f64) -
     let local = b.like(x, 1.0, Pending::Done(Op::Sub { x, y: centre }), &dims, 2.0 * reach);
     let local = refine(b, local, &fit, reach);
     let inverse = b.source(row(&fit.inverse), &dims, largest(&fit.inverse), 26);
+    // The function's scale does not follow from the argument's.
+    b.values[inverse].ratio = mantissa(1.0 / b.total_ratio(local));
     let v = b.mul(local, inverse, None, &dims, 1.1, 26);
     b.values[v].exact = true;
 
     let [c0, c1, c2, c3, c4] = &fit.coefficients;
     let mut bound = largest(c4);
     let mut y = b.source(row(c4), &dims, bound, 26);
+    b.values[y].ratio = function.ratio;
     for (i, c) in [c3, c2, c1, c0].into_iter().enumerate() {
         let step = Pending::RowAtProduct { of: pieces, values: c.clone(), x: v, y };
         let bias = b.source(step, &dims, largest(c), 52);

@@ -169,7 +169,7 @@ pub(super) fn layer(
                 let forward = conv2d(window, 1, dims, dims[3]);
                 let factors = Rc::new(border_factors(&forward, dims[3]));
                 let (shape, range) = (b.dims(dy), b.range(dy));
-                dy = b.source(Pending::MulPublic { x: dy, factors }, &shape, range, GRADIENT_BITS);
+                dy = b.source_like(dy, Pending::MulPublic { x: dy, factors }, &shape, range, GRADIENT_BITS);
                 count = 1.0;
             } else if count > FEW {
                 dy = b.mean(dy, 1.0 / count, range, GRADIENT_BITS);
@@ -245,6 +245,7 @@ pub(super) fn layer(
             gather(b, xs[0], view)
         }
         Training::Descend(_) => {
+            b.keep_pace(xs[1]);
             let step = Pending::Descend { w: xs[0], v: xs[1] };
             b.like(xs[0], 1.0, step, dims, range)
         }
