@@ -26,6 +26,13 @@ pub struct InProcess {
     pub threads: usize,
 }
 
+impl Default for InProcess {
+    /// Links without limits, a minute of patience, one thread a party.
+    fn default() -> Self {
+        Self { link: LinkModel::UNLIMITED, deadline: Duration::from_secs(60), threads: 1 }
+    }
+}
+
 /// Every end's links, by peer.
 type Links = BTreeMap<Endpoint, Vec<(Endpoint, Box<dyn Link>)>>;
 

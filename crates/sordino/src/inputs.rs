@@ -439,7 +439,8 @@ fn npy(file: &mut impl Read, left: &mut usize) -> std::result::Result<Tensor, St
         .collect::<std::result::Result<_, _>>()?;
     let kind: String = field("'descr").chars().take_while(|&c| c != '\'').collect();
     let le = |b: &[u8]| b.iter().rev().fold(0u64, |v, &x| v << 8 | u64::from(x));
-    let (width, value): (usize, &dyn Fn(&[u8]) -> f32) = match kind.as_str() {
+    type Decode<'a> = &'a dyn Fn(&[u8]) -> f32;
+    let (width, value): (usize, Decode<'_>) = match kind.as_str() {
         "<f4" => (4, &|b| f32::from_bits(le(b) as u32)),
         "<f8" => (8, &|b| f64::from_bits(le(b)) as f32),
         "|i1" => (1, &|b| f32::from(b[0] as i8)),

@@ -1,6 +1,6 @@
 //! The losses that the first data owner hears, also on its disk, so that a resumed training shows its whole curve.
 
-use super::report::WINDOW;
+use super::progress::{WINDOW, tell};
 use sordino::model::write_own;
 use sordino::{Error, Result};
 use std::fs::File;
@@ -47,9 +47,7 @@ impl Losses {
         let lacks = done - all.len().min(done);
         if lacks > 0 {
             let path = path.display();
-            super::prepared::tell(&format!(
-                "{path} lacks the losses of {lacks} of the {done} iterations that are done"
-            ));
+            tell(&format!("{path} lacks the losses of {lacks} of the {done} iterations that are done"));
         }
         let lines: String = all.iter().map(|(i, l)| format!("{i},{l}\n")).collect();
         write_own(&path, format!("iteration,loss\n{lines}").as_bytes())?;
@@ -62,7 +60,7 @@ impl Losses {
         let written = self.file.as_mut().map_or(Ok(()), |f| f.write_all(format!("{iteration},{loss}\n").as_bytes()));
         if let Err(e) = written {
             // The training matters more than its curve.
-            super::prepared::tell(&format!("{FILE} cannot be written ({e}); losses are not kept any more"));
+            tell(&format!("{FILE} cannot be written ({e}); losses are not kept any more"));
             self.file = None;
         }
     }

@@ -1,7 +1,8 @@
 //! `sordino train`.
 
+mod listener;
 mod losses;
-mod prepared;
+mod progress;
 mod report;
 mod schedule;
 
@@ -10,7 +11,9 @@ use super::session::Session;
 use super::zoo::Pool;
 use super::{input_dims, margin, positive, print, zoo_network};
 use clap::Args;
+use listener::Listener;
 use losses::Losses;
+use progress::tell;
 use report::{Checked, Judged};
 use schedule::Schedule;
 use sordino::checkpoint::{self, Checkpoints, Lock, Mark};
@@ -18,6 +21,7 @@ use sordino::data::{self, Set, Split};
 use sordino::inputs::Preprocess;
 use sordino::model::{self, write_own};
 use sordino::owners::Owners;
+use sordino::prepared::{Material, Prepared, Trainer, owners};
 use sordino::session::Job;
 use sordino::training::{Length, model_states, order, scores, trained};
 use sordino::{Error, Result};
@@ -28,7 +32,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use zeroize::Zeroizing;
 
-pub(super) use prepared::{Listener, Material, Prepared, Trainer, owners};
 pub(super) use report::Report;
 
 /// Arguments of `train`.
@@ -209,7 +212,9 @@ impl Train {
             _ => (None, None, Zeroizing::new([0; 32])),
         };
         let material = Material { sets, order, answers, seed, key, preprocess };
-        let prepared = Prepared::new(&graph, material, &rule, self.margin, self.calibration_iterations)?;
+        let calibration = self.calibration_iterations.min(material.order.len());
+        tell(&format!("taking ranges from {calibration} iterations in floats"));
+        let prepared = Prepared::new(&graph, material, &rule, self.margin, calibration)?;
         Ok(Ready { graph, prepared, validation, loss: rule.loss, batch, from, lock })
     }
 
@@ -259,7 +264,7 @@ impl Train {
             };
             report.validation = judge(&result)?;
             if self.check {
-                prepared::tell("training the same in floats");
+                tell("training the same in floats");
                 let (mut checked, floats) = Checked::new(&prepared, &states, &report)?;
                 checked.validation = judge(&trained(&graph, &prepared.step, &floats)?)?;
                 report.check = Some(checked);
@@ -328,10 +333,10 @@ impl Train {
         if self.resume {
             checkpoints.belongs()?;
             if let Some(why) = checkpoints.passed_over()? {
-                prepared::tell(&format!("an older checkpoint is taken, because {why}"));
+                tell(&format!("an older checkpoint is taken, because {why}"));
             }
             let (first, all) = (checkpoints.first(), prepared.material.order.len());
-            prepared::tell(&match all - first {
+            tell(&match all - first {
                 0 => format!("all {all} iterations are done"),
                 _ => format!("going on after iteration {first} of {all}"),
             });

@@ -2,17 +2,15 @@
 
 use super::super::bench::plot::{Axes, Series, lines};
 use super::super::human_bytes;
-use super::prepared::Prepared;
+use super::progress::{WINDOW, average};
 use serde::Serialize;
 use sordino::Result;
+use sordino::prepared::Prepared;
 use sordino::report::Bytes;
 use sordino::training::{Floats, Scores};
 use sordino_nn::Tensor;
 use sordino_nn::training::Kind;
 use std::path::PathBuf;
-
-/// Iterations of a moving average of the loss.
-pub(super) const WINDOW: usize = 20;
 
 /// The object that `train --json` prints.
 #[derive(Serialize)]
@@ -73,15 +71,6 @@ impl Judged {
         let accuracy = self.validation_accuracy.map(|a| format!("validation accuracy {:.2} %", 100.0 * a));
         accuracy.or(self.validation_squared_error.map(|e| format!("half squared error of the validation {e:.5}")))
     }
-}
-
-/// Moving averages.
-pub(super) fn average(losses: &[f32]) -> Vec<f64> {
-    let mean = |i: usize| {
-        let from = (i + 1).saturating_sub(WINDOW);
-        losses[from..=i].iter().map(|&v| f64::from(v)).sum::<f64>() / (i + 1 - from) as f64
-    };
-    (0..losses.len()).map(mean).collect()
 }
 
 impl Checked {

@@ -1,52 +1,56 @@
-//! A training made ready: ranges from its first iterations in floats, the compiled step, and its owners.
+//! A training made ready: ranges from its first iterations in floats, the compiled step, and its data owners.
 
-use super::losses::Losses;
-use sordino::answer::Answer;
-use sordino::checkpoint::Training;
-use sordino::data::Set;
-use sordino::inputs::Preprocess;
-use sordino::session::{Inputs, Outputs};
-use sordino::training::{Floats, Order, fingerprint, untied};
-use sordino::{Error, Result};
-use sordino_nn::exec::{decode_outputs, encode_input};
+use crate::answer::Answer;
+use crate::checkpoint::Training;
+use crate::data::Set;
+use crate::inputs::Preprocess;
+use crate::session::Inputs;
+use crate::training::{Floats, Order, fingerprint, untied};
+use crate::{Error, Result};
+use sordino_nn::exec::encode_input;
 use sordino_nn::network::Layer;
-use sordino_nn::program::{Program, Secrets};
+use sordino_nn::program::{Port, Program, Secrets};
 use sordino_nn::training::{Rule, TrainingStep, step};
 use sordino_nn::{Graph, Options, Ranges, Tensor, compile_answer, compile_step, import};
-use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
-
-/// How long a training says nothing.
-const SILENCE: Duration = Duration::from_secs(5);
 
 /// Growth of a weight within the first iterations that no training means.
 const WILD: f32 = 30.0;
 
 /// What is trained on: every owner's set, the public order, and the width of an answer.
-pub(crate) struct Material {
-    pub(crate) sets: Vec<Set>,
-    pub(crate) order: Order,
-    pub(crate) answers: usize,
-    pub(crate) seed: u64,
+pub struct Material {
+    /// Every owner's samples.
+    pub sets: Vec<Set>,
+    /// Which rows every batch takes.
+    pub order: Order,
+    /// Numbers in an answer.
+    pub answers: usize,
+    /// What the order was drawn from.
+    pub seed: u64,
     /// Of the owners, for tagging their data.
-    pub(crate) key: Zeroizing<[u8; 32]>,
+    pub key: Zeroizing<[u8; 32]>,
     /// How pictures reach the model.
-    pub(crate) preprocess: Preprocess,
+    pub preprocess: Preprocess,
 }
 
 /// A training that is ready to run.
-pub(crate) struct Prepared {
-    pub(crate) step: TrainingStep,
-    pub(crate) program: Program,
-    pub(crate) secrets: Secrets,
-    pub(crate) material: Material,
+pub struct Prepared {
+    /// An iteration as a network.
+    pub step: TrainingStep,
+    /// The same, compiled.
+    pub program: Program,
+    /// The model to start from.
+    pub secrets: Secrets,
+    /// What is trained on.
+    pub material: Material,
     /// What answers with the trained model while it stays shared.
-    pub(crate) answer: Answer,
+    pub answer: Answer,
 }
 
 impl Material {
     /// The inputs of an iteration: samples of every owner, then labels.
-    pub(crate) fn inputs(&self, iteration: usize) -> Vec<Tensor> {
+    #[must_use]
+    pub fn inputs(&self, iteration: usize) -> Vec<Tensor> {
         let batches = self.sets.iter().zip(&self.order[iteration]).map(|(s, rows)| s.batch(rows, self.answers));
         let (samples, labels): (Vec<Tensor>, Vec<Tensor>) = batches.map(|[x, y]| (x, y)).unzip();
         samples.into_iter().chain(labels).collect()
@@ -54,22 +58,24 @@ impl Material {
 }
 
 impl Prepared {
-    /// Takes ranges from the first iterations in floats and compiles the step.
-    pub(crate) fn new(graph: &Graph, material: Material, rule: &Rule, margin: f64, calibration: usize) -> Result<Self> {
+    /// Takes ranges from the first `calibration` iterations in floats, with room of `margin` above them, and compiles the step.
+    ///
+    /// # Errors
+    /// When the model cannot be trained, a rate is too large, or a value cannot be represented.
+    pub fn new(graph: &Graph, material: Material, rule: &Rule, margin: f64, calibration: usize) -> Result<Self> {
         let rows: Vec<usize> = material.order.first().map(|b| b.iter().map(Vec::len).collect()).unwrap_or_default();
         let step = step(&import(graph, rows.iter().sum())?, rule)?.shared_by(&rows);
         untied(graph, &step)?;
         let mut ranges = Ranges::default();
         let mut floats = Floats::new(&step);
         let calibration = calibration.min(material.order.len());
-        tell(&format!("taking ranges from {calibration} iterations in floats"));
         for i in 0..calibration {
             floats.run(material.inputs(i), Some(&mut ranges)).map_err(|e| {
                 Error::Usage(format!("training leaves the floats within the first iterations ({e}); lower the rate"))
             })?;
         }
         // A step that is far too large shows in floats, where it can be seen.
-        let models = sordino::training::model_states(&step);
+        let models = crate::training::model_states(&step);
         let wild = floats.states.iter().zip(&step.states).take(models).find(|(now, state)| {
             let (now, start) = (now.max_abs(), state.start.max_abs());
             !now.is_finite() || now > WILD * start.max(1.0)
@@ -123,21 +129,8 @@ impl Prepared {
     }
 }
 
-/// A line on standard error, so that long work shows where it is.
-pub(super) fn tell(text: &str) {
-    eprintln!("train: {text}");
-}
-
-fn human_time(seconds: f64) -> String {
-    match seconds {
-        s if s < 100.0 => format!("{s:.0} s"),
-        s if s < 6000.0 => format!("{:.0} min", s / 60.0),
-        s => format!("{:.1} h", s / 3600.0),
-    }
-}
-
 /// A data owner while a training runs.
-pub(crate) struct Trainer<'a> {
+pub struct Trainer<'a> {
     program: &'a Program,
     material: &'a Material,
     owner: usize,
@@ -145,14 +138,16 @@ pub(crate) struct Trainer<'a> {
 
 impl<'a> Trainer<'a> {
     /// All owners.
-    pub(crate) fn all(prepared: &'a Prepared) -> Vec<Self> {
+    #[must_use]
+    pub fn all(prepared: &'a Prepared) -> Vec<Self> {
         let Prepared { program, material, .. } = prepared;
         (0..material.sets.len()).map(|owner| Self { program, material, owner }).collect()
     }
 }
 
 /// As sessions take owners.
-pub(crate) fn owners<'o>(trainers: &'o mut [Trainer<'_>]) -> Vec<&'o mut dyn Inputs> {
+#[must_use]
+pub fn owners<'o>(trainers: &'o mut [Trainer<'_>]) -> Vec<&'o mut dyn Inputs> {
     trainers.iter_mut().map(|t| t as &mut dyn Inputs).collect()
 }
 
@@ -161,49 +156,10 @@ impl Inputs for Trainer<'_> {
         let (program, material) = (self.program, self.material);
         let own = material.sets[self.owner].batch(&material.order[run][self.owner], material.answers);
         let mut own = own.iter();
-        let encode = |port: &sordino_nn::program::Port| match (usize::from(port.owner) == self.owner)
-            .then(|| own.next())
-            .flatten()
-        {
+        let encode = |port: &Port| match (usize::from(port.owner) == self.owner).then(|| own.next()).flatten() {
             Some(x) => encode_input(program, port, x),
             None => Ok(vec![]),
         };
         program.inputs.iter().map(encode).collect()
-    }
-}
-
-/// The receiver while a training runs: hears of losses and says where it is.
-pub(crate) struct Listener<'a> {
-    program: &'a Program,
-    iterations: usize,
-    pub(super) losses: Losses,
-    quiet: bool,
-    /// When it began, and when it last said where it is.
-    began: Instant,
-    said: Instant,
-    done: usize,
-}
-
-impl<'a> Listener<'a> {
-    pub(crate) fn new(prepared: &'a Prepared, quiet: bool) -> Self {
-        let (now, iterations) = (Instant::now(), prepared.material.order.len());
-        let losses = Losses::default();
-        Self { program: &prepared.program, iterations, losses, quiet, began: now, said: now, done: 0 }
-    }
-}
-
-impl Outputs for Listener<'_> {
-    fn opened(&mut self, run: usize, outputs: &[Vec<i64>], seconds: f64) {
-        if let Some(loss) = decode_outputs(self.program, outputs).first() {
-            self.losses.push(run + 1, loss.data[0]);
-        }
-        self.done += 1;
-        let all = self.iterations;
-        if !self.quiet && (self.done == 1 || self.said.elapsed() > SILENCE || run + 1 == all) {
-            self.said = Instant::now();
-            let loss = self.losses.recent().map(|l| format!(", loss {l:.4}")).unwrap_or_default();
-            let left = self.began.elapsed().as_secs_f64() / self.done as f64 * (all - run - 1) as f64;
-            tell(&format!("iteration {} of {all}: {seconds:.2} s{loss}, about {} left", run + 1, human_time(left)));
-        }
     }
 }
