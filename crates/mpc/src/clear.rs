@@ -72,6 +72,25 @@ impl<D: Device> Clear<D> {
         self.dev.prepare(&self.dev.upload(ring(values)), &zero, op, false)
     }
 
+    /// The sum of convolutions.
+    fn products(&self, terms: &[(&ClearTensor, &D::Panel, Conv2d)]) -> Result<(Shape, Vec<i64>)> {
+        let mut sum: Option<Vec<i64>> = None;
+        for (x, panel, op) in terms {
+            crate::fit::fits_linear(&x.shape, op)?;
+            let x0 = self.dev.upload(ring(&x.values));
+            let x1 = self.dev.upload(vec![0u64; x.values.len()]);
+            let z = integers(self.dev.download(self.dev.linear(&x0, &x1, panel, op)));
+            sum = Some(match sum {
+                Some(s) => s.iter().zip(&z).map(|(a, b)| a.wrapping_add(*b)).collect(),
+                None => z,
+            });
+        }
+        match (sum, terms.first()) {
+            (Some(z), Some((_, _, op))) => Ok((op.output(), z)),
+            _ => Err(Error::Usage("a linear layer takes at least one term".into())),
+        }
+    }
+
     fn rounded(
         &self,
         shape: Shape,
@@ -159,21 +178,20 @@ impl<D: Device> Protocol for Clear<D> {
         bias: Option<&ClearTensor>,
         shift: u32,
     ) -> Result<ClearTensor> {
-        let mut sum: Option<Vec<i64>> = None;
-        for (x, panel, op) in terms {
-            crate::fit::fits_linear(&x.shape, op)?;
-            let x0 = self.dev.upload(ring(&x.values));
-            let x1 = self.dev.upload(vec![0u64; x.values.len()]);
-            let z = integers(self.dev.download(self.dev.linear(&x0, &x1, panel, op)));
-            sum = Some(match sum {
-                Some(s) => s.iter().zip(&z).map(|(a, b)| a.wrapping_add(*b)).collect(),
-                None => z,
-            });
+        let (shape, z) = self.products(terms)?;
+        Ok(self.rounded(shape, z.into_iter(), bias, shift))
+    }
+    fn linear_wide(
+        &self,
+        _at: Step,
+        terms: &[(&ClearTensor, &D::Panel, Conv2d)],
+        bias: Option<&ClearTensor>,
+    ) -> Result<ClearTensor> {
+        let (shape, mut z) = self.products(terms)?;
+        if let Some(b) = bias {
+            z.iter_mut().zip(b.values.iter().cycle()).for_each(|(v, b)| *v = v.wrapping_add(*b));
         }
-        let (Some(z), Some((_, _, op))) = (sum, terms.first()) else {
-            return Err(Error::Usage("a linear layer takes at least one term".into()));
-        };
-        Ok(self.rounded(op.output(), z.into_iter(), bias, shift))
+        Ok(self.tensor(shape, Width::Wide, z))
     }
     fn weight_gradient(
         &self,

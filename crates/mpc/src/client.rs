@@ -105,6 +105,17 @@ impl Protocol for Client<'_> {
     ) -> Result<Symbol> {
         self.shapes.linear(at, terms, bias, shift)
     }
+    fn linear_wide(
+        &self,
+        at: Step,
+        terms: &[(&Symbol, &Self::Weight, Conv2d)],
+        bias: Option<&Symbol>,
+    ) -> Result<Symbol> {
+        self.shapes.linear_wide(at, terms, bias)
+    }
+    fn relu_truncated(&self, at: Step, x: &Symbol, shift: u32, out: Width) -> Result<(Symbol, Self::Bit)> {
+        self.shapes.relu_truncated(at, x, shift, out)
+    }
     fn weight_gradient(
         &self,
         at: Step,

@@ -76,6 +76,19 @@ pub trait Costs {
         Cost::default()
     }
 
+    /// Convolutions whose truncation waits.
+    ///
+    /// # Errors
+    /// When the protocol does not offer it.
+    fn linear_wide(&self, terms: &[(Conv2d, u64)]) -> Result<Cost> {
+        let _ = terms;
+        refused("a product that is not truncated")
+    }
+    /// A ReLU that truncates first; `None` where that is a truncation, then a ReLU.
+    fn relu_truncated(&self, n: usize, shift: u32, out: Width) -> Option<Cost> {
+        let _ = (n, shift, out);
+        None
+    }
     /// A product of two shared tensors of `n` elements, before the truncation.
     ///
     /// # Errors

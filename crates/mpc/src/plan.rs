@@ -127,6 +127,18 @@ impl<C: Costs> Plan<C> {
         state.cost += cost;
         state.cost.rounds = rounds;
     }
+    /// Working space of a sum of convolutions; the first one's geometry, and all with their gains.
+    fn convolved(&self, terms: &[(&Symbol, &PlannedWeight, Conv2d)]) -> Result<(Conv2d, Vec<(Conv2d, u64)>)> {
+        let Some((_, _, first)) = terms.first() else {
+            return Err(Error::Usage("a linear layer takes at least one term".into()));
+        };
+        for (x, _, op) in terms {
+            fits_linear(&x.shape, op)?;
+            let padded = op.n.min(1) * (op.h + op.pad[0] + op.pad[2]) * (op.w + op.pad[1] + op.pad[3]) * op.cin;
+            drop(self.lease((16 * padded + 8 * op.output().len()) as u64));
+        }
+        Ok((*first, terms.iter().map(|(_, w, op)| (*op, w.gain)).collect()))
+    }
     fn truncated(&self, shape: &Shape, shift: u32) -> Symbol {
         // The untruncated product and its masks live until the result does.
         let _working = self.lease(16 * shape.len() as u64);
@@ -180,18 +192,33 @@ impl<C: Costs> Protocol for Plan<C> {
         _bias: Option<&Symbol>,
         shift: u32,
     ) -> Result<Symbol> {
-        let Some((_, _, op)) = terms.first() else {
-            return Err(Error::Usage("a linear layer takes at least one term".into()));
-        };
-        for (x, _, op) in terms {
-            fits_linear(&x.shape, op)?;
-            let padded = op.n.min(1) * (op.h + op.pad[0] + op.pad[2]) * (op.w + op.pad[1] + op.pad[3]) * op.cin;
-            drop(self.lease((16 * padded + 8 * op.output().len()) as u64));
-        }
-        let gains: Vec<_> = terms.iter().map(|(_, w, op)| (*op, w.gain)).collect();
+        let (op, gains) = self.convolved(terms)?;
         let (shift, cost) = self.costs.linear(&gains, shift);
         self.spend(cost);
         Ok(self.truncated(&op.output(), shift))
+    }
+    fn linear_wide(
+        &self,
+        _at: Step,
+        terms: &[(&Symbol, &Self::Weight, Conv2d)],
+        _bias: Option<&Symbol>,
+    ) -> Result<Symbol> {
+        let (op, gains) = self.convolved(terms)?;
+        self.spend(self.costs.linear_wide(&gains)?);
+        Ok(self.symbol(op.output(), Width::Wide))
+    }
+    fn relu_truncated(&self, mut at: Step, x: &Symbol, shift: u32, out: Width) -> Result<(Symbol, PlannedBits)> {
+        match self.costs.relu_truncated(x.shape.len(), shift, out) {
+            Some(cost) => {
+                self.spend(cost);
+                drop(self.lease(comparison_bytes(x.shape.len())));
+                Ok((self.symbol(x.shape.clone(), out), self.bits(&x.shape, true)))
+            }
+            None => {
+                let narrow = self.truncate(at.child("truncate"), x, shift)?;
+                self.relu_with_bit(at.child("relu"), &narrow, out)
+            }
+        }
     }
     fn weight_gradient(
         &self,

@@ -174,6 +174,19 @@ pub trait Protocol {
         bias: Option<&Self::Arith>,
         shift: u32,
     ) -> Result<Self::Arith>;
+    /// `sum_j conv(x_j, w_j) + bias`, wide, for wide x: a product whose truncation waits for [`Protocol::relu_truncated`].
+    ///
+    /// # Errors
+    /// Lost peers; by default, as a protocol whose products are truncated at once.
+    fn linear_wide(
+        &self,
+        at: Step,
+        terms: &[(&Self::Arith, &Self::Weight, Conv2d)],
+        bias: Option<&Self::Arith>,
+    ) -> Result<Self::Arith> {
+        let _ = (at, terms, bias);
+        refused("a product that is not truncated")
+    }
     /// `round((dW + bias) / 2^shift)`, narrow and OHWI, where dW is the gradient of the weights of `op`: for each the sum over
     /// output pixels of the input it meets times `dy`, for wide x and dy. Bias, shift and result as for [`Protocol::linear`].
     ///
@@ -245,6 +258,20 @@ pub trait Protocol {
     /// # Errors
     /// Lost peers.
     fn relu_with_bit(&self, at: Step, x: &Self::Arith, out: Width) -> Result<(Self::Arith, Self::Bit)>;
+    /// [`Protocol::relu_with_bit`] of `round(x / 2^shift)`, for wide x.
+    ///
+    /// # Errors
+    /// Lost peers.
+    fn relu_truncated(
+        &self,
+        mut at: Step,
+        x: &Self::Arith,
+        shift: u32,
+        out: Width,
+    ) -> Result<(Self::Arith, Self::Bit)> {
+        let narrow = self.truncate(at.child("truncate"), x, shift)?;
+        self.relu_with_bit(at.child("relu"), &narrow, out)
+    }
     /// `bit ? x : 0` for narrow x, in either ring; the wide one for |x| < 2^(n - 2).
     ///
     /// # Errors

@@ -38,7 +38,8 @@ impl Step {
     }
 
     /// The name of a message within this step.
-    pub(crate) fn tag(&self, label: &str) -> Tag {
+    #[must_use]
+    pub fn tag(&self, label: &str) -> Tag {
         let digest = Sha256::new().chain_update(self.digest).chain_update([0; 8]).chain_update(label).finalize();
         let mut tag = [0; 16];
         tag.copy_from_slice(&digest[..16]);

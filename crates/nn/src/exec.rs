@@ -274,7 +274,10 @@ impl<'p, P: Protocol> Loaded<'p, P> {
                     operands.push((x, self.weights[*w].as_ref().ok_or_else(missing)?, *op));
                 }
                 let bias = bias.map(wide).transpose()?;
-                let y = p.linear(at, &operands, bias.as_ref(), *shift)?;
+                let y = match shift {
+                    Some(shift) => p.linear(at, &operands, bias.as_ref(), *shift)?,
+                    None => p.linear_wide(at, &operands, bias.as_ref())?,
+                };
                 p.local(&Local::Reshape(shape.clone()), &[&y])?
             }
             Op::Mul { x, y, bias, shift } => {
@@ -314,8 +317,11 @@ impl<'p, P: Protocol> Loaded<'p, P> {
                 let map = dropout(mask, self.iteration.get(), dims, shape);
                 unary(&Local::Gather(&map, 0), *x)?
             }
-            Op::Relu { x, wide, keep } => {
-                let (y, bit) = p.relu_with_bit(at, &narrow(*x)?, width(*wide))?;
+            Op::Relu { x, shift, wide: out, keep } => {
+                let (y, bit) = match shift {
+                    Some(shift) => p.relu_truncated(at, &wide(*x)?, *shift, width(*out))?,
+                    None => p.relu_with_bit(at, &narrow(*x)?, width(*out))?,
+                };
                 if let Some(i) = keep {
                     bits[*i] = Some(bit);
                 }

@@ -6,6 +6,7 @@
 //! scales and widths and gives a [`program::Program`] and the model owner's [`program::Secrets`]; [`exec::Loaded`] runs
 //! it. [`float::evaluate`] runs a network in ordinary arithmetic, for calibration and as the reference.
 
+mod defer;
 mod error;
 pub mod exec;
 pub mod float;

@@ -154,11 +154,11 @@ pub enum Op {
         bit: usize,
         wide: bool,
     },
-    /// Sum of convolutions with prepared weights, bias at the product's scale, truncated.
+    /// Sum of convolutions with prepared weights, bias at the product's scale; truncated, or left wide for a ReLU that does it.
     Linear {
         terms: Vec<(Slot, usize, Conv2d)>,
         bias: Option<Slot>,
-        shift: u32,
+        shift: Option<u32>,
     },
     /// Element-wise product plus a wide addend at the product's scale, truncated.
     Mul {
@@ -179,9 +179,10 @@ pub enum Op {
         factors: Vec<i64>,
         shift: u32,
     },
-    /// max(x, 0), into the wide ring or the narrow one; may keep the bit x >= 0.
+    /// max(x, 0), into the wide ring or the narrow one; may keep the bit x >= 0. With a shift x is wide, and truncated first.
     Relu {
         x: Slot,
+        shift: Option<u32>,
         wide: bool,
         keep: Option<usize>,
     },
@@ -463,6 +464,7 @@ impl Op {
                 | Self::Mul { .. }
                 | Self::Rescale { .. }
                 | Self::MulPublic { .. }
+                | Self::Relu { shift: Some(_), .. }
         )
     }
 }

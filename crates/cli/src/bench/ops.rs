@@ -181,7 +181,7 @@ fn isolate(program: &mut Program) -> std::ops::Range<usize> {
     }
     let barrier = [
         Instruction { layer: layers, op: gather, out: one },
-        Instruction { layer: layers, op: Op::Relu { x: one, wide: false, keep: None }, out: one - 1 },
+        Instruction { layer: layers, op: Op::Relu { x: one, shift: None, wide: false, keep: None }, out: one - 1 },
     ];
     program.instructions.splice(after..after, barrier);
     let output = program.outputs[0].clone();

@@ -303,7 +303,9 @@ impl Finisher {
 
     fn emit(&mut self, layer: usize, step: &Pending, out: Slot) -> Result<()> {
         let op = match step {
-            Pending::Done(Op::Relu { x, keep, .. }) => Op::Relu { x: *x, wide: self.wide[out], keep: *keep },
+            Pending::Done(Op::Relu { x, keep, .. }) => {
+                Op::Relu { x: *x, shift: None, wide: self.wide[out], keep: *keep }
+            }
             Pending::Done(Op::Select { x, bit, .. }) => Op::Select { x: *x, bit: *bit, wide: self.wide[out] },
             Pending::Done(op) => op.clone(),
             Pending::Linear { .. } => self.linear(layer, step, out)?,
@@ -424,7 +426,7 @@ impl Finisher {
             None => None,
             Some(bias) => Some(self.bias(layer, bias, *channels, product)?),
         };
-        Ok(Op::Linear { terms: packed, bias, shift })
+        Ok(Op::Linear { terms: packed, bias, shift: Some(shift) })
     }
 
     /// A bias per channel; channels are the last dimension.

@@ -326,7 +326,7 @@ fn relu(b: &mut Builder, x: Slot) -> Slot {
 /// A ReLU that may keep its bit.
 fn relu_with(b: &mut Builder, x: Slot, keep: Option<usize>) -> Slot {
     let (dims, range) = (b.dims(x), b.range(x));
-    b.like(x, 1.0, Pending::Done(Op::Relu { x, wide: false, keep }), &dims, range)
+    b.like(x, 1.0, Pending::Done(Op::Relu { x, shift: None, wide: false, keep }), &dims, range)
 }
 
 fn add(b: &mut Builder, x: Slot, y: Slot, range: f64) -> Slot {

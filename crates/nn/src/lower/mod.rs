@@ -14,7 +14,7 @@ use crate::tensor::Tensor;
 use crate::training::TrainingStep;
 use crate::{Error, Result, float, passes};
 use layers::States;
-use sordino_mpc::Settings;
+use sordino_mpc::{Kind, Settings};
 use std::collections::BTreeMap;
 
 /// How to compile.
@@ -83,6 +83,15 @@ pub fn for_inference(net: &Network) -> Network {
 /// # Errors
 /// [`Error::Range`] names a layer whose values or weights cannot be represented.
 pub fn compile(net: &Network, ranges: &Ranges, options: &Options) -> Result<(Program, Secrets)> {
+    let (mut program, secrets) = truncated_at_once(net, ranges, options)?;
+    if options.settings.kind == Kind::Two {
+        crate::defer::defer(&mut program);
+    }
+    Ok((program, secrets))
+}
+
+/// The program before truncations are put off.
+pub(crate) fn truncated_at_once(net: &Network, ranges: &Ranges, options: &Options) -> Result<(Program, Secrets)> {
     for &id in &net.inputs {
         if !ranges.0.contains_key(&net.names[id]) {
             return Err(Error::Input {
