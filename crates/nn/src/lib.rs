@@ -13,6 +13,7 @@ pub mod float;
 mod fold;
 pub mod graph;
 mod import;
+mod limits;
 mod lower;
 pub mod network;
 pub mod onnx;

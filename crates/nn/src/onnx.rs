@@ -1,6 +1,7 @@
 //! ONNX files to graphs and back.
 
 use crate::graph::{Attribute, Dim, Graph, Node};
+use crate::limits::MAX_ELEMENTS;
 use crate::proto::{
     AttributeProto, AttributeType, DataType, Dimension, DimensionValue, GraphProto, ModelProto, NodeProto,
     OperatorSetIdProto, TensorProto, TensorShapeProto, TensorType, TypeProto, ValueInfoProto,
@@ -9,10 +10,6 @@ use crate::tensor::{Constant, Tensor};
 use crate::{Error, Result};
 use prost::Message;
 use std::collections::{BTreeMap, BTreeSet};
-
-/// Most elements of a tensor: twice the largest layer of the networks this is made for, and what a small hostile file
-/// can make us allocate.
-pub(crate) const MAX_ELEMENTS: usize = 1 << 28;
 
 fn fault<T>(why: impl Into<String>) -> Result<T> {
     Err(Error::Model(why.into()))

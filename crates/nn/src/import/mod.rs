@@ -6,6 +6,7 @@ mod layout;
 mod linear;
 
 use crate::graph::{Attribute, Dim, Graph, Node};
+use crate::limits::MAX_ELEMENTS;
 use crate::network::{Layer, LayerNode, Network, Smooth, ValueId};
 use crate::tensor::{Constant, Tensor};
 use crate::{Error, Result, fold};
@@ -112,7 +113,7 @@ pub fn import(graph: &Graph, batch: usize) -> Result<Network> {
             })
             .collect::<Result<_>>()?;
         let elements = sizes.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-        if elements.is_none_or(|n| n >= crate::onnx::MAX_ELEMENTS) {
+        if elements.is_none_or(|n| n >= MAX_ELEMENTS) {
             return Err(Error::Model(format!("input {name} is too large: {sizes:?}")));
         }
         let id = importer.net.value(name, &sizes);
@@ -260,7 +261,7 @@ impl Importer<'_> {
 
     fn push(&mut self, node: &Node, layer: Layer, inputs: Vec<ValueId>, name: &str, dims: &[usize]) -> Result<ValueId> {
         let n = dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-        if n.is_none_or(|n| n == 0 || n >= crate::onnx::MAX_ELEMENTS) {
+        if n.is_none_or(|n| n == 0 || n >= MAX_ELEMENTS) {
             return fault(node, format!("its result has an impossible shape {dims:?}"));
         }
         let output = self.net.value(name, dims);

@@ -5,6 +5,7 @@
 //! because their weights absorb it; products of two values can give any power of two times their ratios.
 
 use super::Options;
+use super::maxima::Axis;
 use crate::network::ValueId;
 use crate::program::{Op, Slot};
 use crate::tensor::Tensor;
@@ -102,7 +103,7 @@ pub(super) struct Builder {
     /// Operands of ReLUs whose sign is kept, and its bit.
     pub(super) signs: BTreeMap<ValueId, usize>,
     /// Results of maximum poolings whose comparisons are kept, once they are made.
-    pub(super) pools: BTreeMap<ValueId, Option<Vec<super::pool::Axis>>>,
+    pub(super) pools: BTreeMap<ValueId, Option<Vec<Axis>>>,
 }
 
 impl Builder {

@@ -3,8 +3,10 @@
 mod builder;
 mod finish;
 mod layers;
+mod maxima;
 mod pool;
 mod scales;
+mod shaping;
 mod spline;
 mod training;
 

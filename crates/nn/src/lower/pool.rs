@@ -1,23 +1,9 @@
 //! Maximum pooling: a tree of comparisons along each axis, and the way back along the bits it kept.
 
 use super::builder::{Builder, Pending};
+use super::maxima::Axis;
 use crate::network::Window;
 use crate::program::{Op, Slot, View};
-
-/// What one axis compared.
-#[derive(Clone, Debug)]
-pub(super) struct Axis {
-    axis: usize,
-    /// Dimensions before it.
-    dims: Vec<usize>,
-    /// Length after it.
-    out: usize,
-    /// Where the window of output 0 starts for each position of the kernel, and the stride.
-    starts: Vec<isize>,
-    stride: isize,
-    /// For each level of the tree, the bit that says whether the first of a pair won; none where one is left over.
-    levels: Vec<Vec<Option<usize>>>,
-}
 
 /// Separable maximum: along rows, then along columns, each a tree over the kernel. Keeps its comparisons if asked to.
 pub(super) fn max_pool(b: &mut Builder, x: Slot, window: &Window, out: &[usize], keep: bool) -> (Slot, Vec<Axis>) {

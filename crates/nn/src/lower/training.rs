@@ -1,8 +1,8 @@
 //! Training's layers in protocol steps.
 
 use super::builder::{Builder, Pending};
-use super::layers::{FEW, border_factors, conv2d, four, gather, line_sums, permute, reorder, reshape};
 use super::pool;
+use super::shaping::{FEW, border_factors, conv2d, four, gather, line_sums, permute, reorder, reshape};
 use super::spline::{self, Function};
 use crate::network::{Blend, Layer, LayerNode, Network, Training, Window};
 use crate::program::{Op, Slot, View};

@@ -2,8 +2,7 @@
 //! the tiles' registers empty, and what lies in the padding is never multiplied: all images skip the same taps.
 
 use super::Cpu;
-use super::gradient::PIXELS;
-use super::linear::{lane_products, pair_products};
+use super::products::{PIXELS, lane_products, pair_products};
 use super::tile::{CHANNELS, Row, Taps, row};
 use crate::Conv2d;
 use rayon::prelude::*;

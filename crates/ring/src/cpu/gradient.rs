@@ -1,14 +1,11 @@
 //! Replicated gradient of a convolution's weights: a matrix product over all output pixels, taken a few images at a time
 //! so that what meets each weight is never written out as a whole.
 
-use super::linear::{lane_products, multiply_add, pair_products};
+use super::products::{PIXELS, lane_products, multiply_add, pair_products};
 use super::tile::{CHANNELS, Row, Taps, row};
 use super::{Cpu, Isa, batch};
 use crate::Conv2d;
 use rayon::prelude::*;
-
-/// Output pixels of a block: its panels stay in the second-level cache.
-pub(super) const PIXELS: usize = 128;
 
 /// Images of at most so many output pixels are worked on pixel by pixel, so that padding is never multiplied.
 const SMALL: usize = 16;

@@ -6,6 +6,7 @@ mod elementwise;
 mod gradient;
 mod linear;
 mod planes;
+mod products;
 mod simd;
 mod tile;
 mod winograd;
