@@ -5,6 +5,7 @@ mod calibrate;
 mod infer;
 mod inspect;
 mod plan;
+mod plot;
 mod session;
 mod train;
 mod zoo;

@@ -224,6 +224,10 @@ fn zoo_networks_can_be_exported_and_read() {
 /// Long enough to be in the middle of the protocol, whose run takes about half a minute.
 const MIDDLE: Duration = Duration::from_secs(2);
 
+/// When a disturbed run must be over, on a machine that does other things too: a hang takes longer. A silent party is waited for
+/// ten seconds, and its beat and last words for three.
+const LIMIT: Duration = Duration::from_secs(60);
+
 /// A long run over slow links, so long after its three children appeared, and these.
 #[expect(clippy::zombie_processes, reason = "the caller waits for it; a failed assertion ends the test process")]
 fn started(wait: Duration) -> (Child, Vec<u32>) {
@@ -238,10 +242,10 @@ fn started(wait: Duration) -> (Child, Vec<u32>) {
         "--link",
         "30ms,50Mbps",
         "--timeout",
-        "2",
+        "10",
     ];
     let child = command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + LIMIT;
     loop {
         let found = children(child.id());
         if found.len() == 3 || Instant::now() > end {
@@ -270,7 +274,7 @@ fn signal(name: &str, pid: u32) {
 
 /// Waits for the end of a disturbed run: its exit code, one sentence, and no child alive.
 fn ended(child: Child, children: &[u32], code: i32, words: &[&str]) {
-    ended_within(Duration::from_secs(10), child, children, code, words);
+    ended_within(LIMIT, child, children, code, words);
 }
 
 fn ended_within(limit: Duration, child: Child, children: &[u32], code: i32, words: &[&str]) {
@@ -283,7 +287,7 @@ fn ended_within(limit: Duration, child: Child, children: &[u32], code: i32, word
     assert!(words.iter().all(|w| text.contains(w)), "{text}");
     assert!(out.stdout.is_empty());
     let alive = |pid: &&u32| std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| !s.contains(") Z"));
-    let end = Instant::now() + Duration::from_secs(5);
+    let end = Instant::now() + LIMIT;
     while children.iter().any(|c| alive(&c)) && Instant::now() < end {
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -303,7 +307,7 @@ fn a_killed_party_ends_the_run() {
 fn a_paused_party_ends_the_run() {
     let (child, parties) = started(MIDDLE);
     signal("-STOP", parties[0]);
-    ended(child, &parties, 1, &["sent nothing for 2 seconds"]);
+    ended(child, &parties, 1, &["sent nothing for 10 seconds"]);
 }
 
 #[cfg(target_os = "linux")]
@@ -312,7 +316,7 @@ fn a_party_that_is_paused_early_ends_the_run() {
     // While keys and the model are handed out, or while inputs are waited for without a deadline; starting has ten seconds more.
     let (child, parties) = started(Duration::from_millis(300));
     signal("-STOP", parties[0]);
-    ended_within(Duration::from_secs(20), child, &parties, 1, &["server"]);
+    ended_within(LIMIT + Duration::from_secs(30), child, &parties, 1, &["server"]);
 }
 
 #[cfg(target_os = "linux")]
@@ -329,7 +333,7 @@ fn a_killed_parent_leaves_no_party() {
     let (mut child, parties) = started(MIDDLE);
     signal("-KILL", child.id());
     child.wait().unwrap();
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + LIMIT;
     let alive =
         || parties.iter().any(|p| std::fs::read_to_string(format!("/proc/{p}/stat")).is_ok_and(|s| !s.contains(") Z")));
     while alive() && Instant::now() < end {

@@ -3,8 +3,9 @@
 use super::inference::network;
 use super::measure::{Job, normal, note};
 use super::output::{Findings, Table};
-use super::plot::{Axes, Series};
-use super::{Common, Parties, plot};
+use super::{Common, Parties};
+use crate::plot;
+use crate::plot::{Axes, Series};
 use clap::Args;
 use serde::Serialize;
 use sordino::owners::Owners;

@@ -1,10 +1,11 @@
 //! How cost grows with the batch and with depth.
 
+use super::Common;
 use super::inference::network;
 use super::measure::{Job, Measured, note};
 use super::output::{Findings, Table, megabytes, short};
-use super::plot::{Axes, Series};
-use super::{Common, plot};
+use crate::plot;
+use crate::plot::{Axes, Series};
 use clap::Args;
 use serde::Serialize;
 use sordino::Result;

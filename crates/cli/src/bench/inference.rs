@@ -2,7 +2,8 @@
 
 use super::measure::{Job, Measured, note};
 use super::output::{Findings, Table, megabytes, or_empty, short};
-use super::{Common, plot, published};
+use super::{Common, published};
+use crate::plot;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use sordino::Result;

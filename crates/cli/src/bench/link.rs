@@ -1,9 +1,10 @@
 //! The same networks over shaped links.
 
+use super::Common;
 use super::inference::network;
 use super::measure::{Job, Measured, note};
 use super::output::{Findings, Table, megabytes, short};
-use super::{Common, plot};
+use crate::plot;
 use clap::Args;
 use serde::Serialize;
 use sordino::Result;

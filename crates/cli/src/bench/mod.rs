@@ -9,8 +9,7 @@ mod link;
 mod measure;
 mod ops;
 mod output;
-pub(super) mod plot;
-mod published;
+pub(super) mod published;
 mod training;
 
 use super::session::{Session, seconds};

@@ -1,8 +1,9 @@
 //! Single operations: the program of a one-node model, with its input and output kept out of the figures.
 
+use super::Common;
 use super::measure::{Job, median, note, sorted};
 use super::output::{Findings, Table, megabytes, short};
-use super::{Common, plot};
+use crate::plot;
 use clap::Args;
 use serde::Serialize;
 use sordino::Result;

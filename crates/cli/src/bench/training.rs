@@ -3,7 +3,8 @@
 use super::inference::{Published, network};
 use super::measure::{Measured, normal, note};
 use super::output::{Findings, Table, megabytes, or_empty, short};
-use super::{Common, Parties, plot, published};
+use super::{Common, Parties, published};
+use crate::plot;
 use clap::Args;
 use serde::Serialize;
 use sordino::data::{Labels, Set};

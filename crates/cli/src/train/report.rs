@@ -1,8 +1,8 @@
 //! What a training tells.
 
-use super::super::bench::plot::{Axes, Series, lines};
 use super::super::human_bytes;
 use super::progress::{WINDOW, average};
+use crate::plot::{Axes, Series, lines};
 use serde::Serialize;
 use sordino::Result;
 use sordino::prepared::Prepared;

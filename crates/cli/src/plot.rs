@@ -1,6 +1,6 @@
 //! Plots as SVG.
 
-use plotters::coord::ranged1d::{AsRangedCoord, NoDefaultFormatting, Ranged, ValueFormatter};
+use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::*;
 use sordino::{Error, Result};
 
@@ -126,73 +126,51 @@ fn number(v: f64) -> String {
     }
 }
 
-/// Positions of categories on the axis below bars.
-struct Categories(std::ops::Range<f64>, usize);
+/// Heights of a bar, the space around the bars of a name, and the width that names and values take.
+const BAR: i32 = 15;
+const GAP: i32 = 9;
+const NAMES: i32 = 190;
+const VALUES: i32 = 70;
 
-impl Ranged for Categories {
-    type FormatOption = NoDefaultFormatting;
-    type ValueType = f64;
-    fn map(&self, value: &f64, limit: (i32, i32)) -> i32 {
-        let at = (value - self.0.start) / (self.0.end - self.0.start);
-        limit.0 + (at * f64::from(limit.1 - limit.0)) as i32
-    }
-    fn key_points<H: plotters::coord::ranged1d::KeyPointHint>(&self, _: H) -> Vec<f64> {
-        (0..self.1).map(|i| i as f64).collect()
-    }
-    fn range(&self) -> std::ops::Range<f64> {
-        self.0.clone()
-    }
-}
-
-impl ValueFormatter<f64> for Categories {}
-
-/// Bars on a logarithmic axis: for each category one of each series, where it has a value.
+/// Horizontal bars on a logarithmic scale, labelled with their values: under each name one for each series that has a value.
 pub(crate) fn bars(title: &str, unit: &str, names: &[String], series: &[(&str, Vec<Option<f64>>)]) -> Result<String> {
-    let values = || series.iter().flat_map(|s| s.1.iter().flatten().copied());
-    let y = range(values(), true);
-    let floor = y.start;
+    let scale = range(series.iter().flat_map(|s| s.1.iter().flatten().copied()), true);
+    let (low, high) = (scale.start.ln(), scale.end.ln());
+    let length = |v: f64| {
+        let room = f64::from(SIZE.0 as i32 - NAMES - VALUES);
+        ((v.max(scale.start).ln() - low) / (high - low).max(1e-9) * room) as i32
+    };
+    let present = |j: usize| series.iter().enumerate().filter_map(move |(i, s)| Some((i, s.1.get(j).copied()??)));
+    let rows: Vec<usize> = (0..names.len()).filter(|&j| present(j).next().is_some()).collect();
+    let bars: usize = rows.iter().map(|&j| present(j).count()).sum();
+    let height = 78 + bars as i32 * BAR + rows.len() as i32 * GAP;
+    let text = |size: i32| ("sans-serif", size).into_font();
     let mut svg = String::new();
     {
-        let root =
-            SVGBackend::with_string(&mut svg, (SIZE.0.max(90 + 84 * names.len() as u32), SIZE.1)).into_drawing_area();
+        let root = SVGBackend::with_string(&mut svg, (SIZE.0, height as u32)).into_drawing_area();
         root.fill(&WHITE).map_err(fault)?;
-        let mut chart = ChartBuilder::on(&root)
-            .caption(title, ("sans-serif", 18))
-            .margin(12)
-            .x_label_area_size(36)
-            .y_label_area_size(74)
-            .build_cartesian_2d(Categories(-0.6..names.len() as f64 - 0.4, names.len()), y.log_scale())
-            .map_err(fault)?;
-        chart
-            .configure_mesh()
-            .disable_x_mesh()
-            .y_desc(unit)
-            .x_label_formatter(&|v| names.get(v.round() as usize).cloned().unwrap_or_default())
-            .y_label_formatter(&|v| number(*v))
-            .x_label_style(("sans-serif", 10))
-            .light_line_style(WHITE.mix(0.0))
-            .draw()
-            .map_err(fault)?;
-        let width = 0.8 / series.len() as f64;
-        for (i, (name, values)) in series.iter().enumerate() {
+        let heading = format!("{title} ({unit}, logarithmic)");
+        root.draw(&Text::new(heading, (12, 12), text(18))).map_err(fault)?;
+        let mut left = 12;
+        for (i, (name, _)) in series.iter().enumerate() {
             let color = COLORS[i % COLORS.len()];
-            let bars = values.iter().enumerate().filter_map(|(j, v)| {
-                let left = j as f64 - 0.4 + i as f64 * width;
-                v.map(|v| Rectangle::new([(left, floor), (left + width * 0.92, v)], color.filled()))
-            });
-            chart
-                .draw_series(bars)
-                .map_err(fault)?
-                .label(*name)
-                .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 14, y + 5)], color.filled()));
+            root.draw(&Rectangle::new([(left, 44), (left + 12, 56)], color.filled())).map_err(fault)?;
+            root.draw(&Text::new(*name, (left + 17, 43), text(13))).map_err(fault)?;
+            left += 40 + 7 * name.chars().count() as i32;
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
-            .background_style(WHITE.mix(0.85))
-            .border_style(BLACK.mix(0.3))
-            .draw()
-            .map_err(fault)?;
+        let mut top = 70;
+        for j in rows {
+            let middle = top + present(j).count() as i32 * BAR / 2 - 7;
+            root.draw(&Text::new(names[j].clone(), (12, middle), text(13))).map_err(fault)?;
+            for (i, v) in present(j) {
+                let end = NAMES + length(v);
+                let color = COLORS[i % COLORS.len()].filled();
+                root.draw(&Rectangle::new([(NAMES, top), (end, top + BAR - 2)], color)).map_err(fault)?;
+                root.draw(&Text::new(number(v), (end + 5, top), text(12))).map_err(fault)?;
+                top += BAR;
+            }
+            top += GAP;
+        }
         root.present().map_err(fault)?;
     }
     Ok(svg)
