@@ -196,6 +196,10 @@ impl<'p, P: Protocol> Loaded<'p, P> {
             *value = held[state.left].wide.clone().ok_or_else(missing)?;
         }
         drop(states);
+        // Nothing that depends on inputs is opened or kept before ends know that they were given copies of the same ones.
+        if !self.program.inputs.is_empty() {
+            p.agree(at.child("agree"), &[])?;
+        }
         let mut outputs = vec![];
         for output in &self.program.outputs {
             let value = match &held[output.slot] {

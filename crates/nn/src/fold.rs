@@ -1,6 +1,7 @@
 //! Computing on constants at import: shape chains, broadcast constants, and the rules of shapes.
 
 use crate::graph::{Attribute, Node};
+use crate::limits::{MAX_RANK, elements};
 use crate::tensor::{Constant, Tensor};
 use crate::{Error, Result};
 use sordino_ring::IndexMap;
@@ -44,6 +45,9 @@ pub(crate) fn reshape(dims: &[usize], target: &[i64], allow_zero: bool) -> Optio
 /// Inserts axes of one.
 pub(crate) fn unsqueeze(dims: &[usize], axes: &[i64]) -> Option<Vec<usize>> {
     let rank = dims.len() + axes.len();
+    if rank > MAX_RANK {
+        return None;
+    }
     let mut at: Vec<usize> = axes
         .iter()
         .map(|&a| usize::try_from(if a < 0 { a + rank as i64 } else { a }).ok().filter(|&a| a < rank))
@@ -91,11 +95,6 @@ pub(crate) fn shape(dims: &[usize], start: i64, end: i64) -> Constant {
     Constant::Int(vec![taken.len()], taken.iter().map(|&d| d as i64).collect())
 }
 
-/// How many elements dimensions ask for.
-fn elements(dims: &[usize]) -> usize {
-    dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).unwrap_or(usize::MAX)
-}
-
 /// Elements that a model may fold besides four times its own constants: shapes, positions, masks; and what a small hostile
 /// file can make us allocate.
 const BUDGET: usize = 1 << 26;
@@ -128,6 +127,16 @@ fn pick(c: &Constant, map: &IndexMap) -> Constant {
 /// # Errors
 /// When the constants do not fit the operator, or its result does not fit the budget.
 pub(crate) fn evaluate(node: &Node, inputs: &[Option<Rc<Constant>>], left: usize) -> Result<Option<Constant>> {
+    match folded(node, inputs, left)? {
+        Some(c) if elements(c.dims()).is_none() => {
+            let why = "its result has an impossible shape".into();
+            Err(Error::Node { node: node.name.clone(), op: node.op.clone(), why })
+        }
+        other => Ok(other),
+    }
+}
+
+fn folded(node: &Node, inputs: &[Option<Rc<Constant>>], left: usize) -> Result<Option<Constant>> {
     let fault = |why: &str| Err(Error::Node { node: node.name.clone(), op: node.op.clone(), why: why.into() });
     let int = |name: &str, default: i64| match node.attributes.get(name) {
         Some(Attribute::Int(v)) => *v,
@@ -142,11 +151,21 @@ pub(crate) fn evaluate(node: &Node, inputs: &[Option<Rc<Constant>>], left: usize
         _ => None,
     };
     let first = inputs.first().and_then(|c| c.as_deref());
-    let too_large = |dims: &[usize]| elements(dims) > left;
+    let too_large = |dims: &[usize]| elements(dims).is_none_or(|n| n > left);
     const LARGE: &str = "the model folds to more constants than a model of its size may";
-    // Most operators give no more than their first operand has; the others look for themselves.
+    // Most operators give no more than their first operand has; the others look for themselves. Integers beside it are axes and
+    // shapes, of which there are no more than axes.
     if first.is_some_and(|c| too_large(c.dims())) {
         return fault(LARGE);
+    }
+    let long = |c: &Option<Rc<Constant>>| matches!(c.as_deref(), Some(Constant::Int(_, v)) if v.len() > MAX_RANK);
+    let shaped = matches!(node.op.as_str(), "Squeeze" | "Unsqueeze" | "Reshape" | "Expand" | "Slice");
+    if shaped && inputs.iter().skip(1).any(long) || node.op == "ConstantOfShape" && inputs.iter().any(long) {
+        return fault("it names more axes than a tensor has");
+    }
+    if node.attributes.values().any(|a| matches!(a, Attribute::Ints(v) if v.len() > MAX_RANK)) && node.op != "Constant"
+    {
+        return fault("it names more axes than a tensor has");
     }
     Ok(Some(match (node.op.as_str(), first) {
         ("Constant", _) => match node.attributes.iter().next() {
@@ -163,7 +182,7 @@ pub(crate) fn evaluate(node: &Node, inputs: &[Option<Rc<Constant>>], left: usize
             if too_large(&dims) {
                 return fault(LARGE);
             }
-            let n = elements(&dims);
+            let n = elements(&dims).unwrap_or(0);
             match node.attributes.get("value") {
                 Some(Attribute::Tensor(Constant::Float(t))) if t.data.len() == 1 => {
                     Constant::Float(Tensor { dims, data: vec![t.data[0]; n] })
@@ -211,7 +230,7 @@ pub(crate) fn evaluate(node: &Node, inputs: &[Option<Rc<Constant>>], left: usize
                 None => c.dims()[i] == 1,
             };
             let dims: Vec<usize> = (0..c.dims().len()).filter(|&i| !gone(i)).map(|i| c.dims()[i]).collect();
-            if dims.iter().product::<usize>() != c.dims().iter().product::<usize>() {
+            if (0..c.dims().len()).any(|i| gone(i) && c.dims()[i] != 1) {
                 return fault("an axis to remove is not 1");
             }
             with_dims(c, &dims)

@@ -199,11 +199,14 @@ fn unsupported<T>(t: &TensorProto) -> Result<T> {
 
 /// How many elements a tensor's dimensions ask for.
 fn elements(t: &TensorProto) -> Result<usize> {
-    let n = t
-        .dims
-        .iter()
-        .try_fold(1usize, |n, &d| usize::try_from(d).ok().and_then(|d| n.checked_mul(d)).filter(|&n| n < MAX_ELEMENTS));
-    n.map_or_else(|| fault(format!("tensor {} has an impossible size {:?}", t.name, t.dims)), Ok)
+    let dims: Option<Vec<usize>> = t.dims.iter().map(|&d| usize::try_from(d).ok()).collect();
+    let n = dims.and_then(|dims| crate::limits::elements(&dims));
+    n.map_or_else(|| fault(format!("tensor {} has an impossible size {}", t.name, brief(&t.dims))), Ok)
+}
+
+/// The first of many dimensions.
+fn brief(dims: &[i64]) -> String {
+    if dims.len() > 8 { format!("{:?} and {} more", &dims[..8], dims.len() - 8) } else { format!("{dims:?}") }
 }
 
 fn constant(t: &TensorProto) -> Result<Constant> {

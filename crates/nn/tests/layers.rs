@@ -355,3 +355,27 @@ fn inputs_at_the_limit_are_refused_or_right() {
     }
     assert!(taken > 300, "{taken}");
 }
+
+/// A data owner whose shares do not fit together gets no answer: servers compare copies before anything is opened.
+#[test]
+fn inputs_that_do_not_fit_together_open_nothing() {
+    let graph = graph(13, &[1, 4], vec![node("Relu", &["x"], "y", &[])], vec![]);
+    let passed = for_inference(&import(&graph, 1).unwrap());
+    let x = tensor(&[1, 4], 3, 1.0);
+    let ranges = Ranges::calibrate(&passed, &[vec![x.clone()]]).unwrap();
+    let (program, secrets) = compile(&passed, &ranges, &Options::default()).unwrap();
+    let job = Run { program: &program, secrets: &secrets, inputs: encode_inputs(&program, &[x]).unwrap() };
+    for (server, part) in (0..3u8).flat_map(|s| [(s, 0usize), (s, 1)]) {
+        let tap: sordino_testkit::Tap = std::sync::Arc::new(move |from, to, mut frame| {
+            if (from.0, to.0) == (5, server)
+                && let sordino_net::Part::Wide(words) = &mut frame.message[part]
+            {
+                words[0] ^= 1;
+            }
+            vec![frame]
+        });
+        let ends = World { tap: Some(tap), ..World::default() }.run(&job).ends;
+        assert!(ends[4].is_err(), "the receiver got an answer");
+        assert!(ends.iter().any(|e| matches!(e, Err(sordino_mpc::Error::Inconsistent { .. }))), "{server} {part}");
+    }
+}

@@ -111,12 +111,10 @@ pub fn in_process_with(
                 Err(e) => errors.push(e),
             }
         }
-        // What a server says of its own is the cause of what owners see of it.
-        let network = |e: &sordino_nn::Error| matches!(e, sordino_nn::Error::Protocol(sordino_mpc::Error::Net(_)));
-        let own = errors.iter().any(|e| !network(e));
         match (owned, cause(&topology, errors)) {
-            (Err(Error::Session(_)), Some(cause)) if own => Err(cause),
-            (Err(e), _) | (Ok(_), Some(e)) => Err(e),
+            // Of two equally likely causes the servers' is nearer to it.
+            (Err(theirs), Some(cause)) => Err(if theirs.0 < cause.0 { theirs.1 } else { cause.1 }),
+            (Err(e), None) | (Ok(_), Some(e)) => Err(e.1),
             (Ok(owned), None) => Ok(Finished::new(topology, reports, owned)),
         }
     })

@@ -146,6 +146,12 @@ pub fn read(paths: &[PathBuf], dims: &[usize], preprocess: &Preprocess) -> Resul
         } else {
             vec![picture(path, dims, preprocess)?]
         };
+        let size = std::fs::metadata(path).map_err(Error::at(path))?.len();
+        let per_sample: usize = dims.iter().skip(1).product::<usize>().max(1);
+        let made = |x: &Tensor| x.data.len() / per_sample * (per_sample + SAMPLE);
+        if found.iter().map(made).sum::<usize>() > budget(size) {
+            return Err(fault("it holds more samples than are read from a file of its size; split it".into()));
+        }
         for (i, x) in found.into_iter().enumerate() {
             samples.extend(split(x, dims).map_err(|why| fault(format!("array {i}: {why}")))?);
         }
@@ -261,6 +267,11 @@ fn open(path: &Path) -> Result<BufReader<File>> {
     Ok(BufReader::new(file))
 }
 
+/// A picture's width and height.
+fn sizes(file: BufReader<File>) -> image::ImageResult<(u32, u32)> {
+    image::ImageReader::new(file).with_guessed_format()?.into_dimensions()
+}
+
 /// Reads a picture, with a limit on the memory it takes.
 fn decoded(file: BufReader<File>) -> image::ImageResult<image::DynamicImage> {
     let mut reader = image::ImageReader::new(file).with_guessed_format()?;
@@ -291,6 +302,11 @@ pub fn rows(path: &Path, dims: &[usize], p: &Preprocess) -> Result<Vec<Tensor>> 
     let [_, c @ (1 | 3), h, w] = *dims else {
         return Err(fault(format!("the model takes {dims:?}, not pictures of one or three channels")));
     };
+    let (width, height) = sizes(open(path)?).map_err(|e| fault(format!("not a readable picture ({e})")))?;
+    let size = std::fs::metadata(path).map_err(Error::at(path))?.len();
+    if (width as usize).saturating_mul(height as usize).saturating_mul(c) > budget(size) {
+        return Err(fault(format!("{height} rows of {width} pixels are more than are read from a file of its size")));
+    }
     let picture = decoded(open(path)?).map_err(|e| fault(format!("not a readable picture ({e})")))?;
     if picture.width() as usize != h * w {
         return Err(fault(format!("its rows have {} pixels; images of {h} by {w} have {}", picture.width(), h * w)));
@@ -377,6 +393,10 @@ fn budget(file: u64) -> usize {
     usize::try_from(file.max(1 << 28)).unwrap_or(usize::MAX)
 }
 
+/// What an array, and a sample, take besides their elements, in elements.
+const ARRAY: usize = 1024;
+const SAMPLE: usize = 32;
+
 /// The arrays of a .npy or .npz file with their names, if they have any.
 pub(crate) fn arrays(path: &Path) -> Result<Vec<(String, Tensor)>> {
     let fault = |why: String| Error::File { path: path.into(), why };
@@ -419,7 +439,7 @@ fn npy(file: &mut impl Read, left: &mut usize) -> std::result::Result<Tensor, St
         }
         _ => return Err(broken()),
     };
-    if length > 1 << 20 {
+    if length > 1 << 16 {
         return Err(broken());
     }
     let mut header = vec![0; length as usize];
@@ -451,8 +471,12 @@ fn npy(file: &mut impl Read, left: &mut usize) -> std::result::Result<Tensor, St
             return Err(format!("element type {other} is not supported; use float32, float64, uint8, int32 or int64"));
         }
     };
+    if dims.len() > 32 {
+        return Err(format!("an array of {} axes is not supported", dims.len()));
+    }
     let elements = dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).unwrap_or(usize::MAX);
-    *left = left.checked_sub(elements).ok_or_else(|| {
+    // However small, each array of an archive takes some.
+    *left = left.checked_sub(elements.saturating_add(ARRAY)).ok_or_else(|| {
         format!("with an array of shape {dims:?} the file unpacks to more than is read from one of its size")
     })?;
     let mut values: Vec<f32> = vec![];
@@ -488,11 +512,11 @@ mod tests {
         raw.extend(header.bytes());
         raw.extend([1.5f32, -2.0].iter().flat_map(|v| v.to_le_bytes()));
         let read = |raw: &[u8], mut left: usize| npy(&mut &*raw, &mut left);
-        assert_eq!(read(&raw, 2), Ok(Tensor::new(&[2, 1], vec![1.5, -2.0])));
-        assert!(read(&raw, 1).is_err_and(|why| why.contains("unpacks")));
-        assert!(read(&raw[..raw.len() - 1], 2).is_err());
-        assert!(read(&[&raw[..], &[0; 4]].concat(), 2).is_err());
-        assert!(read(&raw[..20], 2).is_err());
+        assert_eq!(read(&raw, 2 + ARRAY), Ok(Tensor::new(&[2, 1], vec![1.5, -2.0])));
+        assert!(read(&raw, 1 + ARRAY).is_err_and(|why| why.contains("unpacks")));
+        assert!(read(&raw[..raw.len() - 1], 2 + ARRAY).is_err());
+        assert!(read(&[&raw[..], &[0; 4]].concat(), 2 + ARRAY).is_err());
+        assert!(read(&raw[..20], 2 + ARRAY).is_err());
     }
 
     #[test]

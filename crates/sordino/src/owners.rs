@@ -1,7 +1,7 @@
 //! The owners of a session that run in this process, each an end of its own, and what they end with.
 
 use crate::report::{Bytes, EndReport};
-use crate::session::{Ended, Inputs, Job, Outputs, Owned, cause, three};
+use crate::session::{Ended, Inputs, Job, Outputs, Owned, UNCONNECTED, cause, three};
 use crate::threads::{join, spawn};
 use crate::{Error, Result};
 use sordino_mpc::{Entropy, Role, Topology};
@@ -89,18 +89,18 @@ impl Finished {
 /// others if one cannot even start.
 ///
 /// # Errors
-/// The likeliest cause, if one of them fails.
+/// The likeliest cause, if one of them fails, with its rank.
 pub(crate) fn run(
     job: Job<'_>,
     owners: Owners<'_>,
     entropy: &(dyn Fn(Endpoint) -> Box<dyn Entropy> + Sync),
     net: &(dyn Fn(Endpoint) -> Result<Net> + Sync),
     abandon: &dyn Fn(),
-) -> Result<Vec<Ended>> {
+) -> std::result::Result<Vec<Ended>, (u8, Error)> {
     let topology = job.topology();
     if owners.data.len() != usize::from(topology.data_owners()) {
         let (given, takes) = (owners.data.len(), topology.data_owners());
-        return Err(Error::Usage(format!("{given} data owners where the program takes {takes}")));
+        return Err((0, Error::Usage(format!("{given} data owners where the program takes {takes}"))));
     }
     let mut data = owners.data.into_iter();
     let (mut weights, mut receiver) = (Some(owners.weights), Some(owners.receiver));
@@ -119,20 +119,18 @@ pub(crate) fn run(
                 let entropy = entropy(end);
                 Ok(three(job, net(end)?, owned, 1, &*entropy, &AtomicU64::new(0)))
             });
-            threads.push(thread.inspect_err(|_| abandon())?);
+            threads.push(thread.inspect_err(|_| abandon()).map_err(|e| (0, e))?);
         }
         let (mut ended, mut errors) = (vec![], vec![]);
         let mut unconnected = None;
         for thread in threads {
-            match join(thread)? {
+            match join(thread).map_err(|e| (0, e))? {
                 Ok(Ok(end)) => ended.push(end),
                 Ok(Err(e)) => errors.push(e),
-                Err(e) => unconnected = Some(e),
+                Err(e) => unconnected = Some((UNCONNECTED, e)),
             }
         }
-        match cause(&topology, errors) {
-            Some(e) => Err(unconnected.unwrap_or(e)),
-            None => unconnected.map_or(Ok(ended), Err),
-        }
+        let failed = cause(&topology, errors).into_iter().chain(unconnected).min_by_key(|e| e.0);
+        failed.map_or(Ok(ended), Err)
     })
 }

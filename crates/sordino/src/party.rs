@@ -4,7 +4,7 @@ use crate::checkpoint::Checkpoints;
 use crate::error::sentence;
 use crate::links::{Connecting, connect};
 use crate::report::EndReport;
-use crate::session::{Job, Owned, three};
+use crate::session::{Job, Owned, UNCONNECTED, rank, three};
 use crate::threads::spawn;
 use crate::tls::{Ends, Identity};
 use serde::{Deserialize, Serialize};
@@ -65,8 +65,8 @@ pub enum Said {
     Failed {
         /// One sentence.
         why: String,
-        /// True when a peer was silent rather than gone: the likelier cause.
-        silence: bool,
+        /// How likely it is the consequence of another end's failure: see [`crate::session::rank`].
+        rank: u8,
     },
 }
 
@@ -86,8 +86,8 @@ pub fn run() -> u8 {
             say(&Said::Done(Box::new(report)));
             0
         }
-        Err((why, silence)) => {
-            say(&Said::Failed { why, silence });
+        Err((why, rank)) => {
+            say(&Said::Failed { why, rank });
             1
         }
     }
@@ -102,13 +102,13 @@ impl Drop for Finish<'_> {
     }
 }
 
-fn body() -> Result<EndReport, (String, bool)> {
-    let plain = |e: &dyn std::fmt::Display| (e.to_string(), false);
+fn body() -> Result<EndReport, (String, u8)> {
+    let plain = |e: &dyn std::fmt::Display| (e.to_string(), 0);
     let mut lines = std::io::stdin().lock().lines();
     // The first line holds a private key.
     let mut line = || match lines.next() {
         Some(Ok(line)) => Ok(zeroize::Zeroizing::new(line)),
-        _ => Err(("the parent process is gone".to_string(), false)),
+        _ => Err(("the parent process is gone".to_string(), 0)),
     };
     let task: Assignment = serde_json::from_str(&line()?).map_err(|e| plain(&e))?;
     let me = Endpoint(task.server);
@@ -156,13 +156,11 @@ fn body() -> Result<EndReport, (String, bool)> {
         let stop = AtomicBool::new(false);
         let how =
             Connecting { addresses: &addresses, link, connect: deadline, deadline, patience: deadline, stop: &stop };
-        let net = connect(me, &ends, Some(&listener), &how).map_err(|e| plain(&e))?;
+        // Who cannot connect is likelier to be told of another's failure than to be the cause.
+        let net = connect(me, &ends, Some(&listener), &how).map_err(|e| (e.to_string(), UNCONNECTED))?;
         let owned = Owned { checkpoints: task.checkpoints.as_ref(), ..Owned::default() };
         let ended = three(job, net, owned, task.threads, &System, &progress);
-        ended.map(|e| e.report).map_err(|e| {
-            use sordino_mpc::Error::Net;
-            let silence = matches!(&e, sordino_nn::Error::Protocol(Net(e)) if e.is_silence());
-            (format!("{}: {}", topology.name(me), sentence(&topology, &e)), silence)
-        })
+        let named = |e| (format!("{}: {}", topology.name(me), sentence(&topology, &e)), rank(&e));
+        ended.map(|e| e.report).map_err(named)
     })
 }

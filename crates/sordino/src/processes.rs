@@ -105,20 +105,24 @@ fn start(
 #[derive(Default)]
 struct Heard {
     reports: BTreeMap<u8, EndReport>,
-    /// Failures in the order they came.
-    failures: Vec<(u8, String, bool)>,
+    /// Failures in the order they came, with their ranks.
+    failures: Vec<(u8, String, u8)>,
     gone: BTreeMap<u8, bool>,
 }
 
 impl Heard {
-    /// The likeliest cause: a party that vanished without a word, then a silent one, then whoever failed first.
-    fn cause(&self) -> Option<String> {
+    /// The likeliest cause: what an end found out by itself, a party that vanished without a word, a silent one, then whoever
+    /// failed first.
+    fn cause(&self, owners: Option<(u8, Error)>) -> Option<Error> {
         let vanished =
             self.gone.keys().find(|s| !self.failures.iter().any(|f| f.0 == **s) && !self.reports.contains_key(s));
-        if let Some(server) = vanished {
-            return Some(format!("server {server} stopped without finishing"));
-        }
-        self.failures.iter().find(|f| f.2).or(self.failures.first()).map(|f| f.1.clone())
+        let vanished = vanished.map(|s| (0, Error::Session(format!("server {s} stopped without finishing"))));
+        let failed = self.failures.iter().map(|(_, why, rank)| (*rank, Error::Session(why.clone())));
+        // What somebody found out comes before somebody's end, which may be our own doing; an owner's loss of a server comes last.
+        let (found, lost): (Vec<_>, Vec<_>) = failed.partition(|f| f.0 == 0);
+        let (own, theirs): (Vec<_>, Vec<_>) = owners.into_iter().partition(|f| f.0 == 0);
+        let all = own.into_iter().chain(found).chain(vanished).chain(lost).chain(theirs);
+        all.min_by_key(|f| f.0).map(|f| f.1)
     }
 }
 
@@ -185,7 +189,7 @@ pub fn run(
             supervise(&hears, watch, &killed, setup, progress);
             watch.failed.store(true, Ordering::Relaxed);
         };
-        spawn(scope, "the supervisor", supervisor).inspect_err(|_| children.kill())?;
+        spawn(scope, "the supervisor", supervisor).inspect_err(|_| children.kill()).map_err(|e| (0, e))?;
         let net = |me: Endpoint| -> Result<Net> {
             let identity = authority.identity(&topology, me).map_err(certificate)?;
             let ends = Ends::new(me, topology, &identity, job.session, setup.deadline)
@@ -215,10 +219,10 @@ pub fn run(
         Ok(owners) if heard.reports.len() == topology.computing().len() => {
             Ok(Finished::new(topology, heard.reports.into_values().collect(), owners))
         }
-        Ok(_) => Err(Error::Session(heard.cause().unwrap_or_else(|| "a server gave no report".into()))),
-        // What an owner itself found wrong is the cause of all that servers say.
-        Err(e @ (Error::Model(_) | Error::Usage(_))) => Err(e),
-        Err(e) => Err(Error::Session(heard.cause().unwrap_or_else(|| e.to_string()))),
+        other => {
+            let none = || Error::Session("a server gave no report".into());
+            Err(heard.cause(other.err()).unwrap_or_else(none))
+        }
     }
 }
 
@@ -305,7 +309,7 @@ fn supervise(
             let silent = last[usize::from(server)].elapsed();
             if !over && end.is_none() && silent > setup.deadline + BEAT + grace {
                 let why = format!("server {server} sent nothing for {:.0} seconds", setup.deadline.as_secs_f64());
-                heard.failures.push((server, why, true));
+                heard.failures.push((server, why, 1));
                 end = Some(Instant::now());
             }
         }
@@ -314,8 +318,8 @@ fn supervise(
             Ok((server, Some(Said::Done(report)))) => {
                 heard.reports.insert(server, *report);
             }
-            Ok((server, Some(Said::Failed { why, silence }))) => {
-                heard.failures.push((server, why, silence));
+            Ok((server, Some(Said::Failed { why, rank }))) => {
+                heard.failures.push((server, why, rank));
                 end.get_or_insert_with(|| Instant::now() + grace);
             }
             Ok((server, None)) => {
@@ -340,5 +344,28 @@ fn supervise(
             children.kill();
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_end_found_out_is_the_cause() {
+        let error = |why: &str| Error::Session(why.into());
+        let mut heard = Heard::default();
+        heard.failures.push((2, "lost the receiver".into(), 2));
+        let said = |heard: &Heard, owners| heard.cause(owners).map(|e| e.to_string()).unwrap_or_default();
+        assert_eq!(said(&heard, Some((0, error("copies differ")))), "copies differ");
+        assert_eq!(said(&heard, Some((2, error("lost server 2")))), "lost the receiver");
+        heard.failures.push((1, "server 0 sent nothing".into(), 1));
+        assert_eq!(said(&heard, None), "server 0 sent nothing");
+        heard.failures.push((0, "a key is missing".into(), 0));
+        assert_eq!(said(&heard, None), "a key is missing");
+        heard.failures.clear();
+        heard.gone.insert(1, true);
+        heard.failures.push((2, "lost server 1".into(), 2));
+        assert_eq!(said(&heard, Some((2, error("lost server 1")))), "server 1 stopped without finishing");
     }
 }

@@ -198,16 +198,23 @@ pub fn three(
     end(job, &server, owned, progress)
 }
 
-/// The likeliest cause of a session's end among its ends' errors: a peer that is lost is the consequence of another end's
-/// failure, if there is one.
-pub(crate) fn cause(topology: &Topology, mut errors: Vec<sordino_nn::Error>) -> Option<Error> {
-    use sordino_mpc::Error as Mpc;
-    errors.sort_by_key(|e| match e {
-        sordino_nn::Error::Protocol(Mpc::Net(e)) => 1 + u8::from(!e.is_silence()),
+/// Of an end that could not connect.
+pub(crate) const UNCONNECTED: u8 = 1;
+
+/// How likely an end's failure is the consequence of another's: 0 for what an end found out by itself, 1 for a peer that was
+/// silent, 2 for one that was lost.
+#[must_use]
+pub fn rank(e: &sordino_nn::Error) -> u8 {
+    match e {
+        sordino_nn::Error::Protocol(sordino_mpc::Error::Net(e)) => 1 + u8::from(!e.is_silence()),
         _ => 0,
-    });
-    errors.into_iter().next().map(|e| match e {
-        sordino_nn::Error::Protocol(_) => Error::Session(sentence(topology, &e)),
-        e => Error::Model(e),
+    }
+}
+
+/// The likeliest cause of a session's end among its ends' errors, with its rank.
+pub(crate) fn cause(topology: &Topology, errors: Vec<sordino_nn::Error>) -> Option<(u8, Error)> {
+    errors.into_iter().min_by_key(rank).map(|e| match e {
+        sordino_nn::Error::Protocol(_) => (rank(&e), Error::Session(sentence(topology, &e))),
+        e => (0, Error::Model(e)),
     })
 }

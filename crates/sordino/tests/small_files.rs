@@ -5,7 +5,7 @@
 use sordino::inputs::{Preprocess, read};
 use sordino::report::{cpu_seconds, peak_rss_mb};
 use sordino_nn::graph::{Attribute, Dim, Graph, Node};
-use sordino_nn::{Constant, Tensor, import, onnx};
+use sordino_nn::{Constant, Options, Ranges, Tensor, compile, for_inference, import, onnx};
 use std::io::Write;
 
 /// What all of these together may take; each of them asked for more.
@@ -75,6 +75,55 @@ fn constants_out_of_nothing() {
     refused(&graph(constants, product));
 }
 
+/// Shapes that ask for nothing, or for one element, and are huge all the same.
+#[test]
+fn shapes_that_are_huge_without_elements() {
+    let empty = |dims: &[usize]| Constant::Float(Tensor::new(dims, vec![]));
+    for dims in [&[0, 1 << 62][..], &[0, 1 << 22, 1, 1 << 21, 1 << 21], &[0, 1 << 27, 1 << 27, 1 << 27]] {
+        let graph = graph(
+            vec![("none", empty(dims))],
+            vec![node("Concat", "both", &["none", "none"], &[("axis", Attribute::Int(0))])],
+        );
+        assert!(onnx::read(&onnx::write(&graph)).is_err());
+    }
+    // One element with a great many axes, made on the spot, and axes to take away from it.
+    let ones = Constant::Int(vec![1], vec![1 << 24]);
+    let one = Constant::Int(vec![], vec![1]);
+    let many = vec![
+        node("ConstantOfShape", "ones", &["length"], &[("value", Attribute::Tensor(Constant::Int(vec![1], vec![1])))]),
+        node("Expand", "deep", &["one", "ones"], &[]),
+        node("Squeeze", "flat", &["deep", "ones"], &[]),
+    ];
+    let deep = graph(vec![("length", ones), ("one", one)], many);
+    assert!(import(&onnx::read(&onnx::write(&deep)).unwrap(), 1).is_err());
+    assert!(peak_rss_mb() < MOST_MB, "{} MB", peak_rss_mb());
+}
+
+/// One constant that many layers copy, and a window that moves one pixel to as many places as it has rows.
+#[test]
+fn layers_that_hold_much() {
+    let mut nodes = vec![node("ConstantOfShape", "big", &["shape"], &[])];
+    let mut last = "x".to_string();
+    for i in 0..60 {
+        nodes.push(node("Add", &format!("sum{i}"), &[&last, "big"], &[]));
+        last = format!("sum{i}");
+    }
+    refused(&Graph { outputs: vec![last], ..graph(vec![("shape", Constant::Int(vec![2], vec![1 << 23, 4]))], nodes) });
+    let k = 1i64 << 16;
+    let attributes =
+        [("kernel_shape", Attribute::Ints(vec![k, 1])), ("pads", Attribute::Ints(vec![k - 1, 0, k - 1, 0]))];
+    let pool = Graph {
+        inputs: vec![("x".into(), [1; 4].map(Dim::Fixed).to_vec())],
+        ..graph(vec![], vec![node("MaxPool", "p", &["x"], &attributes)])
+    };
+    let pool = Graph { outputs: vec!["p".into()], ..pool };
+    let net = import(&onnx::read(&onnx::write(&pool)).unwrap(), 1).unwrap();
+    let ranges = Ranges([("x", 1.0), ("p", 1.0)].map(|(n, r)| (n.to_string(), r)).into());
+    let why = compile(&for_inference(&net), &ranges, &Options::default()).map(|_| ()).unwrap_err().to_string();
+    assert!(why.contains("more elements than a party can map"), "{why}");
+    assert!(peak_rss_mb() < MOST_MB, "{} MB", peak_rss_mb());
+}
+
 #[test]
 fn graphs_are_read_in_proportion_to_their_size() {
     // In the worst order: each node reads the one after it. Quadratic time would be minutes.
@@ -112,6 +161,32 @@ fn archives_that_unpack_to_gigabytes() {
     assert!(std::fs::metadata(&path).unwrap().len() < 1 << 20);
     let why = read(&[path], &[1, 784], &Preprocess::default()).unwrap_err().to_string();
     assert!(why.contains("unpacks to more"), "{why}");
+    assert!(peak_rss_mb() < MOST_MB, "{} MB", peak_rss_mb());
+}
+
+/// Twenty million samples of four numbers each, and an array of a great many axes.
+#[test]
+fn arrays_of_very_many_samples() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, shape: &str, zeros: usize| {
+        let path = dir.path().join(name);
+        let mut archive = zip::ZipWriter::new(std::fs::File::create(&path).unwrap());
+        let options = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Deflated);
+        archive.start_file("x.npy", options).unwrap();
+        let header = format!("{{'descr': '|u1', 'fortran_order': False, 'shape': ({shape}), }}\n");
+        archive.write_all(b"\x93NUMPY\x01\x00").unwrap();
+        archive.write_all(&(header.len() as u16).to_le_bytes()).unwrap();
+        archive.write_all(header.as_bytes()).unwrap();
+        for _ in 0..zeros / 4000 {
+            archive.write_all(&[0; 4000]).unwrap();
+        }
+        archive.finish().unwrap();
+        read(&[path], &[1, 4], &Preprocess::default()).unwrap_err().to_string()
+    };
+    let why = write("many.npz", "20000000, 4", 80_000_000);
+    assert!(why.contains("more samples"), "{why}");
+    let why = write("deep.npz", &"1,".repeat(20_000), 0);
+    assert!(why.contains("20000 axes"), "{why}");
     assert!(peak_rss_mb() < MOST_MB, "{} MB", peak_rss_mb());
 }
 

@@ -41,8 +41,9 @@ fn meet_expecting(
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::scope(|scope| {
-        let accepting =
-            scope.spawn(|| accepter.greet(listener.accept().unwrap().0, &[(Endpoint(from), Direction::Send)]));
+        let accepting = scope.spawn(|| {
+            accepter.greet(listener.accept().unwrap().0, &|p, d| (p, d) == (Endpoint(from), Direction::Send))
+        });
         let dialled = dialler.dial(Endpoint(to), address, Direction::Send).map(|mut dialled| {
             let before = dialled.wire.load(Ordering::Relaxed);
             dialled.stream.write_all(b"hello").unwrap();
@@ -139,7 +140,7 @@ fn a_peer_that_speaks_something_else() {
     let address = listener.local_addr().unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| std::net::TcpStream::connect(address).unwrap().write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap());
-        let accepted = one.greet(listener.accept().unwrap().0, &[(Endpoint(0), Direction::Send)]);
+        let accepted = one.greet(listener.accept().unwrap().0, &|p, d| (p, d) == (Endpoint(0), Direction::Send));
         assert!(matches!(accepted.err(), Some(ConnectError::Handshake { .. })));
     });
 }

@@ -70,7 +70,10 @@ impl Importer<'_> {
             return fault(node, format!("shapes {da:?} and {db:?} do not broadcast"));
         };
         let float = |c: &Constant| match c {
-            Constant::Float(t) if t.data.iter().all(|v| v.is_finite()) => Ok(t.clone()),
+            Constant::Float(t) if t.data.iter().all(|v| v.is_finite()) => {
+                self.charge(node, t.data.len())?;
+                Ok(t.clone())
+            }
             _ => fault(node, "its constant must be finite floats"),
         };
         match (a, b) {

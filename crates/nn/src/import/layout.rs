@@ -62,7 +62,7 @@ impl Importer<'_> {
             all[a + dims.len()] = pads[i + axes.len()];
         }
         let pads = all;
-        if !fill.is_finite() || pads.iter().any(|p| p.abs() > 1 << 20) {
+        if !fill.is_finite() || pads.iter().any(|p| p.unsigned_abs() > 1 << 20) {
             return fault(node, format!("pads {pads:?} do not fit {dims:?}"));
         }
         let mut out = vec![];

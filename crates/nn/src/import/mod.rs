@@ -6,10 +6,10 @@ mod layout;
 mod linear;
 
 use crate::graph::{Attribute, Dim, Graph, Node};
-use crate::limits::MAX_ELEMENTS;
 use crate::network::{Layer, LayerNode, Network, Smooth, ValueId};
 use crate::tensor::{Constant, Tensor};
-use crate::{Error, Result, fold};
+use crate::{Error, Result, fold, limits};
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
@@ -75,8 +75,8 @@ struct Importer<'a> {
     known: HashMap<String, Known>,
     /// The batch of the exported shapes, if it was fixed, and the one wanted.
     batch: (Option<usize>, usize),
-    /// Elements that may still be folded.
-    left: usize,
+    /// Elements that may still be folded, or copied into layers.
+    left: Cell<usize>,
     /// Names of constants that are made on the spot.
     made: HashSet<&'a str>,
 }
@@ -93,7 +93,7 @@ pub fn import(graph: &Graph, batch: usize) -> Result<Network> {
         net: Network::default(),
         known: HashMap::new(),
         batch: (None, batch),
-        left: fold::budget(graph.constants.values().map(|c| c.dims().iter().product())),
+        left: Cell::new(fold::budget(graph.constants.values().map(|c| c.dims().iter().product()))),
         made: made.flat_map(|n| n.outputs.iter().map(String::as_str)).collect(),
     };
     for (name, dims) in &graph.inputs {
@@ -112,9 +112,8 @@ pub fn import(graph: &Graph, batch: usize) -> Result<Network> {
                 ))),
             })
             .collect::<Result<_>>()?;
-        let elements = sizes.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-        if elements.is_none_or(|n| n >= MAX_ELEMENTS) {
-            return Err(Error::Model(format!("input {name} is too large: {sizes:?}")));
+        if limits::elements(&sizes).is_none() {
+            return Err(Error::Model(format!("input {name} is too large, or has too many axes")));
         }
         let id = importer.net.value(name, &sizes);
         importer.net.inputs.push(id);
@@ -223,10 +222,24 @@ impl Importer<'_> {
         }
     }
 
+    /// Takes so many elements from the budget: of a result, or of a layer's own copy of a constant.
+    fn charge(&self, node: &Node, elements: usize) -> Result<()> {
+        match self.left.get().checked_sub(elements) {
+            Some(left) => {
+                self.left.set(left);
+                Ok(())
+            }
+            None => fault(node, "the model folds to more constants than a model of its size may"),
+        }
+    }
+
     fn floats(&self, node: &Node, i: usize) -> Result<Option<Rc<Tensor>>> {
         match self.constant(node, i)?.as_deref() {
             None => Ok(None),
-            Some(Constant::Float(t)) => Ok(Some(Rc::new(t.clone()))),
+            Some(Constant::Float(t)) => {
+                self.charge(node, t.data.len())?;
+                Ok(Some(Rc::new(t.clone())))
+            }
             Some(Constant::Int(..)) => fault(node, format!("input {i} must be floats")),
         }
     }
@@ -260,9 +273,9 @@ impl Importer<'_> {
     }
 
     fn push(&mut self, node: &Node, layer: Layer, inputs: Vec<ValueId>, name: &str, dims: &[usize]) -> Result<ValueId> {
-        let n = dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-        if n.is_none_or(|n| n == 0 || n >= MAX_ELEMENTS) {
-            return fault(node, format!("its result has an impossible shape {dims:?}"));
+        if limits::elements(dims).is_none_or(|n| n == 0) {
+            let shown = &dims[..dims.len().min(8)];
+            return fault(node, format!("its result has an impossible shape, of {} axes: {shown:?}", dims.len()));
         }
         let output = self.net.value(name, dims);
         self.net.nodes.push(LayerNode { name: node.name.clone(), op: node.op.clone(), layer, inputs, output });
@@ -282,7 +295,7 @@ impl Importer<'_> {
         let attrs = Attributes(node);
         // What depends on constants and shapes alone is computed now.
         if let Some(folded) = self.fold(node)? {
-            self.left -= folded.dims().iter().product::<usize>().min(self.left);
+            self.charge(node, folded.dims().iter().product())?;
             if let Some(name) = node.outputs.first() {
                 self.known.insert(name.clone(), Known::Constant(Rc::new(folded)));
             }
@@ -469,7 +482,7 @@ impl Importer<'_> {
                 None => inputs.push(None),
             }
         }
-        fold::evaluate(node, &inputs, self.left)
+        fold::evaluate(node, &inputs, self.left.get())
     }
 }
 

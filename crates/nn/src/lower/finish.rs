@@ -1,6 +1,7 @@
 //! Decides widths and scales, then turns every real constant into integers.
 
 use super::builder::{Builder, Pending};
+use crate::limits::MAX_MAPPED;
 use crate::program::{Instruction, Op, Port, Program, SecretForm, Secrets, Slot, SlotInfo, State};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
@@ -108,6 +109,7 @@ pub(super) fn finish(b: Builder) -> Result<(Program, Secrets)> {
     for (layer, step, out) in std::mem::take(&mut f.b.steps) {
         f.emit(layer, &step, out)?;
     }
+    f.check_maps()?;
     let port = |f: &Finisher, (name, slot, dims): &(String, Slot, Vec<usize>)| Port {
         name: name.clone(),
         slot: *slot,
@@ -200,6 +202,20 @@ impl Finisher {
         self.forms.push(form);
         self.secrets.push(values);
         self.forms.len() - 1
+    }
+
+    /// Every party holds the maps of all re-indexings: a small model, such as one whose pooling has a huge window, must not ask
+    /// for more than there is.
+    fn check_maps(&self) -> Result<()> {
+        let mut sum = 0usize;
+        for instruction in self.instructions.iter().filter(|i| matches!(i.op, Op::Gather { .. })) {
+            sum = sum.saturating_add(self.slots[instruction.out].shape.len());
+            if sum > MAX_MAPPED {
+                let why = "with it the model moves more elements than a party can map; lower the batch".into();
+                return Err(Error::Range { layer: self.b.layers[instruction.layer].name.clone(), why });
+            }
+        }
+        Ok(())
     }
 
     fn push(&mut self, layer: usize, op: Op, out: Slot) {

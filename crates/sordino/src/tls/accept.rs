@@ -3,9 +3,11 @@
 use super::{ConnectError, Connection, Direction, Ends};
 use crate::threads::spawn;
 use sordino_net::Endpoint;
+use std::cell::Cell;
 use std::io::ErrorKind;
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 /// Handshakes at the same time, at most. When another connection comes, the oldest handshake gives way: an honest peer's is
@@ -34,63 +36,65 @@ fn passes(kind: ErrorKind, code: Option<i32>) -> bool {
 pub fn accept_all(
     ends: &Ends,
     listener: &TcpListener,
-    mut expected: Vec<(Endpoint, Direction)>,
+    expected: Vec<(Endpoint, Direction)>,
     deadline: Duration,
     stop: &(dyn Fn() -> bool + Sync),
 ) -> Result<Vec<Connection>, ConnectError> {
-    let missing = |expected: &[(Endpoint, Direction)]| expected.first().map_or_else(String::new, |e| ends.name(e.0));
+    let count = expected.len();
+    let places = Mutex::new(expected);
+    let missing = || {
+        let first = places.lock().ok().and_then(|p| p.first().map(|e| e.0));
+        first.map_or_else(|| "a peer".to_string(), |end| ends.name(end))
+    };
     let broken = |why: String| ConnectError::Handshake { peer: "a peer".into(), why };
     listener.set_nonblocking(true).map_err(|e| broken(e.to_string()))?;
     let until = Instant::now() + deadline;
-    let all = expected.clone();
     let (finished, results) = mpsc::channel::<(u64, Result<Connection, ConnectError>)>();
-    let (mut accepted, mut open): (Vec<Connection>, Vec<(u64, TcpStream)>) = (vec![], vec![]);
+    let (mut accepted, mut open): (Vec<Connection>, Vec<Open>) = (vec![], vec![]);
     let (mut number, mut refused) = (0, None);
     std::thread::scope(|scope| {
         let result = loop {
             while let Ok((which, result)) = results.try_recv() {
-                open.retain(|o| o.0 != which);
+                open.retain(|o| o.number != which);
                 match result {
-                    Ok(connection) => {
-                        let place = expected.iter().position(|e| *e == (connection.peer, connection.direction));
-                        // Two of one kind may have shaken hands at the same time: the first counts.
-                        if let Some(place) = place {
-                            expected.swap_remove(place);
-                            accepted.push(connection);
-                        }
-                    }
+                    Ok(connection) => accepted.push(connection),
                     Err(error) => {
                         tracing::warn!("refused a connection: {error}");
                         refused = Some(error);
                     }
                 }
             }
-            if expected.is_empty() {
+            if accepted.len() == count {
                 break Ok(());
             }
             if stop() {
-                break Err(ConnectError::Stopped { peer: missing(&expected) });
+                break Err(ConnectError::Stopped { peer: missing() });
             }
             if Instant::now() >= until {
                 let last = refused.take().map(|e| format!("; the last one refused: {e}")).unwrap_or_default();
                 let why = format!("it did not connect within {} seconds{last}", deadline.as_secs_f64());
-                break Err(ConnectError::Handshake { peer: missing(&expected), why });
+                break Err(ConnectError::Handshake { peer: missing(), why });
             }
             match listener.accept() {
                 Ok((tcp, _)) => {
                     let Ok(socket) = tcp.try_clone() else { continue };
-                    if open.len() == MOST {
+                    if open.len() >= MOST
+                        && let Some(oldest) = open.iter().position(|o| !o.placed.load(Ordering::Acquire))
+                    {
                         // Its handshake fails, and its thread ends.
-                        let _ = open.remove(0).1.shutdown(Shutdown::Both);
+                        let _ = open.remove(oldest).socket.shutdown(Shutdown::Both);
                     }
                     number += 1;
-                    let (which, finished, all) = (number, finished.clone(), &all);
+                    let placed = Arc::new(AtomicBool::new(false));
+                    let entry = Open { number, socket, placed: Arc::clone(&placed) };
+                    let (which, finished, places) = (number, finished.clone(), &places);
                     // A connection for which there is no thread is closed; an honest peer dials again.
                     let started = spawn(scope, "a handshake", move || {
-                        let _ = finished.send((which, ends.greet(tcp, all)));
+                        let result = greet(ends, tcp, places, &placed);
+                        let _ = finished.send((which, result));
                     });
                     match started {
-                        Ok(_) => open.push((which, socket)),
+                        Ok(_) => open.push(entry),
                         Err(_) => std::thread::sleep(EXHAUSTED),
                     }
                 }
@@ -100,10 +104,40 @@ pub fn accept_all(
             }
         };
         // Handshakes that nobody waits for any more.
-        for (_, socket) in &open {
-            let _ = socket.shutdown(Shutdown::Both);
+        for one in &open {
+            let _ = one.socket.shutdown(Shutdown::Both);
         }
         result
     })?;
     Ok(accepted)
+}
+
+/// A handshake that runs.
+struct Open {
+    number: u64,
+    socket: TcpStream,
+    /// It has its place, and must not give way any more.
+    placed: Arc<AtomicBool>,
+}
+
+/// A handshake for one of the places that are left; a place whose peer is lost before it is told is free again.
+fn greet(
+    ends: &Ends,
+    tcp: TcpStream,
+    places: &Mutex<Vec<(Endpoint, Direction)>>,
+    placed: &AtomicBool,
+) -> Result<Connection, ConnectError> {
+    let taken = Cell::new(None);
+    let claim = |peer, direction| {
+        let Ok(mut places) = places.lock() else { return false };
+        let Some(at) = places.iter().position(|p| *p == (peer, direction)) else { return false };
+        taken.set(Some(places.swap_remove(at)));
+        placed.store(true, Ordering::Release);
+        true
+    };
+    let result = ends.greet(tcp, &claim);
+    if let (Err(_), Some(place), Ok(mut places)) = (&result, taken.get(), places.lock()) {
+        places.push(place);
+    }
+    result
 }

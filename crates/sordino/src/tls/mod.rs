@@ -151,11 +151,16 @@ impl Ends {
         }
     }
 
-    /// The accepter's side of a handshake, with one of `expected`, each a peer and the direction it dials for.
+    /// The accepter's side of a handshake. `claim` says whether a peer with its direction is expected, and that it now has its
+    /// place, before the peer is told so.
     ///
     /// # Errors
     /// [`ConnectError`].
-    pub fn greet(&self, tcp: TcpStream, expected: &[(Endpoint, Direction)]) -> Result<Connection, ConnectError> {
+    pub fn greet(
+        &self,
+        tcp: TcpStream,
+        claim: &dyn Fn(Endpoint, Direction) -> bool,
+    ) -> Result<Connection, ConnectError> {
         let somebody = || "a peer".to_string();
         let handshake = |why: String| ConnectError::Handshake { peer: somebody(), why };
         let io = |e: std::io::Error| handshake(e.to_string());
@@ -179,7 +184,7 @@ impl Ends {
             Err((2, ConnectError::WrongSession { peer: name }))
         } else if !self.has_role(stream.connection(), peer) {
             Err((3, ConnectError::WrongRole { peer: name }))
-        } else if !expected.contains(&(peer, direction)) {
+        } else if !claim(peer, direction) {
             Err((4, ConnectError::Unexpected { peer: name }))
         } else {
             Ok(())
