@@ -14,6 +14,7 @@ mod mesh;
 mod meter;
 mod shape;
 mod stream;
+mod sync;
 mod timeline;
 mod wire;
 

@@ -5,12 +5,11 @@
 //! thread. A caller never waits for a peer to read, so ends that send to each other at the same time cannot block each
 //! other, however little the transport holds.
 
+use crate::sync::mpsc::{Sender, channel};
+use crate::sync::thread::{Builder, JoinHandle};
+use crate::sync::{Arc, AtomicBool, AtomicUsize, Mutex, Ordering};
 use crate::{Endpoint, Frame, HEADER_BYTES, Header, LinkModel, NetError, Part, Result, Segment, Shaper, Wire};
-use crossbeam_channel::{Sender, unbounded};
 use std::io::{self, ErrorKind, Read, Write};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Messages up to this many bytes are written by the caller when nothing is queued.
@@ -96,6 +95,8 @@ enum Job {
     Frame((Instant, Instant), Frame),
     /// What the caller could not write at once.
     Rest,
+    /// Nothing more: the sender is gone.
+    End,
 }
 
 /// Writes a frame. On a shaped link its bytes leave evenly between the two moments, so that a receiver sees a slow link
@@ -119,7 +120,7 @@ fn write_frame<W: Write>(writer: &mut W, frame: &Frame, (begin, end): (Instant, 
     writer.flush()
 }
 
-/// The sending direction.
+/// The sending direction. One thread at a time sends, as [`crate::Net`] numbers its frames.
 pub struct StreamSender<W: Outgoing + 'static> {
     shared: Arc<Shared<W>>,
     queue: Option<Sender<Job>>,
@@ -133,7 +134,7 @@ impl<W: Outgoing + 'static> StreamSender<W> {
     /// # Errors
     /// [`NetError::Thread`].
     pub fn new(peer: Endpoint, writer: W, model: LinkModel, patience: Patience) -> Result<Self> {
-        let (queue, jobs) = unbounded::<Job>();
+        let (queue, jobs) = channel::<Job>();
         let shared = Arc::new(Shared {
             peer,
             writer: Mutex::new(writer),
@@ -143,9 +144,9 @@ impl<W: Outgoing + 'static> StreamSender<W> {
             patience,
         });
         let worker = Arc::clone(&shared);
-        let thread = std::thread::Builder::new().name(format!("to {peer}")).spawn(move || {
-            for job in jobs {
-                if worker.abandoned.load(Ordering::Relaxed) {
+        let thread = Builder::new().name(format!("to {peer}")).spawn(move || {
+            while let Ok(job) = jobs.recv() {
+                if matches!(job, Job::End) || worker.abandoned.load(Ordering::Relaxed) {
                     return;
                 }
                 worker.work(&job);
@@ -212,6 +213,7 @@ impl<W: Outgoing> Shared<W> {
                 writer.wait(Instant::now() + self.patience.length(INLINE_BYTES));
                 writer.flush()
             }
+            Job::End => Ok(()),
         });
     }
 
@@ -234,7 +236,10 @@ impl<W: Outgoing> Shared<W> {
 
 impl<W: Outgoing + 'static> Drop for StreamSender<W> {
     fn drop(&mut self) {
-        self.queue.take();
+        if let Some(queue) = self.queue.take() {
+            // A writer that has stopped needs no telling.
+            let _ = queue.send(Job::End);
+        }
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
