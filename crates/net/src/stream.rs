@@ -146,10 +146,12 @@ impl<W: Outgoing + 'static> StreamSender<W> {
         let worker = Arc::clone(&shared);
         let thread = Builder::new().name(format!("to {peer}")).spawn(move || {
             while let Ok(job) = jobs.recv() {
-                if matches!(job, Job::End) || worker.abandoned.load(Ordering::Relaxed) {
+                if matches!(job, Job::End) {
                     return;
                 }
-                worker.work(&job);
+                if !worker.abandoned.load(Ordering::Relaxed) {
+                    worker.work(&job);
+                }
                 worker.queued.fetch_sub(1, Ordering::Release);
             }
         });
