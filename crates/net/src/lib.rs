@@ -24,7 +24,7 @@ pub use memory::memory_links;
 pub use mesh::{Link, Net};
 pub use meter::{Meter, Traffic};
 pub use shape::{LinkModel, Shaper};
-pub use stream::{Outgoing, Patience, StreamReceiver, StreamSender};
+pub use stream::{Outgoing, Patience, StreamLink, StreamReceiver, StreamSender};
 pub use timeline::{Activity, Span, Spent, Timeline};
 pub use wire::{Socket, Wire};
 

@@ -8,7 +8,7 @@
 use crate::sync::mpsc::{Sender, channel};
 use crate::sync::thread::{Builder, JoinHandle};
 use crate::sync::{Arc, AtomicBool, AtomicUsize, Mutex, Ordering};
-use crate::{Endpoint, Frame, HEADER_BYTES, Header, LinkModel, NetError, Part, Result, Segment, Shaper, Wire};
+use crate::{Endpoint, Frame, HEADER_BYTES, Header, Link, LinkModel, NetError, Part, Result, Segment, Shaper, Wire};
 use std::io::{self, ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
@@ -327,6 +327,34 @@ impl<R: Read> StreamReceiver<R> {
             message.push(part);
         }
         Ok(Frame { header, message })
+    }
+}
+
+/// A link of two streams, one for each direction.
+pub struct StreamLink<W: Outgoing + 'static, R> {
+    /// What is sent.
+    pub out: StreamSender<W>,
+    /// What is received.
+    pub incoming: StreamReceiver<R>,
+    /// Bytes handed to the network so far.
+    pub wire: std::sync::Arc<std::sync::atomic::AtomicU64>,
+    /// Closes both streams from outside, so that whoever reads or writes them stops.
+    pub close: Box<dyn Fn() + Send + Sync>,
+}
+
+impl<W: Outgoing + 'static, R: Read + Send> Link for StreamLink<W, R> {
+    fn send(&self, frame: Frame) -> Result<()> {
+        self.out.send(frame)
+    }
+    fn recv(&self, expect: &[Segment]) -> Result<Frame> {
+        self.incoming.recv(expect)
+    }
+    fn wire(&self) -> u64 {
+        self.wire.load(std::sync::atomic::Ordering::Relaxed)
+    }
+    fn abort(&self) {
+        self.out.abandon();
+        (self.close)();
     }
 }
 

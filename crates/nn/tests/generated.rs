@@ -5,10 +5,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use sordino_mpc::{Clear, Protocol, Step};
-use sordino_nn::exec::{Loaded, decode_outputs, encode_inputs};
+mod shares;
+
+use shares::Run;
+use sordino_mpc::{Clear, Step};
+use sordino_nn::exec::{decode_outputs, encode_inputs};
 use sordino_nn::graph::{Attribute, Dim, Graph, Node};
-use sordino_nn::program::{Program, Secrets};
 use sordino_nn::{Constant, Options, Ranges, SUPPORTED, Tensor, compile, float, for_inference, import, onnx};
 use sordino_ring::{Cpu, PrgKey};
 use sordino_testkit::{Job, World};
@@ -218,24 +220,6 @@ fn graph(c: &mut Choices) -> Graph {
     graph
 }
 
-struct Run<'a> {
-    program: &'a Program,
-    secrets: &'a Secrets,
-    inputs: &'a [Vec<i64>],
-}
-
-impl Job for Run<'_> {
-    type Out = Vec<Option<Vec<i64>>>;
-    fn run<P: Protocol>(&self, p: &P, mut at: Step) -> sordino_mpc::Result<Self::Out> {
-        let mpc = |e: sordino_nn::Error| match e {
-            sordino_nn::Error::Protocol(e) => e,
-            e => sordino_mpc::Error::Usage(e.to_string()),
-        };
-        let loaded = Loaded::load(p, at.child("load"), self.program, Some(self.secrets)).map_err(mpc)?;
-        loaded.run(p, at.child("run"), Some(self.inputs), |_| ()).map_err(mpc)
-    }
-}
-
 /// How far a model came.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Came {
@@ -277,7 +261,7 @@ fn check(number: u64) -> Came {
     let Ok(ranges) = Ranges::calibrate(&passed, std::slice::from_ref(&inputs)) else { return Came::Imported };
     let Ok((program, secrets)) = compile(&passed, &ranges, &Options::default()) else { return Came::Imported };
     let Ok(encoded) = encode_inputs(&program, &inputs) else { return Came::Imported };
-    let job = Run { program: &program, secrets: &secrets, inputs: &encoded };
+    let job = Run { program: &program, secrets: &secrets, inputs: encoded };
     let clear = Clear::new(Cpu::new(1)).with(program.settings);
     let integers = job.run(&clear, Step::root([0; 16])).unwrap();
     let decode = |integers: Vec<Option<Vec<i64>>>| {

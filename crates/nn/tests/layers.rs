@@ -3,10 +3,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use sordino_mpc::{Clear, Plan, Protocol, Settings, Step};
-use sordino_nn::exec::{Loaded, decode_outputs, encode_inputs};
+mod shares;
+
+use shares::Run;
+use sordino_mpc::{Clear, Plan, Settings, Step};
+use sordino_nn::exec::{decode_outputs, encode_inputs};
 use sordino_nn::graph::{Attribute, Dim, Graph, Node};
-use sordino_nn::program::{Program, Secrets};
 use sordino_nn::{Constant, Options, Ranges, Tensor, compile, float, for_inference, import, zoo};
 use sordino_ring::{Cpu, PrgKey};
 use sordino_testkit::{Job, World};
@@ -18,24 +20,6 @@ fn tensor(dims: &[usize], seed: u8, scale: f32) -> Tensor {
 
 fn ints(v: &[i64]) -> Constant {
     Constant::Int(vec![v.len()], v.to_vec())
-}
-
-struct Run<'a> {
-    program: &'a Program,
-    secrets: &'a Secrets,
-    inputs: Vec<Vec<i64>>,
-}
-
-impl Job for Run<'_> {
-    type Out = Vec<Option<Vec<i64>>>;
-    fn run<P: Protocol>(&self, p: &P, mut at: Step) -> sordino_mpc::Result<Self::Out> {
-        let mpc = |e: sordino_nn::Error| match e {
-            sordino_nn::Error::Protocol(e) => e,
-            e => sordino_mpc::Error::Usage(e.to_string()),
-        };
-        let loaded = Loaded::load(p, at.child("load"), self.program, Some(self.secrets)).map_err(mpc)?;
-        loaded.run(p, at.child("run"), Some(&self.inputs), |_| ()).map_err(mpc)
-    }
 }
 
 /// Runs a graph at a batch on shares and compares; `tolerance` is relative to the largest output.

@@ -1,39 +1,11 @@
 //! Links between processes, and making all of an end's connections.
 
-use crate::tls::{ConnectError, Connection, Direction, Ends, Stream, accept_all};
-use sordino_net::{Endpoint, Frame, Link, LinkModel, Net, NetError, Patience, Segment, StreamReceiver, StreamSender};
+use crate::tls::{ConnectError, Connection, Direction, Ends, accept_all};
+use sordino_net::{Endpoint, Link, LinkModel, Net, NetError, Patience, StreamLink, StreamReceiver, StreamSender};
 use std::collections::BTreeMap;
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-
-/// Both directions to one peer.
-struct TlsLink {
-    out: StreamSender<Box<dyn Stream>>,
-    incoming: StreamReceiver<Box<dyn Stream>>,
-    wire: Arc<AtomicU64>,
-    sockets: [TcpStream; 2],
-}
-
-impl Link for TlsLink {
-    fn send(&self, frame: Frame) -> sordino_net::Result<()> {
-        self.out.send(frame)
-    }
-    fn recv(&self, expect: &[Segment]) -> sordino_net::Result<Frame> {
-        self.incoming.recv(expect)
-    }
-    fn wire(&self) -> u64 {
-        self.wire.load(Ordering::Relaxed)
-    }
-    fn abort(&self) {
-        self.out.abandon();
-        for socket in &self.sockets {
-            // It may be closed already.
-            let _ = socket.shutdown(Shutdown::Both);
-        }
-    }
-}
 
 /// How an end connects to the others.
 pub struct Connecting<'a> {
@@ -139,15 +111,20 @@ pub fn connect(
         };
         let patience = how.patience_for(ends, peer);
         let thread = |e: NetError| ConnectError::Handshake { peer: topology.name(peer), why: e.to_string() };
-        links.push((
-            peer,
-            Box::new(TlsLink {
-                wire: out.wire,
-                sockets: [out.socket, incoming.socket],
-                out: StreamSender::new(peer, out.stream, how.link, patience).map_err(thread)?,
-                incoming: StreamReceiver::new(peer, incoming.stream, patience),
-            }),
-        ));
+        let sockets = [out.socket, incoming.socket];
+        let close = move || {
+            for socket in &sockets {
+                // It may be closed already.
+                let _ = socket.shutdown(Shutdown::Both);
+            }
+        };
+        let link = StreamLink {
+            out: StreamSender::new(peer, out.stream, how.link, patience).map_err(thread)?,
+            incoming: StreamReceiver::new(peer, incoming.stream, patience),
+            wire: out.wire,
+            close: Box::new(close),
+        };
+        links.push((peer, Box::new(link)));
     }
     Ok(Net::new(me, links))
 }

@@ -1,10 +1,10 @@
 //! Links over sockets that hold next to nothing: whoever waits for a peer to read shows here.
 
-use sordino_net::{Endpoint, Frame, Link, LinkModel, Patience, Segment, Socket, StreamReceiver, StreamSender, Wire};
+use sordino_net::{Endpoint, Link, LinkModel, Patience, Socket, StreamLink, StreamReceiver, StreamSender, Wire};
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 struct Pipe(UnixStream);
@@ -25,32 +25,6 @@ impl Write for Pipe {
 impl Socket for Pipe {
     fn write_now(&mut self, bytes: &[u8]) -> io::Result<usize> {
         Ok(rustix::net::send(&self.0, bytes, rustix::net::SendFlags::DONTWAIT)?)
-    }
-}
-
-struct SocketLink {
-    out: StreamSender<Wire<Pipe>>,
-    incoming: StreamReceiver<Pipe>,
-    wire: Arc<AtomicU64>,
-    ends: [UnixStream; 2],
-}
-
-impl Link for SocketLink {
-    fn send(&self, frame: Frame) -> sordino_net::Result<()> {
-        self.out.send(frame)
-    }
-    fn recv(&self, expect: &[Segment]) -> sordino_net::Result<Frame> {
-        self.incoming.recv(expect)
-    }
-    fn wire(&self) -> u64 {
-        self.wire.load(Ordering::Relaxed)
-    }
-    fn abort(&self) {
-        self.out.abandon();
-        for end in &self.ends {
-            // It may be closed already.
-            let _ = end.shutdown(std::net::Shutdown::Both);
-        }
     }
 }
 
@@ -80,7 +54,14 @@ pub fn links(a: Endpoint, b: Endpoint, holds: usize, deadline: Duration) -> (Box
         let ends = [&out, &incoming].map(|s| s.try_clone().unwrap_or_else(|e| panic!("no sockets: {e}")));
         let out = StreamSender::new(peer, Wire::new(Pipe(out), Arc::clone(&wire)), LinkModel::UNLIMITED, patience);
         let out = out.unwrap_or_else(|e| panic!("{e}"));
-        Box::new(SocketLink { out, incoming: StreamReceiver::new(peer, Pipe(incoming), patience), wire, ends })
+        let close = move || {
+            for end in &ends {
+                // It may be closed already.
+                let _ = end.shutdown(std::net::Shutdown::Both);
+            }
+        };
+        let incoming = StreamReceiver::new(peer, Pipe(incoming), patience);
+        Box::new(StreamLink { out, incoming, wire, close: Box::new(close) })
     };
     (end(b, ab, from_b), end(a, ba, from_a))
 }
