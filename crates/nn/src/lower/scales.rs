@@ -18,6 +18,14 @@ const RATE_UNITS: f64 = 48.0;
 /// How far from a whole number of units a rate may be for it to count as one.
 const WHOLE: f64 = 1e-6;
 
+/// Largest exponents that are looked at: beyond them a value is refused anyway, and sums of them stay integers.
+const FARTHEST: f64 = 4096.0;
+
+/// An exponent; ranges that have left the floats get the farthest.
+fn exponent(e: f64) -> i32 {
+    e.clamp(-FARTHEST, FARTHEST) as i32
+}
+
 /// Share of the largest weight below which an iteration's steps do not count.
 const STILL: f64 = 1e-6;
 
@@ -61,15 +69,15 @@ impl Finisher {
             let ratio = self.b.total_ratio(slot);
             let range = value.range.max(1e-9) * if value.exact { 1.0 } else { self.b.options.margin };
             let bits = if narrow { self.b.narrow_bits() } else { self.wide_bits() };
-            let limit = (bits - (range * ratio).log2()).floor() as i32;
-            let cap = value.cap.map_or(i32::MAX, |cap| (f64::from(cap) - ratio.log2()).floor() as i32);
+            let limit = exponent((bits - (range * ratio).log2()).floor());
+            let cap = value.cap.map_or(i32::MAX, |cap| exponent((f64::from(cap) - ratio.log2()).floor()));
             for (map, e) in [(&mut limits, limit), (&mut self.exponents, limit.min(cap))] {
                 let entry = map.entry(self.b.root(value.group).0).or_insert(i32::MAX);
                 *entry = (*entry).min(e);
             }
         }
         for (&slot, &scale) in &self.b.fixed {
-            let e = (scale / self.b.total_ratio(slot)).log2().round() as i32;
+            let e = exponent((scale / self.b.total_ratio(slot)).log2().round());
             self.exponents.insert(self.b.root(self.b.values[slot].group).0, e);
         }
         self.balance(limits);
@@ -159,7 +167,7 @@ impl Finisher {
         for _ in 0..256 {
             let mut settled = true;
             for p in &products {
-                let shift = (self.scale(p.x) * self.scale(p.y) / self.scale(p.out) / p.by).log2().round() as i32;
+                let shift = exponent((self.scale(p.x) * self.scale(p.y) / self.scale(p.out) / p.by).log2().round());
                 let [x, y, out] = [p.x, p.y, p.out].map(|s| self.root_of(s));
                 if shift < 0 {
                     self.exponents.entry(out).and_modify(|e| *e += shift);
