@@ -34,7 +34,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 ///
 /// Start with:  sordino infer MODEL.onnx --input PICTURE.png --check
 #[derive(Parser)]
-#[command(version, max_term_width = 100)]
+#[command(name = "sordino", version, max_term_width = 100)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -217,7 +217,8 @@ fn run() -> u8 {
     if !matches!(cli.command, Command::Party) {
         session::handle_interrupts();
     }
-    tracing_subscriber::fmt().with_max_level(cli.log).with_writer(std::io::stderr).init();
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt().with_max_level(cli.log).with_writer(std::io::stderr).with_ansi(colours).init();
     let result = match cli.command {
         Command::Infer(args) => args.run(),
         Command::Train(args) => args.run(),

@@ -129,7 +129,7 @@ fn number(v: f64) -> String {
 /// Heights of a bar, the space around the bars of a name, and the width that names and values take.
 const BAR: i32 = 15;
 const GAP: i32 = 9;
-const NAMES: i32 = 190;
+const NAMES: i32 = 245;
 const VALUES: i32 = 70;
 
 /// Horizontal bars on a logarithmic scale, labelled with their values: under each name one for each series that has a value.

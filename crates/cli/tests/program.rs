@@ -423,3 +423,32 @@ fn widths_follow_an_error_budget() {
     let refused = sordino(&["calibrate", path(&model), "--input", path(&digit), "--error-budget", "0.000000001"]);
     assert_eq!(refused.status.code(), Some(2));
 }
+
+/// The first thing that a reader compares.
+#[test]
+fn the_readme_shows_what_is_printed() {
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md")).unwrap();
+    let asset = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets").join(name);
+    let (model, digit) = (asset("mnist.onnx"), asset("digit-7.png"));
+    let out = command(&["infer", path(&model), "--input", path(&digit), "--check"]).output().unwrap();
+    let text = String::from_utf8(out.stdout).unwrap();
+    let sent = |text: &str| {
+        let line = text.lines().find(|l| l.contains("sent by all parties")).unwrap();
+        line.split_once("run(s), ").unwrap().1.split_once(" rounds").unwrap().0.to_string()
+    };
+    assert_eq!(sent(&readme), sent(&text));
+    assert!(readme.contains("class 7") && text.starts_with("input 0: class 7"));
+}
+
+/// A server that gets more of the model than another is not silent while it does, however slow the link.
+#[test]
+fn a_model_travels_as_long_as_it_takes() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("lenet.onnx");
+    assert!(command(&["zoo", "export", "lenet", "-o", path(&model)]).status().unwrap().success());
+    let digit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/digit-7.png");
+    // Of the weights 3.4 MB travel to two of the servers, in about eleven seconds.
+    let slow = ["--parties", "processes", "--link", "5ms,2500kbps", "--timeout", "6"];
+    let out = command(&[&["infer", path(&model), "--input", path(&digit)], &slow[..]].concat()).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+}

@@ -149,7 +149,6 @@ impl<'p, P: Protocol> Loaded<'p, P> {
                 }
             });
         }
-        p.agree(at.child("agree"), &[])?;
         let (states, iteration) = (RefCell::new(states), Cell::new(0));
         let travelled = Travelled::new(&program.rates);
         Ok(Self { program, weights, tensors, maps, states, iteration, last_use, travelled })
@@ -215,6 +214,14 @@ impl<'p, P: Protocol> Loaded<'p, P> {
     /// The states as the last run left them.
     pub fn states(&self) -> Vec<P::Arith> {
         self.states.borrow().clone()
+    }
+
+    /// Ends compare copies of the weights they were given. By itself, so that it can wait until all have theirs.
+    ///
+    /// # Errors
+    /// When the owner's shares do not fit together; lost peers.
+    pub fn agree(&self, p: &P, at: Step) -> Result<()> {
+        Ok(p.agree(at, &[])?)
     }
 
     /// Goes on as so many runs have left the states: at ends that keep shares with these in their place, elsewhere with

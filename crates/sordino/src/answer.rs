@@ -50,6 +50,7 @@ impl Answer {
                 why: "it holds no trained model; `sordino train --checkpoint` keeps one".into(),
             });
         }
+        crate::private::folder(folder, false)?;
         let text = std::fs::read(&path).map_err(Error::at(&path))?;
         let answer: Self = serde_json::from_slice(&text)
             .map_err(|e| Error::File { path: path.clone(), why: format!("not a trained model: {e}") })?;

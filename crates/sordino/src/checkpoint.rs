@@ -285,7 +285,7 @@ impl Checkpoints {
         } else if found.program != own.program {
             "it belongs to a training with another model or other options (--rate, --batch, --iterations, --margin, --reveal-loss, ...)"
         } else if found != own {
-            "it belongs to a training whose model answers otherwise"
+            "it belongs to a training with other ranges: with other --calibration-iterations, or as many --iterations as those at most"
         } else {
             return Ok(end);
         };

@@ -22,7 +22,7 @@ fn own(path: &Path, found: &Metadata) -> Result<()> {
         }
         let (mode, wanted) = (found.mode() & 0o777, if found.is_dir() { "700" } else { "600" });
         if mode & 0o077 != 0 {
-            let why = format!("others have access to it (mode {mode:o}); `chmod {wanted}` it, if nobody has used that");
+            let why = format!("others have access to it (mode {mode:o}); `chmod {wanted}` closes it");
             return Err(fault(path, why));
         }
     }

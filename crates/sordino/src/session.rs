@@ -120,6 +120,28 @@ const READY: Tag = Tag(*b"model is loaded.");
 /// Tells owners whom a run opens nothing to that it is over, so that inputs do not pile up.
 const DONE: Tag = Tag(*b"the run is over.");
 
+/// Tells the model's owner that an end has its shares of the model, and by the owner that all have: on a slow link one gets more
+/// of it than another, and is not silent for that.
+const LOADED: Tag = Tag(*b"shares are here.");
+const GATHERED: Tag = Tag(*b"all have theirs.");
+
+/// Waits until all ends that compute have loaded the model. They wait for its owner, as patiently as for the model itself.
+fn gathered(topology: &Topology, net: &Net) -> sordino_net::Result<()> {
+    let (me, owner) = (net.me(), topology.end(Role::ModelOwner));
+    if topology.computes(owner) {
+        return Ok(());
+    }
+    if topology.computes(me) {
+        net.send(owner, LOADED, vec![])?;
+        return net.recv(owner, GATHERED, &[]).map(drop);
+    }
+    if me == owner {
+        topology.computing().into_iter().try_for_each(|end| net.recv(end, LOADED, &[]).map(drop))?;
+        topology.computing().into_iter().try_for_each(|end| net.send(end, GATHERED, vec![]))?;
+    }
+    Ok(())
+}
+
 /// Ends that compute tell those that do not; the others wait for it.
 fn announce(topology: &Topology, net: &Net, what: Tag, heard: impl Fn(Endpoint) -> bool) -> sordino_net::Result<()> {
     let me = net.me();
@@ -146,8 +168,11 @@ pub fn end<P: Party>(job: Job<'_>, party: &P, mut owned: Owned<'_>, progress: &A
     // What is kept is authenticated, and with it the program, before anything of the program runs.
     let kept = keep.read()?;
     let loaded = Loaded::load(party, at.child("load"), job.program, owned.weights)?;
+    gathered(&topology, net).map_err(|e| sordino_nn::Error::Protocol(e.into()))?;
     if job.kept {
         loaded.resume(party, at.child("resume"), kept, job.first)?;
+    } else {
+        loaded.agree(party, at.child("agree"))?;
     }
     announce(READY, &|_| true)?;
     net.reset_meter();

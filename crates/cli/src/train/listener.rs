@@ -48,7 +48,7 @@ impl Outputs for Listener<'_> {
         let all = self.iterations;
         if !self.quiet && (self.done == 1 || self.said.elapsed() > SILENCE || run + 1 == all) {
             self.said = Instant::now();
-            let loss = self.losses.recent().map(|l| format!(", loss {l:.4}")).unwrap_or_default();
+            let loss = self.losses.recent().map(|l| format!(", loss {l:.4} (mean of the last)")).unwrap_or_default();
             let left = self.began.elapsed().as_secs_f64() / self.done as f64 * (all - run - 1) as f64;
             tell(&format!("iteration {} of {all}: {seconds:.2} s{loss}, about {} left", run + 1, human_time(left)));
         }
