@@ -179,6 +179,9 @@ impl Inputs {
     /// Single samples of the model's (only) input.
     fn read(&self, dims: &[usize], preprocess: Preprocess) -> Result<Vec<sordino_nn::Tensor>> {
         let mut samples = sordino::inputs::read(&self.input, dims, &preprocess)?;
+        if samples.is_empty() {
+            return Err(Error::Usage("the input files hold no samples".into()));
+        }
         if self.skip >= samples.len() {
             let n = samples.len();
             return Err(Error::Usage(format!(

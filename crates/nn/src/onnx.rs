@@ -42,7 +42,8 @@ pub fn read_with(
     bytes: &[u8],
     fetch: &mut dyn FnMut(&External<'_>) -> std::result::Result<Vec<u8>, String>,
 ) -> Result<Graph> {
-    let model = ModelProto::decode(bytes).map_err(|e| Error::Model(format!("{e}; is the file complete?")))?;
+    let model =
+        ModelProto::decode(bytes).map_err(|e| Error::Model(format!("{e}; is it an ONNX file, and complete?")))?;
     let Some(mut graph) = model.graph else { return fault("it holds no graph; is this an ONNX file?") };
     for tensor in &mut graph.initializer {
         inline(tensor, fetch)?;

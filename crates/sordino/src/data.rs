@@ -146,7 +146,7 @@ pub fn read(
     };
     if let Some(path) = label_file {
         for file in files.iter().filter(|f| f.extension().is_some_and(|e| e == "npz")) {
-            if inputs::arrays(file)?.iter().any(|(name, _)| ["y", "y_train"].contains(&name.as_str())) {
+            if crate::arrays::arrays(file)?.iter().any(|(name, _)| ["y", "y_train"].contains(&name.as_str())) {
                 let why = "it holds labels itself; leave --labels out".into();
                 return Err(Error::File { path: file.clone(), why });
             }
@@ -175,7 +175,7 @@ pub fn read(
 pub fn labels(path: &Path) -> Result<Labels> {
     let fault = |why: String| Error::File { path: path.into(), why };
     match path.extension().and_then(|e| e.to_str()) {
-        Some("npy" | "npz") => match &inputs::arrays(path)?[..] {
+        Some("npy" | "npz") => match &crate::arrays::arrays(path)?[..] {
             [(_, x)] => array_labels(x).map_err(fault),
             _ => Err(fault("labels are one array".into())),
         },
@@ -290,7 +290,7 @@ impl Source<'_> {
     /// Arrays x and y, or x_train, y_train, x_test and y_test.
     fn archive(&self, path: &Path) -> Result<Split> {
         let fault = |why: String| Error::File { path: path.into(), why };
-        let arrays = inputs::arrays(path)?;
+        let arrays = crate::arrays::arrays(path)?;
         let find = |names: &[&str]| arrays.iter().find(|(n, _)| names.contains(&n.as_str())).map(|(_, x)| x);
         if find(&["x"]).is_some() && find(&["x_train"]).is_some() {
             return Err(fault("it holds both x and x_train; one of them is to be trained on".into()));

@@ -72,6 +72,7 @@
 //! ```
 
 pub mod answer;
+mod arrays;
 pub mod checkpoint;
 pub mod data;
 pub mod error;
