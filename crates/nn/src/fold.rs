@@ -99,6 +99,9 @@ pub(crate) fn shape(dims: &[usize], start: i64, end: i64) -> Constant {
 /// file can make us allocate.
 const BUDGET: usize = 1 << 26;
 
+/// What a model that is over its budget is told.
+pub(crate) const LARGE: &str = "the model folds to more constants than a model of its size may";
+
 /// How many elements a graph's constants may be folded to, all results together.
 pub(crate) fn budget(constants: impl Iterator<Item = usize>) -> usize {
     constants.fold(BUDGET, |sum, n| sum.saturating_add(n.saturating_mul(4)))
@@ -152,7 +155,6 @@ fn folded(node: &Node, inputs: &[Option<Rc<Constant>>], left: usize) -> Result<O
     };
     let first = inputs.first().and_then(|c| c.as_deref());
     let too_large = |dims: &[usize]| elements(dims).is_none_or(|n| n > left);
-    const LARGE: &str = "the model folds to more constants than a model of its size may";
     // Most operators give no more than their first operand has; the others look for themselves. Integers beside it are axes and
     // shapes, of which there are no more than axes.
     if first.is_some_and(|c| too_large(c.dims())) {
@@ -160,10 +162,10 @@ fn folded(node: &Node, inputs: &[Option<Rc<Constant>>], left: usize) -> Result<O
     }
     let long = |c: &Option<Rc<Constant>>| matches!(c.as_deref(), Some(Constant::Int(_, v)) if v.len() > MAX_RANK);
     let shaped = matches!(node.op.as_str(), "Squeeze" | "Unsqueeze" | "Reshape" | "Expand" | "Slice");
-    if shaped && inputs.iter().skip(1).any(long) || node.op == "ConstantOfShape" && inputs.iter().any(long) {
-        return fault("it names more axes than a tensor has");
-    }
-    if node.attributes.values().any(|a| matches!(a, Attribute::Ints(v) if v.len() > MAX_RANK)) && node.op != "Constant"
+    let listed = |a: &Attribute| matches!(a, Attribute::Ints(v) if v.len() > MAX_RANK);
+    if shaped && inputs.iter().skip(1).any(long)
+        || node.op == "ConstantOfShape" && inputs.iter().any(long)
+        || node.op != "Constant" && node.attributes.values().any(listed)
     {
         return fault("it names more axes than a tensor has");
     }

@@ -5,6 +5,7 @@
 //! components of every state; SHA-256 of all that, by which damage shows without a key. The key is made on first use and lies beside, readable by its owner alone; whoever runs a
 //! server on a host of its own puts the folder on a disk that only this server reads.
 
+use crate::model::{create_own, write_own};
 use crate::{Error, Result, private};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use serde::{Deserialize, Serialize};
@@ -191,7 +192,7 @@ fn secret_key(folder: &Path, name: &str, make: bool) -> Result<Zeroizing<[u8; 32
     }
     getrandom::fill(key.as_mut_slice()).map_err(|_| fault("the operating system's random generator failed"))?;
     // One that has come into being meanwhile stays.
-    private::create(&path, key.as_slice())?;
+    create_own(&path, key.as_slice())?;
     Ok(key)
 }
 
@@ -231,7 +232,7 @@ impl Checkpoints {
         let mut bytes = [&header[..], b"\n", nonce.as_ref(), &shares].concat();
         let hash = Sha256::digest(&bytes);
         bytes.extend_from_slice(&hash);
-        private::write(&path, &bytes)?;
+        write_own(&path, &bytes)?;
         let usable = |i: &usize| match first_line(&file(&self.folder, server, *i)) {
             Ok(found) => found.is_some_and(|h| h.mark.session == mark.session || Some(h.mark) == self.from),
             // What cannot be read now may be readable later.
@@ -349,7 +350,7 @@ mod tests {
         assert_eq!(iterations(dir.path(), 0), [100, 150]);
         // A damaged file is passed over, and goes when the next is written.
         let path = file(dir.path(), 0, 150);
-        private::write(&path, &std::fs::read(&path).unwrap()[..90]).unwrap();
+        write_own(&path, &std::fs::read(&path).unwrap()[..90]).unwrap();
         assert_eq!(go(latest(dir.path(), usize::MAX).unwrap(), 3, 0..3, 200), Some((200, 3)));
         assert_eq!(iterations(dir.path(), 0), [100, 200]);
         assert_eq!(latest(dir.path(), 199).unwrap().map(|m| m.iteration), Some(100));

@@ -155,7 +155,7 @@ pub fn writable(path: &Path) -> Result<&Path> {
 /// # Errors
 /// [`Error::File`].
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    write_with(path, bytes, 0o644)
+    write_with(path, bytes, 0o644, true)
 }
 
 /// The same for a file that nobody else may read.
@@ -163,17 +163,26 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
 /// # Errors
 /// [`Error::File`].
 pub fn write_own(path: &Path, bytes: &[u8]) -> Result<()> {
-    write_with(path, bytes, 0o600)
+    write_with(path, bytes, 0o600, true)
+}
+
+/// The same for a file that must not be there yet.
+///
+/// # Errors
+/// [`Error::File`], also when it is there.
+pub(crate) fn create_own(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_with(path, bytes, 0o600, false)
 }
 
 #[cfg_attr(not(unix), expect(unused_variables, reason = "only Unix has modes"))]
-fn write_with(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+fn write_with(path: &Path, bytes: &[u8], mode: u32, replace: bool) -> Result<()> {
     let folder = writable(path)?;
     let mut builder = tempfile::Builder::new();
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(mode));
     let mut file = builder.tempfile_in(folder).map_err(Error::at(path))?;
     std::io::Write::write_all(&mut file, bytes).and_then(|()| file.as_file().sync_all()).map_err(Error::at(path))?;
-    file.persist(path).map_err(|e| Error::at(path)(e.error))?;
+    let placed = if replace { file.persist(path) } else { file.persist_noclobber(path) };
+    placed.map_err(|e| Error::at(path)(e.error))?;
     Ok(())
 }

@@ -1,10 +1,10 @@
 //! Files that belong to one user alone: shares and keys at rest. They are opened without following links, must belong to
 //! whoever runs the program, and nobody else may read them; neither may anybody else enter their folder.
 
-use crate::model::{folder_of, write_own};
+use crate::model::folder_of;
 use crate::{Error, Result};
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 fn fault(path: &Path, why: impl Into<String>) -> Error {
@@ -114,32 +114,11 @@ pub(crate) fn lock_file(path: &Path) -> Result<File> {
     file.ok_or_else(|| fault(path, "the folder is gone"))
 }
 
-/// Makes a file that must not be there yet: whole, or not at all.
-///
-/// # Errors
-/// [`Error::File`], also when it is there.
-pub(crate) fn create(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut builder = tempfile::Builder::new();
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600));
-    let mut file = builder.tempfile_in(folder_of(path)).map_err(Error::at(path))?;
-    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(Error::at(path))?;
-    file.persist_noclobber(path).map_err(|e| Error::at(path)(e.error))?;
-    Ok(())
-}
-
-/// Writes a file whole, in place of what has its name.
-///
-/// # Errors
-/// [`Error::File`].
-pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    write_own(path, bytes)
-}
-
 #[cfg(all(test, unix))]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
+    use crate::model::create_own as create;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     fn mode(path: &Path, mode: u32) {

@@ -229,7 +229,7 @@ impl Importer<'_> {
                 self.left.set(left);
                 Ok(())
             }
-            None => fault(node, "the model folds to more constants than a model of its size may"),
+            None => fault(node, fold::LARGE),
         }
     }
 
