@@ -1,11 +1,11 @@
 //! `sordino calibrate`.
 
-use super::{Inputs, input_dims, print};
+use super::{Inputs, Open, of_model, print, takes};
 use clap::Args;
 use sordino::model::{self, Calibration};
 use sordino::widths::{self, Chosen, Widths};
 use sordino::{Error, Result};
-use sordino_nn::{Options, Ranges, Tensor};
+use sordino_nn::{Options, Ranges};
 use std::path::{Path, PathBuf};
 
 /// Samples that widths are tried on.
@@ -16,6 +16,8 @@ const BUDGET_SAMPLES: usize = 8;
 pub(crate) struct CalibrateArgs {
     /// The model, an ONNX file.
     model: PathBuf,
+    #[command(flatten)]
+    open: Open,
     #[command(flatten)]
     inputs: Inputs,
     /// Where to write [default: beside the model, as MODEL.calibration.json].
@@ -37,13 +39,14 @@ pub(super) fn beside(model: &Path) -> PathBuf {
 
 impl CalibrateArgs {
     pub(crate) fn run(self) -> Result<()> {
-        let typed = model::typed(&model::read(&self.model)?, 1)?;
+        let mut graph = self.open.read(&self.model)?;
+        self.inputs.bind(&mut graph)?;
+        let typed = model::typed(&graph, 1).map_err(|e| of_model(&self.model, e))?;
         let preprocess = self.inputs.preprocess.clone().or_beside(&self.model)?;
-        let samples = self.inputs.read(&input_dims(&typed.reference)?, preprocess)?;
-        let samples: Vec<Vec<Tensor>> = samples.into_iter().map(|s| vec![s]).collect();
+        let samples = self.inputs.read(&takes(&typed.reference), &preprocess)?;
         let ranges = Ranges::calibrate(&typed.passed, &samples)?;
         let output = self.output.unwrap_or_else(|| beside(&self.model));
-        let values = ranges.0.len();
+        let values = ranges.values.len();
         let mut text = format!("{}: ranges of {values} values from {} samples\n", output.display(), samples.len());
         let mut chosen = None;
         if let Some(budget) = self.error_budget {
@@ -58,7 +61,8 @@ impl CalibrateArgs {
                 chosen = Some(Chosen { widths: trial.widths, margin: self.margin });
             }
         }
-        Calibration { samples: samples.len(), ranges, widths: chosen }.write(&output)?;
+        Calibration { widths: chosen, ..Calibration::new(&self.model, &graph, samples.len(), ranges) }
+            .write(&output)?;
         print(&text)
     }
 }

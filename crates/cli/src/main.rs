@@ -3,6 +3,7 @@
 mod bench;
 mod calibrate;
 mod infer;
+mod inputs;
 mod inspect;
 mod plan;
 mod plot;
@@ -11,7 +12,7 @@ mod train;
 mod zoo;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use sordino::inputs::Preprocess;
+use inputs::{Inputs, Open, of_model, one_input, takes};
 use sordino::widths::Chosen;
 use sordino::{Error, Result};
 use sordino_mpc::Settings;
@@ -105,9 +106,9 @@ fn parse_link(text: &str) -> std::result::Result<LinkArg, String> {
 /// How to compile.
 #[derive(Args, Clone)]
 pub(crate) struct Compile {
-    /// Fractional bits of activations, at most; layers with larger values get fewer.
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(4..=26))]
-    frac_bits: u32,
+    /// Fractional bits of activations, at most [default: as many as the ranges leave; they cost nothing].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(4..=30))]
+    frac_bits: Option<u32>,
     /// Fractional bits of weights [default: as many as fit, up to 32 more than needed; they cost nothing].
     #[arg(long, value_parser = clap::value_parser!(u32).range(4..=32))]
     weight_bits: Option<u32>,
@@ -135,7 +136,7 @@ impl Compile {
         // A width from the command line sets aside the calibration's choice, which was made for both.
         let calibrated = calibrated.filter(|_| self.narrow_bits.is_none() && self.wide_bits.is_none());
         if let Some(chosen) = calibrated {
-            let other = self.margin != chosen.margin || self.frac_bits != 20 || self.weight_bits.is_some();
+            let other = self.margin != chosen.margin || self.frac_bits.is_some() || self.weight_bits.is_some();
             if other {
                 return Err(Error::Usage(format!(
                     "the calibration's widths were chosen for --margin {} and default fractional bits; leave those as they are, or set both --narrow-bits and --wide-bits yourself",
@@ -156,57 +157,6 @@ impl Compile {
             let beside = calibrate::beside(model);
             beside.exists().then_some(beside)
         })
-    }
-}
-
-/// Inputs and how pictures become tensors.
-#[derive(Args, Clone)]
-pub(crate) struct Inputs {
-    /// Input files: PNG, JPEG, .npy, .npz, or MNIST IDX (also gzipped). A file may hold many samples.
-    #[arg(long, num_args = 1.., required = true)]
-    input: Vec<PathBuf>,
-    /// Use at most this many samples.
-    #[arg(long, value_parser = positive)]
-    limit: Option<usize>,
-    /// Skip this many samples first.
-    #[arg(long, default_value_t = 0)]
-    skip: usize,
-    #[command(flatten)]
-    preprocess: Preprocess,
-}
-
-impl Inputs {
-    /// Single samples of the model's (only) input.
-    fn read(&self, dims: &[usize], preprocess: Preprocess) -> Result<Vec<sordino_nn::Tensor>> {
-        let mut samples = sordino::inputs::read(&self.input, dims, &preprocess)?;
-        if samples.is_empty() {
-            return Err(Error::Usage("the input files hold no samples".into()));
-        }
-        if self.skip >= samples.len() {
-            let n = samples.len();
-            return Err(Error::Usage(format!(
-                "--skip {} leaves nothing of the {n} samples in the input files",
-                self.skip
-            )));
-        }
-        samples.drain(..self.skip);
-        samples.truncate(self.limit.unwrap_or(usize::MAX));
-        Ok(samples)
-    }
-
-    /// True when pictures are read and nothing says how.
-    fn plain_pictures(&self, model: &std::path::Path) -> bool {
-        let Ok(p) = self.preprocess.clone().or_beside(model) else { return false };
-        let said = p.scale.is_some() || p.mean.is_some() || p.std.is_some() || p.channels.is_some();
-        !said && self.input.iter().any(|path| sordino::inputs::is_picture(path))
-    }
-}
-
-/// Dimensions of the model's one input, for a batch of one.
-fn input_dims(net: &sordino_nn::Network) -> Result<Vec<usize>> {
-    match net.inputs.as_slice() {
-        [one] => Ok(net.shapes[*one].clone()),
-        many => Err(Error::Usage(format!("the model has {} inputs; models with one are supported here", many.len()))),
     }
 }
 

@@ -1,6 +1,6 @@
 //! `sordino plan`.
 
-use super::{Compile, LinkArg, human_bytes, input_dims, parse_link, print};
+use super::{Compile, LinkArg, Open, human_bytes, of_model, parse_link, print};
 use clap::Args;
 use serde::Serialize;
 use sordino::model::{self, Calibration};
@@ -20,6 +20,8 @@ const BYTES_PER_SECOND: f64 = 5.0e8;
 pub(crate) struct PlanArgs {
     /// The model, an ONNX file.
     model: PathBuf,
+    #[command(flatten)]
+    open: Open,
     #[command(flatten)]
     compile: Compile,
     /// Samples per run.
@@ -57,21 +59,25 @@ pub(super) struct Planned {
 
 impl PlanArgs {
     pub(crate) fn run(self) -> Result<()> {
-        let graph = model::read(&self.model)?;
-        let single = model::typed(&graph, 1)?;
+        let graph = self.open.read(&self.model)?;
+        let named = |e| of_model(&self.model, e);
+        let single = model::typed(&graph, 1).map_err(named)?;
         let (ranges, widths) = match self.compile.calibration_file(&self.model) {
-            Some(path) => Calibration::read(&path).map(|c| (c.ranges, c.widths))?,
+            Some(path) => Calibration::of(&path, &self.model, &graph).map(|c| (c.ranges, c.widths))?,
             None => {
-                // Cost does not depend on ranges; any input will do.
-                let dims = input_dims(&single.reference)?;
-                let n = dims.iter().product();
-                let sample = Tensor::new(&dims, (0..n).map(|i| (i % 17) as f32 / 17.0).collect());
-                (Ranges::calibrate(&single.passed, &[vec![sample]])?, None)
+                // Most costs do not depend on ranges; how many pieces a smooth function has does.
+                tracing::warn!("without a calibration ranges are guessed; smooth functions may cost more or less");
+                let sample = |&id: &usize| {
+                    let dims = &single.reference.shapes[id];
+                    Tensor::new(dims, (0..dims.iter().product()).map(|i: usize| (i % 17) as f32 / 17.0).collect())
+                };
+                let sample = single.reference.inputs.iter().map(sample).collect();
+                (Ranges::calibrate(&single.passed, &[sample])?, None)
             }
         };
-        let typed = if self.batch == 1 { single } else { model::typed(&graph, self.batch as usize)? };
+        let typed = if self.batch == 1 { single } else { model::typed(&graph, self.batch as usize).map_err(named)? };
         let options = self.compile.options(widths)?;
-        let (program, _) = model::compiled(&typed, &ranges, &options)?;
+        let (program, _) = model::compiled(&typed, &ranges, &options).map_err(named)?;
         let planned = Planned::of(&program, &self.link)?;
         if self.json { planned.print_json() } else { print(&planned.shown()) }
     }

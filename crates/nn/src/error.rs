@@ -20,16 +20,18 @@ pub enum Error {
         /// What is wrong.
         why: String,
     },
-    /// The operator is none of those that are supported.
-    #[error("node {node}: operator {op} is not supported; supported are {}", supported.join(", "))]
+    /// Operators are none of those that are supported.
+    #[error("operators that are not supported: {}", named(missing))]
     Unsupported {
-        /// Its name, or its first output's.
-        node: String,
-        /// Its operator.
-        op: String,
-        /// All supported ones.
-        supported: &'static [&'static str],
+        /// Their names, the first node of each, and how many there are.
+        missing: Vec<(String, String, usize)>,
     },
+    /// What the inputs leave open is not said.
+    #[error("{0}")]
+    Open(String),
+    /// Samples of a batch are not computed each by itself.
+    #[error("a batch of one is possible only: {0}")]
+    Batch(String),
     /// An input does not fit the model.
     #[error("input \"{name}\": {why}")]
     Input {
@@ -55,4 +57,12 @@ pub enum Error {
     /// The protocol failed.
     #[error(transparent)]
     Protocol(#[from] sordino_mpc::Error),
+}
+
+fn named(missing: &[(String, String, usize)]) -> String {
+    let one = |(op, node, n): &(String, String, usize)| match n {
+        1 => format!("{op} (node {node})"),
+        n => format!("{op} (node {node} and {} more)", n - 1),
+    };
+    missing.iter().map(one).collect::<Vec<_>>().join(", ")
 }

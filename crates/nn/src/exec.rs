@@ -56,6 +56,8 @@ pub fn encode_input(program: &Program, port: &Port, x: &Tensor) -> Result<Vec<i6
     if x.dims != port.dims {
         return Err(fault(format!("its shape is {:?} where the program takes {:?}", x.dims, port.dims)));
     }
+    let raised = raised(port, x);
+    let x = raised.as_ref().unwrap_or(x);
     if let Some(at) = x.data.iter().position(|v| f64::from(v.abs()) > port.limit || v.is_nan()) {
         let why = format!(
             "element {at} is {:.4e}, beyond the calibrated range of {:.4e}; calibrate with such inputs",
@@ -77,6 +79,16 @@ pub fn encode_input(program: &Program, port: &Port, x: &Tensor) -> Result<Vec<i6
             )))
         }
     }
+}
+
+/// The input with its columns brought to one size, where the program asks for it.
+fn raised(port: &Port, x: &Tensor) -> Option<Tensor> {
+    if port.columns.is_empty() || x.dims.get(1) != Some(&port.columns.len()) {
+        return None;
+    }
+    let inner: usize = x.dims[2..].iter().product();
+    let factor = |i: usize| 2f32.powi(port.columns[i / inner % port.columns.len()]);
+    Some(Tensor::new(&x.dims, x.data.iter().enumerate().map(|(i, v)| v * factor(i)).collect()))
 }
 
 /// Decodes outputs into the model's own layout.
@@ -162,9 +174,24 @@ impl<'p, P: Protocol> Loaded<'p, P> {
     pub fn run(
         &self,
         p: &P,
+        at: Step,
+        inputs: Option<&[Vec<i64>]>,
+        watch: impl FnMut(usize),
+    ) -> Result<Vec<Option<Vec<i64>>>> {
+        self.run_seen(p, at, inputs, watch, |_, _| ())
+    }
+
+    /// The same; `see` is shown what becomes of every slot, as a party holds it.
+    ///
+    /// # Errors
+    /// Those of the protocol.
+    pub fn run_seen(
+        &self,
+        p: &P,
         mut at: Step,
         inputs: Option<&[Vec<i64>]>,
         mut watch: impl FnMut(usize),
+        mut see: impl FnMut(Slot, &P::Arith),
     ) -> Result<Vec<Option<Vec<i64>>>> {
         let mut held: Vec<Held<P::Arith>> = self.program.slots.iter().map(|_| Held::default()).collect();
         let mut bits: Vec<Option<P::Bit>> = (0..self.program.bits).map(|_| None).collect();
@@ -175,6 +202,7 @@ impl<'p, P: Protocol> Loaded<'p, P> {
                 watch(layer);
             }
             let result = self.step(p, at.child("step"), i, instruction, &held, &mut bits, inputs)?;
+            see(instruction.out, &result);
             let entry = &mut held[instruction.out];
             match p.width(&result) {
                 Width::Narrow => entry.narrow = Some(result),

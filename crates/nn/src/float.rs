@@ -87,6 +87,15 @@ fn layer(layer: &Layer, xs: &[&Tensor], out: &[usize]) -> Tensor {
         Layer::Mul => zip(x, xs[1], |a, b| a * b),
         Layer::AddConst(c) => zip(x, &gather(c, &IndexMap::broadcast(&c.dims, &x.dims), 0.0), |a, b| a + b),
         Layer::MulConst(c) => zip(x, &gather(c, &IndexMap::broadcast(&c.dims, &x.dims), 0.0), |a, b| a * b),
+        Layer::Max => zip(x, xs[1], f32::max),
+        Layer::Scale { by, add } => map(x, |v| by * v + add),
+        Layer::Step => map(x, |v| f32::from(u8::from(v >= 0.0))),
+        Layer::Gather { source, fill } => {
+            let at = |&s: &u32| if s == sordino_ring::PAD { *fill } else { x.data[s as usize] };
+            Tensor::new(out, source.iter().map(at).collect())
+        }
+        Layer::LogSoftmax { axis, end } => softmax(x, *axis, *end, true),
+        Layer::ArgMax(axis) => arg_max(x, *axis, out),
         Layer::Broadcast => gather(x, &IndexMap::broadcast(&x.dims, out), 0.0),
         Layer::Concat(axis) => {
             let outer: usize = out[..*axis].iter().product();
@@ -102,7 +111,7 @@ fn layer(layer: &Layer, xs: &[&Tensor], out: &[usize]) -> Tensor {
         Layer::Slice { start, step, fill } => gather(x, &IndexMap::window(&x.dims, start, step, out), *fill),
         Layer::Reshape => Tensor::new(out, x.data.clone()),
         Layer::Transpose(perm) => x.permute(perm),
-        Layer::Softmax { axis, end } => softmax(x, *axis, *end),
+        Layer::Softmax { axis, end } => softmax(x, *axis, *end, false),
         Layer::Smooth(f) => map(x, |v| f.value(f64::from(v)) as f32),
         Layer::Dropout(_) => x.clone(),
         Layer::Training(training) => training::layer(training, xs, out),
@@ -211,14 +220,31 @@ fn pool(
     Tensor::new(out, data)
 }
 
-fn softmax(x: &Tensor, axis: usize, end: usize) -> Tensor {
+/// Where the first largest element along an axis is.
+fn arg_max(x: &Tensor, axis: usize, out: &[usize]) -> Tensor {
+    let (n, inner): (usize, usize) = (x.dims[axis], x.dims[axis + 1..].iter().product());
+    let mut data = Vec::with_capacity(out.iter().product());
+    for block in x.data.chunks_exact((n * inner).max(1)) {
+        for i in 0..inner {
+            let better = |best: usize, j: usize| if block[j * inner + i] > block[best * inner + i] { j } else { best };
+            data.push((1..n).fold(0, better) as f32);
+        }
+    }
+    Tensor::new(out, data)
+}
+
+/// Softmax or its logarithm.
+fn softmax(x: &Tensor, axis: usize, end: usize, logarithm: bool) -> Tensor {
     let (n, inner): (usize, usize) = (x.dims[axis..end].iter().product(), x.dims[end..].iter().product());
     let mut data = x.data.clone();
     for block in data.chunks_exact_mut(n * inner) {
         for i in 0..inner {
             let max = (0..n).map(|j| block[j * inner + i]).fold(f32::NEG_INFINITY, f32::max);
             let sum: f32 = (0..n).map(|j| (block[j * inner + i] - max).exp()).sum();
-            (0..n).for_each(|j| block[j * inner + i] = (block[j * inner + i] - max).exp() / sum);
+            for v in (0..n).map(|j| j * inner + i) {
+                let below = block[v] - max;
+                block[v] = if logarithm { below - sum.ln() } else { below.exp() / sum };
+            }
         }
     }
     Tensor::new(&x.dims, data)

@@ -1,5 +1,9 @@
 //! Computing on constants at import: shape chains, broadcast constants, and the rules of shapes.
 
+mod elementwise;
+
+pub(crate) use elementwise::{Moved, elementwise, moved};
+
 use crate::graph::{Attribute, Node};
 use crate::limits::{MAX_RANK, elements};
 use crate::tensor::{Constant, Tensor};
@@ -75,7 +79,7 @@ pub(crate) fn slice_range(start: i64, end: i64, step: i64, len: usize) -> (isize
 
 pub(crate) fn as_float(c: &Constant) -> Tensor {
     match c {
-        Constant::Float(t) => t.clone(),
+        Constant::Float(t) => (**t).clone(),
         Constant::Int(d, v) => Tensor { dims: d.clone(), data: v.iter().map(|&v| v as f32).collect() },
     }
 }
@@ -85,6 +89,11 @@ fn as_int(c: &Constant) -> Constant {
         Constant::Int(..) => c.clone(),
         Constant::Float(t) => Constant::Int(t.dims.clone(), t.data.iter().map(|&v| v as i64).collect()),
     }
+}
+
+fn fold_bool(c: &Constant) -> Constant {
+    let t = as_float(c);
+    Constant::Int(t.dims, t.data.iter().map(|&v| i64::from(v != 0.0)).collect())
 }
 
 /// The dimensions from `start` to before `end`, both counted from the end when negative and clamped, as integers.
@@ -109,16 +118,16 @@ pub(crate) fn budget(constants: impl Iterator<Item = usize>) -> usize {
 
 fn with_dims(c: &Constant, dims: &[usize]) -> Constant {
     match c {
-        Constant::Float(t) => Constant::Float(Tensor { dims: dims.to_vec(), data: t.data.clone() }),
+        Constant::Float(t) => Constant::Float(Rc::new(Tensor { dims: dims.to_vec(), data: t.data.clone() })),
         Constant::Int(_, v) => Constant::Int(dims.to_vec(), v.clone()),
     }
 }
 
-fn pick(c: &Constant, map: &IndexMap) -> Constant {
+pub(crate) fn pick(c: &Constant, map: &IndexMap) -> Constant {
     let dims = map.shape.dims().to_vec();
     match c {
         Constant::Float(t) => {
-            Constant::Float(Tensor { dims, data: map.source.iter().map(|&s| t.data[s as usize]).collect() })
+            Constant::Float(Rc::new(Tensor { dims, data: map.source.iter().map(|&s| t.data[s as usize]).collect() }))
         }
         Constant::Int(_, v) => Constant::Int(dims, map.source.iter().map(|&s| v[s as usize]).collect()),
     }
@@ -172,10 +181,10 @@ fn folded(node: &Node, inputs: &[Option<Rc<Constant>>], left: usize) -> Result<O
     Ok(Some(match (node.op.as_str(), first) {
         ("Constant", _) => match node.attributes.iter().next() {
             Some((_, Attribute::Tensor(c))) => c.clone(),
-            Some((_, Attribute::Float(v))) => Constant::Float(Tensor::new(&[], vec![*v])),
+            Some((_, Attribute::Float(v))) => Constant::Float(Rc::new(Tensor::new(&[], vec![*v]))),
             Some((_, Attribute::Int(v))) => Constant::Int(vec![], vec![*v]),
             Some((_, Attribute::Ints(v))) => Constant::Int(vec![v.len()], v.clone()),
-            Some((_, Attribute::Floats(v))) => Constant::Float(Tensor::new(&[v.len()], v.clone())),
+            Some((_, Attribute::Floats(v))) => Constant::Float(Rc::new(Tensor::new(&[v.len()], v.clone()))),
             _ => return fault("it holds no value"),
         },
         ("ConstantOfShape", Some(Constant::Int(_, shape))) => {
@@ -187,10 +196,10 @@ fn folded(node: &Node, inputs: &[Option<Rc<Constant>>], left: usize) -> Result<O
             let n = elements(&dims).unwrap_or(0);
             match node.attributes.get("value") {
                 Some(Attribute::Tensor(Constant::Float(t))) if t.data.len() == 1 => {
-                    Constant::Float(Tensor { dims, data: vec![t.data[0]; n] })
+                    Constant::Float(Rc::new(Tensor { dims, data: vec![t.data[0]; n] }))
                 }
                 Some(Attribute::Tensor(Constant::Int(_, v))) if v.len() == 1 => Constant::Int(dims, vec![v[0]; n]),
-                None => Constant::Float(Tensor { dims, data: vec![0.0; n] }),
+                None => Constant::Float(Rc::new(Tensor { dims, data: vec![0.0; n] })),
                 _ => return fault("its value is not one element"),
             }
         }
@@ -206,14 +215,16 @@ fn folded(node: &Node, inputs: &[Option<Rc<Constant>>], left: usize) -> Result<O
             pick(c, &IndexMap::broadcast(c.dims(), &dims))
         }
         ("CastLike", Some(c)) => match inputs.get(1).and_then(|c| c.as_deref()) {
-            Some(Constant::Float(_)) => Constant::Float(as_float(c)),
+            Some(Constant::Float(_)) => Constant::Float(Rc::new(as_float(c))),
             Some(Constant::Int(..)) => as_int(c),
             None => return fault("an operand is missing"),
         },
         ("Identity" | "Dropout", Some(c)) => c.clone(),
         ("Cast", Some(c)) => match int("to", 1) {
-            1 | 10 | 11 => Constant::Float(as_float(c)),
-            2 | 3 | 6 | 7 => as_int(c),
+            1 | 10 | 11 | 16 => Constant::Float(Rc::new(as_float(c))),
+            // Booleans are zero and one.
+            9 => fold_bool(c),
+            2..=7 | 12 | 13 => as_int(c),
             to => return fault(&format!("data type {to} is not supported")),
         },
         ("Reshape", Some(c)) => match input_ints(1).and_then(|t| reshape(c.dims(), &t, int("allowzero", 0) == 1)) {
@@ -255,36 +266,6 @@ fn folded(node: &Node, inputs: &[Option<Rc<Constant>>], left: usize) -> Result<O
                 return fault("perm is not a permutation of the axes");
             }
             pick(c, &IndexMap::permute(c.dims(), &perm))
-        }
-        ("Gather", Some(c)) => {
-            let rank = c.dims().len() as i64;
-            let axis = int("axis", 0);
-            let axis = if axis < 0 { axis + rank } else { axis };
-            let (Some(indices), Some(Some(which))) = (input_ints(1), inputs.get(1).map(Option::as_deref)) else {
-                return fault("the indices must be integers");
-            };
-            if !(0..rank).contains(&axis) {
-                return fault("the axis does not exist");
-            }
-            let (axis, n) = (axis as usize, c.dims()[axis as usize] as i64);
-            let at: Option<Vec<usize>> = indices
-                .iter()
-                .map(|&i| usize::try_from(if i < 0 { i + n } else { i }).ok().filter(|&i| (i as i64) < n))
-                .collect();
-            let Some(at) = at else { return fault("an index lies outside its axis") };
-            let (outer, inner): (usize, usize) =
-                (c.dims()[..axis].iter().product(), c.dims()[axis + 1..].iter().product());
-            if too_large(&[outer, inner, at.len()]) {
-                return fault(LARGE);
-            }
-            let mut source = vec![];
-            for o in 0..outer {
-                for &i in &at {
-                    source.extend((0..inner).map(|j| ((o * n as usize + i) * inner + j) as u32));
-                }
-            }
-            let dims = [&c.dims()[..axis], which.dims(), &c.dims()[axis + 1..]].concat();
-            pick(c, &IndexMap { source, shape: dims.into() })
         }
         ("Slice", Some(c)) => {
             let starts = attribute_ints("starts").or_else(|| input_ints(1));
@@ -344,41 +325,9 @@ fn folded(node: &Node, inputs: &[Option<Rc<Constant>>], left: usize) -> Result<O
             if ints {
                 Constant::Int(dims, v)
             } else if f.len() == dims.iter().product::<usize>() {
-                Constant::Float(Tensor { dims, data: f })
+                Constant::Float(Rc::new(Tensor { dims, data: f }))
             } else {
                 return fault("the operands do not fit");
-            }
-        }
-        ("Add" | "Sub" | "Mul" | "Div", Some(a)) => {
-            let Some(b) = inputs.get(1).and_then(|c| c.as_deref()) else { return fault("an operand is missing") };
-            let Some(dims) = broadcast(a.dims(), b.dims()) else { return fault("shapes do not broadcast") };
-            if too_large(&dims) {
-                return fault(LARGE);
-            }
-            let (ma, mb) = (IndexMap::broadcast(a.dims(), &dims), IndexMap::broadcast(b.dims(), &dims));
-            if let (Constant::Int(_, x), Constant::Int(_, y)) = (a, b) {
-                let f = |x: i64, y: i64| match node.op.as_str() {
-                    "Add" => x.checked_add(y),
-                    "Sub" => x.checked_sub(y),
-                    "Mul" => x.checked_mul(y),
-                    _ => x.checked_div(y),
-                };
-                let out: Option<Vec<i64>> =
-                    ma.source.iter().zip(&mb.source).map(|(&i, &j)| f(x[i as usize], y[j as usize])).collect();
-                match out {
-                    Some(out) => Constant::Int(dims, out),
-                    None => return fault("the integers overflow or are divided by zero"),
-                }
-            } else {
-                let (x, y) = (as_float(a), as_float(b));
-                let f = |x: f32, y: f32| match node.op.as_str() {
-                    "Add" => x + y,
-                    "Sub" => x - y,
-                    "Mul" => x * y,
-                    _ => x / y,
-                };
-                let out = ma.source.iter().zip(&mb.source).map(|(&i, &j)| f(x.data[i as usize], y.data[j as usize]));
-                Constant::Float(Tensor { dims, data: out.collect() })
             }
         }
         _ => return Ok(None),

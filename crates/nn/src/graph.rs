@@ -2,6 +2,7 @@
 //! inference and training programs derive from.
 
 use crate::tensor::Constant;
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
 /// A dimension of a model's input.
@@ -45,6 +46,29 @@ pub struct Node {
     pub attributes: BTreeMap<String, Attribute>,
 }
 
+/// Which axis of the inputs is the batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum BatchAxis {
+    /// What the graph tells: an axis that may vary, or the first one if samples do not mix along it.
+    #[default]
+    Found,
+    /// None: the model takes one input, whole.
+    None,
+    /// This one.
+    At(usize),
+}
+
+impl BatchAxis {
+    /// The axis, if it was given.
+    #[must_use]
+    pub fn at(self) -> Option<usize> {
+        match self {
+            Self::At(axis) => Some(axis),
+            Self::Found | Self::None => None,
+        }
+    }
+}
+
 /// A model.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Graph {
@@ -54,6 +78,11 @@ pub struct Graph {
     pub opset: i64,
     /// Inputs with their dimensions.
     pub inputs: Vec<(String, Vec<Dim>)>,
+    /// Which of their axes is the batch.
+    pub batch_axis: BatchAxis,
+    /// True when it is to be trained: then batch norms and dropouts may be in training mode, and what is a public matrix elsewhere
+    /// must not be taken for weights.
+    pub training: bool,
     /// Names of the outputs.
     pub outputs: Vec<String>,
     /// Nodes in topological order.
@@ -63,6 +92,43 @@ pub struct Graph {
 }
 
 impl Graph {
+    /// Gives a symbolic dimension of the inputs a size. False when no input has it.
+    pub fn set(&mut self, symbol: &str, size: usize) -> bool {
+        let dims = self.inputs.iter_mut().flat_map(|(_, dims)| dims);
+        let mut found = false;
+        for d in dims.filter(|d| matches!(d, Dim::Symbol(s) if s == symbol)) {
+            (*d, found) = (Dim::Fixed(size), true);
+        }
+        found
+    }
+
+    /// SHA-256 of all that it computes: nodes, attributes, constants, shapes of inputs.
+    #[must_use]
+    pub fn hash(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        // Lengths keep what follows each other apart; maps are in the order of their names.
+        let text = |hash: &mut Sha256, text: &str| {
+            hash.update((text.len() as u64).to_le_bytes());
+            hash.update(text);
+        };
+        text(&mut hash, &format!("{:?} {:?} {:?}", self.opset, self.inputs, self.outputs));
+        for (name, constant) in &self.constants {
+            text(&mut hash, name);
+            hash_constant(&mut hash, constant);
+        }
+        for node in &self.nodes {
+            text(&mut hash, &format!("{} {:?} {:?}", node.op, node.inputs, node.outputs));
+            for (name, attribute) in &node.attributes {
+                text(&mut hash, name);
+                match attribute {
+                    Attribute::Tensor(constant) => hash_constant(&mut hash, constant),
+                    other => text(&mut hash, &format!("{other:?}")),
+                }
+            }
+        }
+        hash.finalize().into()
+    }
+
     /// Number of weights.
     #[must_use]
     pub fn parameters(&self) -> usize {
@@ -73,5 +139,15 @@ impl Graph {
                 Constant::Int(..) => 0,
             })
             .sum()
+    }
+}
+
+fn hash_constant(hash: &mut Sha256, constant: &Constant) {
+    hash.update(format!("{:?}", constant.dims()));
+    match constant {
+        Constant::Float(t) => t.data.chunks(4096).for_each(|part| {
+            hash.update(part.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
+        }),
+        Constant::Int(_, v) => v.iter().for_each(|v| hash.update(v.to_le_bytes())),
     }
 }

@@ -6,6 +6,8 @@
 //! scales and widths and gives a [`program::Program`] and the model owner's [`program::Secrets`]; [`exec::Loaded`] runs
 //! it. [`float::evaluate`] runs a network in ordinary arithmetic, for calibration and as the reference.
 
+mod batch;
+mod columns;
 mod defer;
 mod error;
 pub mod exec;
@@ -20,13 +22,16 @@ pub mod onnx;
 mod passes;
 pub mod program;
 pub mod proto;
+mod tame;
 mod tensor;
 pub mod training;
 pub mod zoo;
 
+pub use batch::Batch;
 pub use error::{Error, Result};
-pub use graph::Graph;
-pub use import::{SUPPORTED, check_inputs, import};
-pub use lower::{Options, Ranges, compile, compile_answer, compile_step, for_inference};
+pub use graph::{BatchAxis, Graph};
+pub use import::{check_inputs, import, open_dimensions, supported};
+pub use lower::{Options, Range, Ranges, compile, compile_answer, compile_step, for_inference};
 pub use network::Network;
-pub use tensor::{Constant, Tensor};
+pub use tame::tamed;
+pub use tensor::{Constant, Tensor, half};

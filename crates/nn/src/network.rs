@@ -86,8 +86,26 @@ pub enum Layer {
     AddConst(Rc<Tensor>),
     /// x * c with a constant broadcast to the shape of x.
     MulConst(Rc<Tensor>),
+    /// The larger of two, element by element, shapes equal.
+    Max,
+    /// `by x + add` with public numbers.
+    Scale {
+        /// Factor.
+        by: f32,
+        /// Addend.
+        add: f32,
+    },
+    /// 1 where x >= 0, else 0.
+    Step,
     /// Copies to a larger shape by NumPy's rules.
     Broadcast,
+    /// Elements of the operand by their row-major place; [`sordino_ring::PAD`] takes the value.
+    Gather {
+        /// Where each element of the result comes from.
+        source: Rc<Vec<u32>>,
+        /// What places without a source take.
+        fill: f32,
+    },
     /// Joins along an axis.
     Concat(usize),
     /// Elements `start + step * j` of every axis; positions outside take the value.
@@ -110,6 +128,15 @@ pub enum Layer {
         /// One past the last.
         end: usize,
     },
+    /// The logarithm of a softmax.
+    LogSoftmax {
+        /// First normalised axis.
+        axis: usize,
+        /// One past the last.
+        end: usize,
+    },
+    /// Where the largest element along an axis is, as a number; of several the first. The axis stays, with one element.
+    ArgMax(usize),
     /// A smooth function of every element.
     Smooth(Smooth),
     /// The same values; in training, a public random mask drops this share of them and scales the rest up.
@@ -146,8 +173,12 @@ pub enum Smooth {
     Log,
     /// Square root of an argument that is not negative.
     Sqrt,
-    /// 1 / x for a positive argument.
+    /// 1 / x for an argument that keeps its sign and its distance from zero.
     Reciprocal,
+    /// 1 / sqrt(x) for a positive argument.
+    InverseRoot,
+    /// ln(1 + e^-|x|): softplus without its ReLU.
+    SoftplusRest,
 }
 
 impl Smooth {
@@ -163,35 +194,49 @@ impl Smooth {
             Self::Log => x.ln(),
             Self::Sqrt => x.sqrt(),
             Self::Reciprocal => 1.0 / x,
+            Self::InverseRoot => 1.0 / x.sqrt(),
+            Self::SoftplusRest => (-x.abs()).exp().ln_1p(),
         }
     }
 
     /// All of them.
-    pub const ALL: [Self; 8] =
-        [Self::Sigmoid, Self::Tanh, Self::Gelu, Self::Erf, Self::Exp, Self::Log, Self::Sqrt, Self::Reciprocal];
+    pub const ALL: [Self; 10] = [
+        Self::Sigmoid,
+        Self::Tanh,
+        Self::Gelu,
+        Self::Erf,
+        Self::Exp,
+        Self::Log,
+        Self::Sqrt,
+        Self::Reciprocal,
+        Self::InverseRoot,
+        Self::SoftplusRest,
+    ];
 
-    /// Arguments for which the private function is within [`Smooth::error`]. Beyond them sigmoid, tanh, erf and GELU stay
-    /// close to their limits; the others hold the value at the end.
+    /// Arguments for which [`Smooth::error`] is stated. Any others may be calibrated; beyond those, sigmoid, tanh, erf, GELU
+    /// and softplus stay close to their limits, the others hold the value at the end.
     #[must_use]
     pub fn domain(self) -> [f64; 2] {
         match self {
-            Self::Sigmoid | Self::Tanh | Self::Gelu | Self::Erf => [-16.0, 16.0],
+            Self::Sigmoid | Self::Tanh | Self::Gelu | Self::Erf | Self::SoftplusRest => [-16.0, 16.0],
             Self::Exp => [-12.0, 6.0],
-            Self::Log | Self::Sqrt | Self::Reciprocal => [1.0 / 4096.0, 64.0],
+            Self::Log | Self::Sqrt | Self::Reciprocal | Self::InverseRoot => [1.0 / 64.0, 64.0],
         }
     }
 
-    /// Largest absolute error of the private function, rounding of its argument included, when activations have 20
-    /// fractional bits and ranges were calibrated on the whole domain. Tested over all of it.
+    /// Largest absolute error of the private function, rounding of its argument included, when ranges were calibrated on the
+    /// whole domain. Tested over all of it.
     #[must_use]
     pub fn error(self) -> f64 {
         match self {
             Self::Sigmoid | Self::Tanh | Self::Erf => 8e-6,
             Self::Gelu => 2e-5,
-            Self::Exp => 3e-3,
-            Self::Log => 1e-2,
+            Self::Exp => 2e-3,
+            Self::Log => 6e-5,
             Self::Sqrt => 1e-4,
-            Self::Reciprocal => 20.0,
+            Self::Reciprocal => 3e-3,
+            Self::InverseRoot => 2e-4,
+            Self::SoftplusRest => 8e-6,
         }
     }
 
@@ -207,6 +252,8 @@ impl Smooth {
             Self::Log => 1.0 / x,
             Self::Sqrt => 0.5 / x.sqrt(),
             Self::Reciprocal => -1.0 / (x * x),
+            Self::InverseRoot => -0.5 / (x * x.sqrt()),
+            Self::SoftplusRest => -x.signum() / (1.0 + x.abs().exp()),
         }
     }
 }
@@ -302,7 +349,7 @@ pub enum Training {
     },
     /// Operands w, u: `w - rate * u`.
     Descend(f32),
-    /// Operands p, y: cross-entropy `-mean over rows of log(sum_j y_j p_j)`, one element; probabilities below 2^-12 count as that.
+    /// Operands -log p, y: cross-entropy, the mean over rows of `-sum_j y_j log p_j`, one element.
     CrossEntropy,
     /// Operand d: half the mean over rows of the sum of squares, one element.
     SquaredError,
@@ -364,6 +411,8 @@ pub struct Network {
     pub outputs: Vec<(String, ValueId)>,
     /// Layers.
     pub nodes: Vec<LayerNode>,
+    /// Which axes of inputs and outputs are the batch, if they are computed sample by sample.
+    pub batch: Option<crate::batch::Batch>,
 }
 
 impl Network {

@@ -1,15 +1,16 @@
 //! ONNX files to graphs and back.
 
-use crate::graph::{Attribute, Dim, Graph, Node};
+use crate::graph::{Attribute, BatchAxis, Dim, Graph, Node};
 use crate::limits::MAX_ELEMENTS;
 use crate::proto::{
     AttributeProto, AttributeType, DataType, Dimension, DimensionValue, GraphProto, ModelProto, NodeProto,
     OperatorSetIdProto, TensorProto, TensorShapeProto, TensorType, TypeProto, ValueInfoProto,
 };
-use crate::tensor::{Constant, Tensor};
+use crate::tensor::{Constant, Tensor, half};
 use crate::{Error, Result};
 use prost::Message;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 fn fault<T>(why: impl Into<String>) -> Result<T> {
     Err(Error::Model(why.into()))
@@ -69,20 +70,34 @@ pub fn read_with(
         return fault("it has no output");
     }
     let nodes = sort(nodes, inputs.iter().map(|(n, _)| n).chain(constants.keys()).cloned().collect())?;
-    Ok(Graph { name: graph.name, opset, inputs, outputs, nodes, constants })
+    Ok(Graph {
+        name: graph.name,
+        opset,
+        inputs,
+        outputs,
+        nodes,
+        constants,
+        batch_axis: BatchAxis::Found,
+        training: false,
+    })
 }
 
 fn dims(input: &ValueInfoProto) -> Result<Vec<Dim>> {
     let shape = input.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()).and_then(|t| t.shape.as_ref());
     let Some(shape) = shape else { return fault(format!("input {} has no shape", input.name)) };
+    // A dimension without a name, or with a size below one, as some exporters write it, may vary.
+    let unnamed = |axis: usize| Dim::Symbol(if axis == 0 { "batch".into() } else { format!("{}.{axis}", input.name) });
     shape
         .dim
         .iter()
-        .map(|d| match &d.value {
+        .enumerate()
+        .map(|(axis, d)| match &d.value {
             Some(DimensionValue::Value(v)) if *v > 0 && (*v as usize) < MAX_ELEMENTS => Ok(Dim::Fixed(*v as usize)),
+            Some(DimensionValue::Value(v)) if *v < 1 => Ok(unnamed(axis)),
             Some(DimensionValue::Value(v)) => fault(format!("input {} has a dimension of {v}", input.name)),
+            Some(DimensionValue::Param(name)) if name.is_empty() || name == "?" => Ok(unnamed(axis)),
             Some(DimensionValue::Param(name)) => Ok(Dim::Symbol(name.clone())),
-            None => Ok(Dim::Symbol("batch".into())),
+            None => Ok(unnamed(axis)),
         })
         .collect()
 }
@@ -167,9 +182,9 @@ fn inline(
         return Ok(());
     }
     let width: u64 = match DataType::try_from(t.data_type) {
-        Ok(DataType::Double | DataType::Int64) => 8,
-        Ok(DataType::Float | DataType::Int32) => 4,
-        Ok(DataType::Float16) => 2,
+        Ok(DataType::Double | DataType::Int64 | DataType::Uint64) => 8,
+        Ok(DataType::Float | DataType::Int32 | DataType::Uint32) => 4,
+        Ok(DataType::Float16 | DataType::Bfloat16 | DataType::Int16 | DataType::Uint16) => 2,
         Ok(DataType::Uint8 | DataType::Int8 | DataType::Bool) => 1,
         _ => return unsupported(t),
     };
@@ -230,7 +245,7 @@ fn constant(t: &TensorProto) -> Result<Constant> {
         if v.len() != n {
             return fault(format!("tensor {} has {} elements where {n} are needed", t.name, v.len()));
         }
-        Ok(Constant::Float(Tensor { dims: dims.clone(), data: v }))
+        Ok(Constant::Float(Rc::new(Tensor { dims: dims.clone(), data: v })))
     };
     let ints = |v: Vec<i64>| -> Result<Constant> {
         if v.len() != n {
@@ -251,6 +266,24 @@ fn constant(t: &TensorProto) -> Result<Constant> {
             Some(raw) => raw.iter().map(|b| half(le(b) as u16)).collect(),
             None => t.int32_data.iter().map(|&v| half(v as u16)).collect(),
         }),
+        // The upper half of a float.
+        Ok(DataType::Bfloat16) => floats(match raw(2)? {
+            Some(raw) => raw.iter().map(|b| f32::from_bits((le(b) as u32) << 16)).collect(),
+            None => t.int32_data.iter().map(|&v| f32::from_bits((v as u32) << 16)).collect(),
+        }),
+        Ok(DataType::Uint64) => ints(match raw(8)? {
+            Some(raw) => raw.iter().map(|b| le(b) as i64).collect(),
+            None => t.uint64_data.iter().map(|&v| v as i64).collect(),
+        }),
+        Ok(DataType::Uint32) => ints(match raw(4)? {
+            Some(raw) => raw.iter().map(|b| le(b) as i64).collect(),
+            None => t.uint64_data.iter().map(|&v| v as i64).collect(),
+        }),
+        Ok(DataType::Int16 | DataType::Uint16) => ints(match raw(2)? {
+            Some(raw) if t.data_type == DataType::Int16 as i32 => raw.iter().map(|b| i64::from(le(b) as i16)).collect(),
+            Some(raw) => raw.iter().map(|b| le(b) as i64).collect(),
+            None => t.int32_data.iter().map(|&v| i64::from(v)).collect(),
+        }),
         Ok(DataType::Int64) => ints(match raw(8)? {
             Some(raw) => raw.iter().map(|b| le(b) as i64).collect(),
             None => t.int64_data.clone(),
@@ -260,24 +293,13 @@ fn constant(t: &TensorProto) -> Result<Constant> {
             None => t.int32_data.iter().map(|&v| i64::from(v)).collect(),
         }),
         Ok(DataType::Uint8 | DataType::Int8 | DataType::Bool) => ints(match raw(1)? {
-            Some(raw) => {
-                raw.iter().map(|b| if t.data_type == 3 { i64::from(b[0] as i8) } else { i64::from(b[0]) }).collect()
-            }
+            Some(raw) => raw
+                .iter()
+                .map(|b| if t.data_type == DataType::Int8 as i32 { i64::from(b[0] as i8) } else { i64::from(b[0]) })
+                .collect(),
             None => t.int32_data.iter().map(|&v| i64::from(v)).collect(),
         }),
         _ => unsupported(t),
-    }
-}
-
-/// IEEE 754 binary16 to binary32.
-fn half(h: u16) -> f32 {
-    let sign = if h >> 15 == 1 { -1.0 } else { 1.0 };
-    let (exponent, fraction) = (i32::from(h >> 10 & 31), f32::from(h & 1023));
-    sign * match exponent {
-        0 => fraction * 2f32.powi(-24),
-        31 if fraction == 0.0 => f32::INFINITY,
-        31 => f32::NAN,
-        e => (1.0 + fraction / 1024.0) * 2f32.powi(e - 15),
     }
 }
 
@@ -296,15 +318,18 @@ pub fn write(graph: &Graph) -> Vec<u8> {
         ValueInfoProto { name: name.clone(), r#type: Some(TypeProto { tensor_type }) }
     };
     // Shapes of the outputs, where the graph imports; the batch is a symbol if that of the input is one.
-    let symbol = graph.inputs.iter().find_map(|(_, d)| d.first().filter(|d| matches!(d, Dim::Symbol(_))).cloned());
+    let symbol = graph.inputs.iter().flat_map(|(_, d)| d).find(|d| matches!(d, Dim::Symbol(_))).cloned();
     let typed = crate::import(graph, 1).ok();
     let shapes: BTreeMap<String, Vec<Dim>> = typed
         .iter()
-        .flat_map(|net| net.outputs.iter().map(|(name, id)| (name.clone(), &net.shapes[*id])))
-        .map(|(name, dims)| {
+        .flat_map(|net| {
+            let batch = |i: usize| net.batch.as_ref().map(|b| b.outputs[i]);
+            net.outputs.iter().enumerate().map(move |(i, (name, id))| (name.clone(), &net.shapes[*id], batch(i)))
+        })
+        .map(|(name, dims, batch)| {
             let mut dims: Vec<Dim> = dims.iter().map(|&d| Dim::Fixed(d)).collect();
-            if let (Some(first), Some(symbol)) = (dims.first_mut(), &symbol) {
-                *first = symbol.clone();
+            if let (Some(axis), Some(symbol)) = (batch, &symbol) {
+                dims[axis] = symbol.clone();
             }
             (name, dims)
         })
@@ -389,7 +414,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() -> Result<()> {
-        let weight = Constant::Float(Tensor::new(&[2, 1], vec![1.5, -2.0]));
+        let weight = Constant::Float(Tensor::new(&[2, 1], vec![1.5, -2.0]).into());
         let graph = Graph {
             name: "g".into(),
             opset: 13,
@@ -403,6 +428,7 @@ mod tests {
                 attributes: [("k".to_string(), Attribute::Ints(vec![1, 2]))].into(),
             }],
             constants: [("w".to_string(), weight)].into(),
+            ..Graph::default()
         };
         assert_eq!(read(&write(&graph))?, graph);
         Ok(())

@@ -16,6 +16,7 @@ pub(crate) fn for_inference(net: &mut Network) {
     drop_dropouts(net);
     batch_norms_to_affine(net);
     fold_affine(net);
+    fold_affine_forward(net);
     pool_before_relu(net);
     concat_before_relu(net);
     remove_unused(net);
@@ -55,6 +56,9 @@ fn batch_norms_to_affine(net: &mut Network) {
     }
 }
 
+/// Magnitude from which on what is added may be a mask.
+const MASK: f32 = 1000.0;
+
 /// Folds a scale and shift into the linear layer or the scale and shift before it, where nobody else reads that.
 fn fold_affine(net: &mut Network) {
     let mut i = 0;
@@ -64,7 +68,9 @@ fn fold_affine(net: &mut Network) {
             continue;
         };
         let input = net.nodes[i].inputs[0];
-        let producer = net.nodes.iter().position(|n| n.output == input);
+        // A mask is no bias: what it does to a softmax is seen where it is added.
+        let mask = shift.max_abs() > MASK;
+        let producer = net.nodes.iter().position(|n| n.output == input).filter(|_| !mask);
         let folded = producer.filter(|_| net.uses()[input] == 1).and_then(|p| {
             let layer = match &net.nodes[p].layer {
                 Layer::Conv { window, groups, weight, bias } => Layer::Conv {
@@ -98,6 +104,38 @@ fn fold_affine(net: &mut Network) {
                 net.nodes.remove(i);
             }
             None => i += 1,
+        }
+    }
+}
+
+/// Folds a scale and shift into the matrix product behind it, where nobody else reads it.
+fn fold_affine_forward(net: &mut Network) {
+    let mut i = 0;
+    while i < net.nodes.len() {
+        let (Layer::Affine { scale, shift }, output) = (net.nodes[i].layer.clone(), net.nodes[i].output) else {
+            i += 1;
+            continue;
+        };
+        let reader =
+            net.nodes.iter().position(|n| n.inputs.contains(&output) && matches!(n.layer, Layer::MatMul { .. }));
+        let Some(at) = reader.filter(|_| net.uses()[output] == 1 && shift.max_abs() <= MASK * 1e6) else {
+            i += 1;
+            continue;
+        };
+        if let Layer::MatMul { weight, bias } = &net.nodes[at].layer {
+            let n = weight.dims[1];
+            let added = (0..n).map(|j| {
+                let old = bias.as_ref().map_or(0.0, |b| f64::from(b.data[j]));
+                let sum = |k: usize| f64::from(shift.data[k]) * f64::from(weight.data[k * n + j]);
+                (old + (0..weight.dims[0]).map(sum).sum::<f64>()) as f32
+            });
+            let bias = Some(Rc::new(Tensor::new(&[n], added.collect())));
+            let weight = Rc::new(scale_rows(weight, &scale.data));
+            net.nodes[at].layer = Layer::MatMul { weight, bias };
+            net.nodes[at].inputs = net.nodes[i].inputs.clone();
+            net.nodes.remove(i);
+        } else {
+            i += 1;
         }
     }
 }

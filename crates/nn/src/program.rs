@@ -67,6 +67,13 @@ pub enum View {
         /// Dimensions of the result.
         out: Vec<usize>,
     },
+    /// Any elements by their place; [`sordino_ring::PAD`] where there is none.
+    List {
+        /// Where each element of the result comes from.
+        source: Vec<u32>,
+        /// Dimensions of the result.
+        out: Vec<usize>,
+    },
 }
 
 impl View {
@@ -86,6 +93,7 @@ impl View {
                 Some(((from * kh + (kh - 1 - c[1])) * kw + (kw - 1 - c[2])) * ci + c[0] % ci)
             }),
             Self::Scatter { dims, start, step, out } => scatter(dims, start, step, out),
+            Self::List { source, out } => IndexMap { source: source.clone(), shape: Shape::new(out) },
         }
     }
     /// Dimensions of the result.
@@ -94,7 +102,7 @@ impl View {
         match self {
             Self::Permute { dims, perm } => perm.iter().map(|&p| dims[p]).collect(),
             Self::Window { out, .. } | Self::Clamped { out, .. } | Self::Broadcast { out, .. } => out.clone(),
-            Self::Scatter { out, .. } => out.clone(),
+            Self::Scatter { out, .. } | Self::List { out, .. } => out.clone(),
             Self::Rotate { dims: [o, kh, kw, c], groups } => vec![c * groups, *kh, *kw, o / groups],
         }
     }
@@ -300,6 +308,12 @@ pub struct Port {
     pub owner: u8,
     /// Dimensions as the model has them.
     pub dims: Vec<usize>,
+    /// Which of them is the batch; none if all of it is one sample.
+    #[serde(default)]
+    pub batch: Option<usize>,
+    /// Powers of two that an input's columns, or channels (axis 1), are times before they are encoded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub columns: Vec<i32>,
     /// Integer steps per unit.
     pub scale: f64,
     /// Magnitude that a value must stay below: the calibrated range with its margin, up to a power of two.

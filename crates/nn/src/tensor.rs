@@ -1,5 +1,7 @@
 //! Clear tensors, as models hold them.
 
+use std::rc::Rc;
+
 /// A row-major tensor of floats.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Tensor {
@@ -33,7 +35,7 @@ impl Tensor {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Constant {
     /// Floats.
-    Float(Tensor),
+    Float(Rc<Tensor>),
     /// Integers, with their dimensions.
     Int(Vec<usize>, Vec<i64>),
 }
@@ -46,5 +48,18 @@ impl Constant {
             Self::Float(t) => &t.dims,
             Self::Int(d, _) => d,
         }
+    }
+}
+
+/// IEEE 754 binary16 to binary32.
+#[must_use]
+pub fn half(h: u16) -> f32 {
+    let sign = if h >> 15 == 1 { -1.0 } else { 1.0 };
+    let (exponent, fraction) = (i32::from(h >> 10 & 31), f32::from(h & 1023));
+    sign * match exponent {
+        0 => fraction * 2f32.powi(-24),
+        31 if fraction == 0.0 => f32::INFINITY,
+        31 => f32::NAN,
+        e => (1.0 + fraction / 1024.0) * 2f32.powi(e - 15),
     }
 }

@@ -121,7 +121,7 @@ impl Build {
     fn weight(&mut self, name: &str, dims: &[usize], mean: f32, deviation: f32) -> String {
         let n = dims.iter().product();
         let data = self.normal(name, n).into_iter().map(|v| mean + deviation * v).collect();
-        self.graph.constants.insert(name.into(), Constant::Float(Tensor::new(dims, data)));
+        self.graph.constants.insert(name.into(), Constant::Float(Tensor::new(dims, data).into()));
         name.into()
     }
 
@@ -167,7 +167,7 @@ impl Build {
         let mean = self.weight(&format!("norm{at}.mean"), &[c], 0.0, 0.1);
         let var = format!("norm{at}.variance");
         let data = self.normal(&var, c).into_iter().map(|v| (1.0 + 0.1 * v).max(0.5)).collect();
-        self.graph.constants.insert(var.clone(), Constant::Float(Tensor::new(&[c], data)));
+        self.graph.constants.insert(var.clone(), Constant::Float(Tensor::new(&[c], data).into()));
         self.node("BatchNormalization", vec![x.to_string(), scale, shift, mean, var], &[], c)
     }
 

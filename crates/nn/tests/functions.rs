@@ -35,7 +35,7 @@ fn points([low, high]: [f64; 2]) -> Vec<f32> {
 }
 
 /// What the servers make of a layer.
-fn privately(layer: Layer, x: &[f32], frac_bits: u32) -> Vec<f32> {
+fn privately(layer: Layer, x: &[f32], frac_bits: Option<u32>) -> Vec<f32> {
     let mut net = Network::default();
     let (input, output) = (net.value("x", &[1, x.len()]), net.value("y", &[1, x.len()]));
     net.inputs.push(input);
@@ -51,16 +51,19 @@ fn privately(layer: Layer, x: &[f32], frac_bits: u32) -> Vec<f32> {
 
 #[test]
 fn functions_are_within_their_stated_errors() {
+    let mut wrong = vec![];
     for f in Smooth::ALL {
         let x = points(f.domain());
-        let got = privately(Layer::Smooth(f), &x, 20);
+        let got = privately(Layer::Smooth(f), &x, None);
         let errors = x.iter().zip(&got).map(|(&x, &y)| (f64::from(y) - f.value(f64::from(x))).abs());
         let worst = errors.fold(0.0, f64::max);
         eprintln!("{f:?}: {worst:.2e}");
-        assert!(worst <= f.error(), "{f:?}: {worst:.2e}");
-        // The statement is not idle.
-        assert!(worst > f.error() / 30.0, "{f:?}: {worst:.2e} is far below the stated error");
+        // The statement is not idle either.
+        if worst > f.error() || worst < f.error() / 30.0 {
+            wrong.push(f);
+        }
     }
+    assert_eq!(wrong, [], "beyond or far below their stated errors");
 }
 
 #[test]
@@ -68,7 +71,7 @@ fn inverse_roots_keep_their_relative_error() {
     for (epsilon, error, high) in [(1e-5f32, 1e-5f32, 4.0), (1e-6, 1e-3, 0.5)] {
         let x = points([1e-3, high]);
         let layer = Layer::Training(Training::InverseRoot { epsilon, error });
-        let got = privately(layer, &x, 26);
+        let got = privately(layer, &x, Some(26));
         let worst =
             x.iter().zip(&got).map(|(&x, &y)| f64::from(y * (x + epsilon).sqrt() - 1.0).abs()).fold(0.0, f64::max);
         // The fit, and the rounding of so small an argument.

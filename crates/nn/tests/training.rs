@@ -180,7 +180,7 @@ fn large_batches_of_large_pictures_keep_their_precision() {
         for (name, slot) in program.layers.iter().filter_map(|l| l.result.as_ref()) {
             let made =
                 [".gradient", ".velocity.next", ".moment.next", ".mean_gradient"].iter().any(|e| name.ends_with(e));
-            let range = ranges.0[name];
+            let range = ranges.values[name].largest();
             // Biases before a batch norm have no gradient but noise.
             if made && range > 1e-6 {
                 let levels = range * program.slots[*slot].scale;

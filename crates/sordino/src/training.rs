@@ -45,8 +45,8 @@ pub struct Length {
     pub iterations: Option<usize>,
 }
 
-/// The public order: each owner gives a share of every batch that follows the size of its set; each epoch is a permutation
-/// of every owner's rows drawn from the seed, cut into whole batches.
+/// The public order: each owner gives a share of every batch that follows the size of its set, from permutations of its rows
+/// drawn from the seed, one after the other. Every row is used: the last batch of an epoch goes on with the rows of the next.
 ///
 /// Both limits may be left open; whichever is reached first counts.
 ///
@@ -74,23 +74,27 @@ pub fn order(sizes: &[usize], batch: usize, limit: Length, seed: u64) -> Result<
     if let Some(owner) = (0..sizes.len()).find(|&i| sizes[i] < rows[i]) {
         return Err(Error::Usage(format!("data owner {} has too few samples for a batch of {batch}", owner + 1)));
     }
-    // The set that is used up first ends the epoch.
-    let count = sizes.iter().zip(&rows).map(|(n, r)| n / r).min().unwrap_or(0).max(1);
+    // So many batches that every row of the first has been in one; the last goes on with the next permutation's rows.
     let epochs = limit.epochs.unwrap_or(if limit.iterations.is_some() { usize::MAX } else { 1 });
-    let iterations = epochs.saturating_mul(count).min(limit.iterations.unwrap_or(usize::MAX));
-    let drawn = iterations.div_ceil(count).saturating_mul(all);
+    let counted = epochs.saturating_mul(all).div_ceil(batch);
+    let iterations = counted.min(limit.iterations.unwrap_or(usize::MAX));
+    let drawn = iterations.saturating_mul(batch).saturating_add(all);
     if drawn.max(iterations.saturating_mul(batch)) > MOST_ROWS {
         return Err(Error::Usage(format!(
             "{iterations} iterations of {batch} samples are more than can be ordered at once; lower --epochs or --iterations"
         )));
     }
-    let epochs = iterations.div_ceil(count);
-    let permutations: Vec<Vec<Vec<usize>>> = (0..sizes.len()).map(|k| permuted(sizes[k], epochs, seed, k)).collect();
-    let batch = |epoch: usize, i: usize| {
-        let of = |k: usize| permutations[k][epoch][i * rows[k]..(i + 1) * rows[k]].to_vec();
-        (0..sizes.len()).map(of).collect()
-    };
-    Ok((0..iterations).map(|i| batch(i / count, i % count)).collect())
+    let streams: Vec<Vec<usize>> = (0..sizes.len())
+        .map(|k| permuted(sizes[k], (iterations * rows[k]).div_ceil(sizes[k]), seed, k).concat())
+        .collect();
+    let batch = |i: usize| (0..sizes.len()).map(|k| streams[k][i * rows[k]..(i + 1) * rows[k]].to_vec()).collect();
+    Ok((0..iterations).map(batch).collect())
+}
+
+/// One permutation of so many rows.
+pub(crate) fn permutation(rows: usize, seed: u64) -> Vec<usize> {
+    // No owner's number: a set that is split is permuted in another way than when it is trained on.
+    permuted(rows, 1, seed, usize::from(u8::MAX)).pop().unwrap_or_default()
 }
 
 /// One permutation for each epoch.
@@ -199,7 +203,13 @@ pub fn trained(graph: &Graph, step: &TrainingStep, states: &[Tensor]) -> Result<
         let (place, what) = place(parameter.part);
         let turned = node.op == "Gemm" && !matches!(node.attributes.get("transB"), Some(Attribute::Int(1)));
         let turned = (turned || node.op == "MatMul") && parameter.part == Part::Weight;
-        let value = if turned { state.permute(&[1, 0]) } else { state.clone() };
+        let mut value = if turned { state.permute(&[1, 0]) } else { state.clone() };
+        // Kernels over one axis are kept as kernels over two.
+        if let Some(own) = node.inputs.get(place).and_then(|n| original.constants.get(n))
+            && own.dims().iter().product::<usize>() == value.data.len()
+        {
+            value.dims = own.dims().to_vec();
+        }
         // Tensors keep their names, unless something else reads them too.
         let own = |n: &&String| original.constants.contains_key(*n) && uses.get(*n) == Some(&1);
         let name = node.inputs.get(place).filter(own).cloned();
@@ -217,7 +227,7 @@ pub fn trained(graph: &Graph, step: &TrainingStep, states: &[Tensor]) -> Result<
         // These were taken into the weights when the model was read.
         node.attributes.remove("alpha");
         node.attributes.remove("beta");
-        graph.constants.insert(name, Constant::Float(value));
+        graph.constants.insert(name, Constant::Float(value.into()));
     }
     for node in &mut graph.nodes {
         match node.op.as_str() {
@@ -343,11 +353,18 @@ mod tests {
         let epochs = |n| Length { epochs: Some(n), iterations: None };
         let got = order(&[60, 20, 3], 10, epochs(2), 7)?;
         assert!(got.iter().all(|b| b.iter().map(Vec::len).collect::<Vec<_>>() == [7, 2, 1]), "{:?}", got[0]);
-        let mut first: Vec<usize> = got[..3].iter().flat_map(|b| b[2].clone()).collect();
-        first.sort_unstable();
-        assert_eq!(first, [0, 1, 2], "an epoch takes every row at most once");
-        assert_eq!(got.len(), 6, "the smallest set ends the epoch");
+        for three in got.chunks_exact(3) {
+            let mut rows: Vec<usize> = three.iter().flat_map(|b| b[2].clone()).collect();
+            rows.sort_unstable();
+            assert_eq!(rows, [0, 1, 2], "every row once before any comes again");
+        }
+        assert_eq!(got.len(), 17, "two epochs of 83 rows, the last batch filled up");
         assert_eq!(order(&[10], 5, epochs(1), 0)?.len(), 2);
+        let mut eleven = order(&[11], 5, epochs(1), 0)?.concat().concat();
+        assert_eq!(eleven.len(), 15);
+        eleven.truncate(11);
+        eleven.sort_unstable();
+        assert_eq!(eleven, (0..11).collect::<Vec<_>>(), "no row is left out");
         assert!(order(&[3], 4, epochs(1), 0).is_err() && order(&[9, 9, 9], 2, epochs(1), 0).is_err());
         // Iterations take as many epochs as they need, and no more are drawn.
         let length = |epochs, iterations| Length { epochs, iterations: Some(iterations) };

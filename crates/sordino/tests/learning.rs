@@ -89,7 +89,7 @@ fn exports_in_training_mode_follow_floats() {
         ("pytorch_export.onnx", adam, 0.001, 2e-3),
     ];
     for (name, optimiser, rate, bound) in cases {
-        let graph = model::read(&asset(name)).unwrap();
+        let graph = Graph { training: true, ..model::read(&asset(name)).unwrap() };
         let got = deviation(&graph, &rule(optimiser, vec![rate], 0.001), 10, 16, 1);
         assert!(got.0 < bound && got.1 < 1e-2, "{name}: {got:?}");
     }

@@ -5,7 +5,7 @@
 use sordino::inputs::{Preprocess, read};
 use sordino::report::{cpu_seconds, peak_rss_mb};
 use sordino_nn::graph::{Attribute, Dim, Graph, Node};
-use sordino_nn::{Constant, Options, Ranges, Tensor, compile, for_inference, import, onnx};
+use sordino_nn::{Constant, Options, Range, Ranges, Tensor, compile, for_inference, import, onnx};
 use std::io::Write;
 
 /// What all of these together may take; each of them asked for more.
@@ -56,14 +56,14 @@ fn constants_out_of_nothing() {
         node
     });
     let doubled = doubled.collect();
-    refused(&graph(vec![("start", Constant::Float(Tensor::new(&[1000], vec![1.0; 1000])))], doubled));
+    refused(&graph(vec![("start", Constant::Float(Tensor::new(&[1000], vec![1.0; 1000]).into()))], doubled));
     let dims = |n: i64| Constant::Int(vec![2], vec![n, n]);
-    let one = Constant::Float(Tensor::new(&[1, 1], vec![1.0]));
+    let one = Constant::Float(Tensor::new(&[1, 1], vec![1.0]).into());
     refused(&graph(vec![("one", one), ("shape", dims(16384))], vec![node("Expand", "wide", &["one", "shape"], &[])]));
     let (row, column) = (vec![1.0; 1], vec![1.0; 1]);
     let constants = vec![
-        ("row", Constant::Float(Tensor::new(&[1, 1], row))),
-        ("column", Constant::Float(Tensor::new(&[1, 1], column))),
+        ("row", Constant::Float(Tensor::new(&[1, 1], row).into())),
+        ("column", Constant::Float(Tensor::new(&[1, 1], column).into())),
         ("s", Constant::Int(vec![2], vec![1, 60_000])),
         ("t", Constant::Int(vec![2], vec![60_000, 1])),
     ];
@@ -78,7 +78,7 @@ fn constants_out_of_nothing() {
 /// Shapes that ask for nothing, or for one element, and are huge all the same.
 #[test]
 fn shapes_that_are_huge_without_elements() {
-    let empty = |dims: &[usize]| Constant::Float(Tensor::new(dims, vec![]));
+    let empty = |dims: &[usize]| Constant::Float(Tensor::new(dims, vec![]).into());
     for dims in [&[0, 1 << 62][..], &[0, 1 << 22, 1, 1 << 21, 1 << 21], &[0, 1 << 27, 1 << 27, 1 << 27]] {
         let graph = graph(
             vec![("none", empty(dims))],
@@ -118,7 +118,8 @@ fn layers_that_hold_much() {
     };
     let pool = Graph { outputs: vec!["p".into()], ..pool };
     let net = import(&onnx::read(&onnx::write(&pool)).unwrap(), 1).unwrap();
-    let ranges = Ranges([("x", 1.0), ("p", 1.0)].map(|(n, r)| (n.to_string(), r)).into());
+    let values = ["x", "p"].map(|n| (n.to_string(), Range::within(1.0))).into();
+    let ranges = Ranges { values, ..Ranges::default() };
     let why = compile(&for_inference(&net), &ranges, &Options::default()).map(|_| ()).unwrap_err().to_string();
     assert!(why.contains("more elements than a party can map"), "{why}");
     assert!(peak_rss_mb() < MOST_MB, "{} MB", peak_rss_mb());

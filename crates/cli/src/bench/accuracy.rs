@@ -122,7 +122,7 @@ impl Accuracy {
     }
 
     fn line(&self, name: &str, frac_bits: u32, weight_bits: Option<u32>, images: usize) -> Result<Line> {
-        let options = Options { frac_bits, weight_bits, margin: 2.0, settings: Settings::default() };
+        let options = Options { frac_bits: Some(frac_bits), weight_bits, margin: 2.0, settings: Settings::default() };
         let check = self.checked(name, &options, images)?;
         note(&format!("{name}, {frac_bits} bits: {:.6} %", 100.0 * check.mean_rel_err));
         Ok(Line {

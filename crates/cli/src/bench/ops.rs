@@ -56,7 +56,7 @@ fn model(op: &str, input: &[usize], weight: Option<&[usize]>, attributes: &[(&st
         // Sums over a row keep the size of their terms.
         let n = dims[1..].iter().product::<usize>() as f32;
         w.data.iter_mut().for_each(|v| *v /= n.sqrt());
-        graph.constants.insert("w".into(), Constant::Float(w));
+        graph.constants.insert("w".into(), Constant::Float(w.into()));
         inputs.push("w".into());
     }
     graph.nodes.push(Node {

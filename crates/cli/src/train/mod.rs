@@ -9,7 +9,7 @@ mod schedule;
 use super::plan::Planned;
 use super::session::Session;
 use super::zoo::Pool;
-use super::{input_dims, margin, positive, print, zoo_network};
+use super::{Open, margin, of_model, one_input, positive, print, zoo_network};
 use clap::Args;
 use listener::Listener;
 use losses::Losses;
@@ -18,7 +18,7 @@ use report::{Checked, Judged};
 use schedule::Schedule;
 use sordino::checkpoint::{self, Checkpoints, Lock, Mark};
 use sordino::data::{self, Set, Split};
-use sordino::inputs::Preprocess;
+use sordino::inputs::{Preprocess, Take};
 use sordino::model::{self, write_own};
 use sordino::owners::Owners;
 use sordino::prepared::{Material, Prepared, Trainer, owners};
@@ -41,6 +41,8 @@ pub(crate) struct Train {
     /// with seeded weights.
     #[arg(long)]
     model: String,
+    #[command(flatten)]
+    open: Open,
     /// Pooling of zoo:NAME where the original network takes maxima [default: avg].
     #[arg(long, value_enum)]
     pool: Option<Pool>,
@@ -56,9 +58,15 @@ pub(crate) struct Train {
     /// the session by itself.
     #[arg(long, value_name = "DATA")]
     owner: Vec<PathBuf>,
+    /// The column of a .csv table that holds the labels [default: the one called label, target, class or y].
+    #[arg(long, value_name = "COLUMN")]
+    target: Option<String>,
     /// Samples to judge the trained model by, in the clear, at its owner [default: what the data's folder holds for it].
     #[arg(long, num_args = 1..)]
     validation: Vec<PathBuf>,
+    /// Instead: this share of the first owner's samples, drawn from the seed, such as 0.1.
+    #[arg(long, value_name = "SHARE", conflicts_with = "validation", value_parser = share)]
+    split: Option<f64>,
     /// Their labels.
     #[arg(long, requires = "validation")]
     validation_labels: Option<PathBuf>,
@@ -108,6 +116,14 @@ pub(crate) struct Train {
     calibration_iterations: usize,
 }
 
+/// A share that leaves something on both sides.
+fn share(text: &str) -> std::result::Result<f64, String> {
+    match text.parse() {
+        Ok(s) if s > 0.0 && s < 1.0 => Ok(s),
+        _ => Err("expected a share above 0 and below 1".into()),
+    }
+}
+
 /// A training that can start.
 struct Ready {
     graph: Graph,
@@ -127,37 +143,44 @@ impl Train {
             None if self.pool.is_some() => {
                 Err(Error::Usage("--pool is for networks of the zoo; a model file has its own pooling".into()))
             }
-            None => model::read(Path::new(&self.model)),
+            None => self.open.read(Path::new(&self.model)).map(|graph| Graph { training: true, ..graph }),
             Some(name) => zoo_network(name, seed, self.pool.unwrap_or(Pool::Avg).into()),
         }
     }
 
-    fn read(&self, data: &[PathBuf], labels: Option<&Path>, dims: &[usize], answers: usize) -> Result<Split> {
+    fn read(&self, data: &[PathBuf], labels: Option<&Path>, take: &Take, answers: usize) -> Result<Split> {
         let preprocess = self.preprocess.clone().or_beside(Path::new(&self.model))?;
-        data::read(data, labels, dims, answers, &preprocess)
+        data::read_with(data, labels, self.target.as_deref(), take, answers, &preprocess)
     }
 
     /// Every owner's set, and the one to judge by.
     fn sets(&self, schedule: &Schedule, graph: &Graph) -> Result<(Vec<Set>, Option<Set>, usize, Preprocess)> {
-        let single = import(graph, 1)?;
-        let (dims, answer) = (input_dims(&single)?, single.outputs.first().map(|o| single.shapes[o.1].clone()));
+        let single = import(graph, 1).map_err(|e| of_model(Path::new(&self.model), e.into()))?;
+        let (take, answer) = (one_input(&single)?, single.outputs.first().map(|o| single.shapes[o.1].clone()));
         let answers = answer.and_then(|a| a.last().copied()).unwrap_or(0);
-        let Split { train, mut validation, scale } = self.read(&self.data, self.labels.as_deref(), &dims, answers)?;
+        let Split { train, mut validation, scale } = self.read(&self.data, self.labels.as_deref(), &take, answers)?;
         let mut sets = vec![train];
         for folder in &self.owner {
-            sets.push(self.read(std::slice::from_ref(folder), None, &dims, answers)?.train);
+            sets.push(self.read(std::slice::from_ref(folder), None, &take, answers)?.train);
         }
         for owner in &schedule.owner {
-            sets.push(self.read(&owner.data, owner.labels.as_deref(), &dims, answers)?.train);
+            sets.push(self.read(&owner.data, owner.labels.as_deref(), &take, answers)?.train);
         }
         if sets.len() > usize::from(sordino_mpc::MOST_OWNERS) {
             return Err(Error::Usage(format!("{} data owners; at most 16 are possible", sets.len())));
         }
         if !self.validation.is_empty() {
-            validation = Some(self.read(&self.validation, self.validation_labels.as_deref(), &dims, answers)?.train);
+            validation = Some(self.read(&self.validation, self.validation_labels.as_deref(), &take, answers)?.train);
         }
+        if let Some(share) = self.split {
+            validation = Some(sets[0].split_off(share, schedule.seed())?);
+        }
+        let mut all: Vec<&mut Set> = sets.iter_mut().chain(&mut validation).collect();
+        let classes = data::unite(&mut all, answers)?;
         let given = self.preprocess.clone().or_beside(Path::new(&self.model))?;
-        Ok((sets, validation, answers, Preprocess { scale: given.scale.or(scale), ..given }))
+        let preprocess =
+            Preprocess { scale: given.scale.or(scale), classes: classes.or(given.classes.clone()), ..given };
+        Ok((sets, validation, answers, preprocess))
     }
 
     pub(crate) fn run(self) -> Result<()> {
@@ -224,7 +247,7 @@ impl Train {
         let runs = prepared.material.order.len();
         let checkpoints = self.checkpoints(&prepared, from)?;
         // Nothing is opened that nobody asked for.
-        let opens = self.output.is_some() || self.check || !self.validation.is_empty();
+        let opens = self.output.is_some() || self.check || !self.validation.is_empty() || self.split.is_some();
         let job = Job {
             kept: from.is_some(),
             first: from.map_or(0, |m| m.iteration),

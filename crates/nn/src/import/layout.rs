@@ -1,9 +1,12 @@
 //! Operators that move elements without changing them.
 
-use super::{Attributes, Importer, axis, fault};
+use super::{Attributes, Importer, Known, axis, fault};
 use crate::graph::Node;
-use crate::network::Layer;
+use crate::limits::elements;
+use crate::network::{Layer, ValueId};
+use crate::tensor::Tensor;
 use crate::{Result, fold};
+use std::rc::Rc;
 
 impl Importer<'_> {
     pub(super) fn split(&mut self, node: &Node, attrs: &Attributes<'_>) -> Result<()> {
@@ -34,37 +37,47 @@ impl Importer<'_> {
         Ok(())
     }
 
-    pub(super) fn pad(&mut self, node: &Node, attrs: &Attributes<'_>) -> Result<()> {
-        let x = self.value(node, 0)?;
-        let dims = self.dims(x);
-        if !matches!(attrs.text("mode"), "" | "constant") {
-            return fault(node, format!("mode {} is not supported, only constant", attrs.text("mode")));
-        }
+    /// Padding before and after each axis.
+    pub(super) fn pads(&self, node: &Node, attrs: &Attributes<'_>, rank: usize) -> Result<Vec<i64>> {
         let pads = match attrs.ints("pads") {
             Some(p) => p,
             None => self.ints(node, 1)?.unwrap_or_default(),
         };
-        let fill = match self.floats(node, 2)? {
-            Some(t) if t.data.len() == 1 => t.data[0],
-            _ => attrs.float("value", 0.0),
-        };
         // From opset 18 on the pads may be given for some axes only.
         let axes = match self.ints(node, 3)? {
-            Some(a) => a.into_iter().map(|a| axis(node, a, dims.len())).collect::<Result<Vec<_>>>()?,
-            None => (0..dims.len()).collect(),
+            Some(a) => a.into_iter().map(|a| axis(node, a, rank)).collect::<Result<Vec<_>>>()?,
+            None => (0..rank).collect(),
         };
-        if pads.len() != 2 * axes.len() {
-            return fault(node, format!("pads {pads:?} do not fit axes {axes:?} of {dims:?}"));
+        if pads.len() != 2 * axes.len() || pads.iter().any(|p| p.unsigned_abs() > 1 << 20) {
+            return fault(node, format!("pads {pads:?} do not fit {} axes", axes.len()));
         }
-        let mut all = vec![0; 2 * dims.len()];
+        let mut all = vec![0; 2 * rank];
         for (i, &a) in axes.iter().enumerate() {
             all[a] = pads[i];
-            all[a + dims.len()] = pads[i + axes.len()];
+            all[a + rank] = pads[i + axes.len()];
         }
-        let pads = all;
-        if !fill.is_finite() || pads.iter().any(|p| p.unsigned_abs() > 1 << 20) {
-            return fault(node, format!("pads {pads:?} do not fit {dims:?}"));
+        Ok(all)
+    }
+
+    /// What padding fills with.
+    pub(super) fn pad_fill(&self, node: &Node, attrs: &Attributes<'_>) -> Result<f32> {
+        let fill = match self.constant(node, 2)? {
+            Some(c) if c.dims().iter().product::<usize>() == 1 => fold::as_float(&c).data[0],
+            Some(_) => return fault(node, "what it fills with must be one number"),
+            None => attrs.float("value", 0.0),
+        };
+        if fill.is_nan() {
+            return fault(node, "it fills with what is no number");
         }
+        // An infinite fill is the largest float, as other exporters write it.
+        Ok(fill.clamp(f32::MIN, f32::MAX))
+    }
+
+    pub(super) fn pad(&mut self, node: &Node, attrs: &Attributes<'_>) -> Result<()> {
+        let x = self.value(node, 0)?;
+        let dims = self.dims(x);
+        let pads = self.pads(node, attrs, dims.len())?;
+        let fill = self.pad_fill(node, attrs)?;
         let mut out = vec![];
         for (a, &d) in dims.iter().enumerate() {
             let size = d as i64 + pads[a] + pads[a + dims.len()];
@@ -72,6 +85,76 @@ impl Importer<'_> {
         }
         let start = pads[..dims.len()].iter().map(|&p| -(p as isize)).collect();
         self.push_output(node, 0, Layer::Slice { start, step: vec![1; dims.len()], fill }, vec![x], &out)
+    }
+
+    /// Joins values; constant parts are added where zeros were left for them.
+    pub(super) fn concat(&mut self, node: &Node, attrs: &Attributes<'_>) -> Result<()> {
+        let mut parts = vec![];
+        for i in 0..node.inputs.len() {
+            match self.known(node, i)? {
+                Some(known) => parts.push(known),
+                None => return fault(node, format!("input {i} is missing")),
+            }
+        }
+        let shapes: Vec<Vec<usize>> = parts
+            .iter()
+            .map(|p| match p {
+                Known::Value(x) => self.dims(*x),
+                Known::Constant(c) => c.dims().to_vec(),
+            })
+            .collect();
+        let Some(mut dims) = shapes.first().cloned() else { return fault(node, "it joins nothing") };
+        let at = axis(node, attrs.int("axis", 1), dims.len())?;
+        for other in &shapes[1..] {
+            let fits = other.len() == dims.len() && (0..dims.len()).all(|a| a == at || other[a] == dims[a]);
+            if !fits {
+                return fault(node, format!("{other:?} cannot be joined to {dims:?} along axis {at}"));
+            }
+            dims[at] += other[at];
+        }
+        let values: Vec<ValueId> =
+            parts.iter().filter_map(|p| if let Known::Value(x) = p { Some(*x) } else { None }).collect();
+        if values.len() == parts.len() {
+            return self.push_output(node, 0, Layer::Concat(at), values, &dims);
+        }
+        // Constants may be empty; values are not.
+        let outer: usize = dims[..at].iter().product();
+        let inner: usize = dims[at + 1..].iter().product();
+        if elements(&dims).is_none_or(|n| n > self.left.get()) {
+            return fault(node, fold::LARGE);
+        }
+        let mut whole = vec![0.0; outer * dims[at] * inner];
+        self.charge(node, whole.len())?;
+        let mut joined: Option<ValueId> = None;
+        let mut from = 0;
+        for (part, shape) in parts.iter().zip(&shapes) {
+            let width = shape[at] * inner;
+            match part {
+                Known::Constant(c) => {
+                    let t = fold::as_float(c);
+                    if t.data.iter().any(|v| !v.is_finite()) {
+                        return fault(node, "its constant must be finite floats");
+                    }
+                    for o in 0..outer {
+                        let to = (o * dims[at] + from) * inner;
+                        whole[to..to + width].copy_from_slice(&t.data[o * width..(o + 1) * width]);
+                    }
+                }
+                Known::Value(x) => {
+                    let mut start = vec![0; dims.len()];
+                    start[at] = -(from as isize);
+                    let layer = Layer::Slice { start, step: vec![1; dims.len()], fill: 0.0 };
+                    let placed = self.inner(node, layer, vec![*x], &dims)?;
+                    joined = Some(match joined {
+                        None => placed,
+                        Some(other) => self.both(node, Layer::Add, other, placed)?,
+                    });
+                }
+            }
+            from += shape[at];
+        }
+        let Some(joined) = joined else { return fault(node, "it has no computed operand") };
+        self.push_output(node, 0, Layer::AddConst(Rc::new(Tensor::new(&dims, whole))), vec![joined], &dims)
     }
 
     pub(super) fn slice(&mut self, node: &Node, attrs: &Attributes<'_>) -> Result<()> {
@@ -136,14 +219,7 @@ impl Importer<'_> {
             _ => {
                 let Some(target) = self.ints(node, 1)? else { return fault(node, "the shape is missing") };
                 let allow_zero = attrs.int("allowzero", 0) == 1;
-                match fold::reshape(&dims, &target, allow_zero).or_else(|| {
-                    // A batch written into the shape when the model was exported gives way to the one wanted.
-                    let (exported, wanted) = self.batch;
-                    let mut target = target.clone();
-                    let first = target.first_mut()?;
-                    (Some(*first) == exported.or(Some(1)).map(|b| b as i64)).then(|| *first = wanted as i64);
-                    fold::reshape(&dims, &target, allow_zero)
-                }) {
+                match fold::reshape(&dims, &target, allow_zero) {
                     Some(out) => out,
                     None => return fault(node, format!("{dims:?} cannot be reshaped to {target:?}")),
                 }

@@ -2,65 +2,33 @@
 //! folded, identities disappear.
 
 mod arithmetic;
+mod attributes;
+mod axes;
+mod constants;
 mod layout;
 mod linear;
+mod normalise;
+mod places;
+mod pointwise;
+mod reduce;
+mod resize;
 
-use crate::graph::{Attribute, Dim, Graph, Node};
+use crate::batch;
+use crate::graph::{Dim, Graph, Node};
 use crate::network::{Layer, LayerNode, Network, Smooth, ValueId};
 use crate::tensor::{Constant, Tensor};
 use crate::{Error, Result, fold, limits};
+use attributes::Attributes;
 use std::cell::Cell;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
-/// Operators that import.
-pub const SUPPORTED: &[&str] = &[
-    "Add",
-    "AveragePool",
-    "BatchNormalization",
-    "Cast",
-    "CastLike",
-    "Clip",
-    "Concat",
-    "Constant",
-    "ConstantOfShape",
-    "Conv",
-    "Div",
-    "Dropout",
-    "Erf",
-    "Exp",
-    "Expand",
-    "Flatten",
-    "Gather",
-    "Gelu",
-    "Gemm",
-    "GlobalAveragePool",
-    "Identity",
-    "LRN",
-    "LeakyRelu",
-    "Log",
-    "MatMul",
-    "MaxPool",
-    "Mul",
-    "PRelu",
-    "Pad",
-    "Reciprocal",
-    "ReduceMean",
-    "Relu",
-    "Reshape",
-    "Shape",
-    "Sigmoid",
-    "Slice",
-    "Softmax",
-    "Split",
-    "Sqrt",
-    "Squeeze",
-    "Sub",
-    "Sum",
-    "Tanh",
-    "Transpose",
-    "Unsqueeze",
-];
+pub use attributes::supported;
+pub use axes::open_dimensions;
+use axes::{Axes, axes};
+
+/// A batch that nothing else in a model is likely to be as large as.
+const PROBE: usize = 11;
 
 /// A name in the graph: something computed, or a constant.
 #[derive(Clone)]
@@ -73,45 +41,99 @@ struct Importer<'a> {
     graph: &'a Graph,
     net: Network,
     known: HashMap<String, Known>,
-    /// The batch of the exported shapes, if it was fixed, and the one wanted.
-    batch: (Option<usize>, usize),
     /// Elements that may still be folded, or copied into layers.
     left: Cell<usize>,
     /// Names of constants that are made on the spot.
     made: HashSet<&'a str>,
 }
 
-/// Types a graph for a batch.
+/// Types a graph for a batch. The network says which axes that is, if there is one.
 ///
 /// # Errors
-/// [`Error::Unsupported`] names an operator that is not supported; [`Error::Node`] a node that makes no sense.
+/// [`Error::Unsupported`] names the operators that are not supported; [`Error::Node`] a node that makes no sense;
+/// [`Error::Batch`] when the model computes nothing sample by sample, and more than one is asked for.
 pub fn import(graph: &Graph, batch: usize) -> Result<Network> {
-    let mut exported = None;
+    operators(graph)?;
+    let axes = match axes(graph)? {
+        Axes::None => return unbatched(graph, batch, "it has no axis for it; --batch-axis says which one is"),
+        Axes::Exported(size, axes) => {
+            let net = typed(graph, &axes, size)?;
+            return match batch::follow(&net, &axes, size, size > 1) {
+                Ok(followed) => {
+                    let mut other = batch::rebatched(&net, &followed, batch);
+                    other.batch = Some(followed.axes);
+                    Ok(other)
+                }
+                Err(_) if batch == size => Ok(net),
+                // Samples mix, or lose their axis: all the exported ones are one input.
+                Err(why) => {
+                    if batch == 1 {
+                        Ok(net)
+                    } else {
+                        mixed(why.0)
+                    }
+                }
+            };
+        }
+        Axes::Symbol(axes) => axes,
+    };
+    // For one sample the model may be right although it mixes several.
+    let probed = typed(graph, &axes, PROBE)
+        .map_err(|e| e.to_string())
+        .and_then(|net| batch::follow(&net, &axes, PROBE, true).map(|f| (net, f)).map_err(|m| m.0));
+    let (probe, followed) = match probed {
+        Ok(both) => both,
+        Err(_) if batch == 1 => return typed(graph, &axes, 1),
+        Err(why) => return mixed(why),
+    };
+    let mut net = typed(graph, &axes, batch)?;
+    if batch::alike(&batch::rebatched(&probe, &followed, batch), &net) {
+        net.batch = Some(followed.axes);
+    } else if batch > 1 {
+        return mixed("its shapes do not follow it".into());
+    }
+    Ok(net)
+}
+
+fn mixed<T>(why: String) -> Result<T> {
+    Err(Error::Batch(why))
+}
+
+/// A model whose inputs are what they are.
+fn unbatched(graph: &Graph, batch: usize, why: &str) -> Result<Network> {
+    if batch == 1 { typed(graph, &[], 1) } else { mixed(why.into()) }
+}
+
+/// Names all operators that are not supported at once.
+fn operators(graph: &Graph) -> Result<()> {
+    let mut missing: BTreeMap<&str, (&str, usize)> = BTreeMap::new();
+    for node in graph.nodes.iter().filter(|n| !attributes::known(&n.op)) {
+        missing.entry(&node.op).or_insert((&node.name, 0)).1 += 1;
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let named = missing.into_iter().map(|(op, (node, n))| (op.to_string(), node.to_string(), n)).collect();
+    Err(Error::Unsupported { missing: named })
+}
+
+/// Types a graph whose batch, on these axes, is so large.
+fn typed(graph: &Graph, axes: &[usize], batch: usize) -> Result<Network> {
     let made = graph.nodes.iter().filter(|n| matches!(n.op.as_str(), "Expand" | "ConstantOfShape"));
     let mut importer = Importer {
         graph,
         net: Network::default(),
         known: HashMap::new(),
-        batch: (None, batch),
         left: Cell::new(fold::budget(graph.constants.values().map(|c| c.dims().iter().product()))),
         made: made.flat_map(|n| n.outputs.iter().map(String::as_str)).collect(),
     };
-    for (name, dims) in &graph.inputs {
-        let sizes: Vec<usize> = dims
-            .iter()
-            .enumerate()
-            .map(|(axis, d)| match d {
-                Dim::Fixed(n) if axis > 0 => Ok(*n),
-                Dim::Fixed(n) => {
-                    exported = Some(*n);
-                    Ok(batch)
-                }
-                Dim::Symbol(_) if axis == 0 => Ok(batch),
-                Dim::Symbol(s) => Err(Error::Model(format!(
-                    "input {name} has a symbolic dimension {s}; only the first one, the batch, may vary"
-                ))),
-            })
-            .collect::<Result<_>>()?;
+    for (i, (name, dims)) in graph.inputs.iter().enumerate() {
+        let size = |(axis, d): (usize, &Dim)| match d {
+            _ if axes.get(i) == Some(&axis) => batch,
+            Dim::Fixed(n) => *n,
+            Dim::Symbol(_) => 1,
+        };
+        let sizes: Vec<usize> = dims.iter().enumerate().map(size).collect();
         if limits::elements(&sizes).is_none() {
             return Err(Error::Model(format!("input {name} is too large, or has too many axes")));
         }
@@ -119,10 +141,6 @@ pub fn import(graph: &Graph, batch: usize) -> Result<Network> {
         importer.net.inputs.push(id);
         importer.known.insert(name.clone(), Known::Value(id));
     }
-    if importer.net.inputs.is_empty() {
-        return Err(Error::Model("it has no input".into()));
-    }
-    importer.batch.0 = exported;
     for (name, constant) in &graph.constants {
         importer.known.insert(name.clone(), Known::Constant(Rc::new(constant.clone())));
     }
@@ -141,36 +159,6 @@ pub fn import(graph: &Graph, batch: usize) -> Result<Network> {
     let mut net = importer.net;
     crate::passes::remove_unused(&mut net);
     Ok(net)
-}
-
-/// Reads a node's attributes.
-struct Attributes<'a>(&'a Node);
-
-impl Attributes<'_> {
-    fn int(&self, name: &str, default: i64) -> i64 {
-        match self.0.attributes.get(name) {
-            Some(Attribute::Int(v)) => *v,
-            _ => default,
-        }
-    }
-    fn float(&self, name: &str, default: f32) -> f32 {
-        match self.0.attributes.get(name) {
-            Some(Attribute::Float(v)) => *v,
-            _ => default,
-        }
-    }
-    fn ints(&self, name: &str) -> Option<Vec<i64>> {
-        match self.0.attributes.get(name) {
-            Some(Attribute::Ints(v)) => Some(v.clone()),
-            _ => None,
-        }
-    }
-    fn text(&self, name: &str) -> &str {
-        match self.0.attributes.get(name) {
-            Some(Attribute::Text(v)) => v,
-            _ => "",
-        }
-    }
 }
 
 fn fault<T>(node: &Node, why: impl Into<String>) -> Result<T> {
@@ -236,10 +224,7 @@ impl Importer<'_> {
     fn floats(&self, node: &Node, i: usize) -> Result<Option<Rc<Tensor>>> {
         match self.constant(node, i)?.as_deref() {
             None => Ok(None),
-            Some(Constant::Float(t)) => {
-                self.charge(node, t.data.len())?;
-                Ok(Some(Rc::new(t.clone())))
-            }
+            Some(Constant::Float(t)) => Ok(Some(Rc::clone(t))),
             Some(Constant::Int(..)) => fault(node, format!("input {i} must be floats")),
         }
     }
@@ -284,24 +269,23 @@ impl Importer<'_> {
 
     fn alias(&mut self, node: &Node, id: ValueId) {
         if let Some(name) = node.outputs.first() {
+            // What was made for it is called so.
+            if self.net.names[id].strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with(':')) {
+                self.net.names[id].clone_from(name);
+            }
             self.known.insert(name.clone(), Known::Value(id));
         }
     }
 
     fn node(&mut self, node: &Node) -> Result<()> {
-        if !SUPPORTED.contains(&node.op.as_str()) {
-            return Err(Error::Unsupported { node: node.name.clone(), op: node.op.clone(), supported: SUPPORTED });
-        }
-        let attrs = Attributes(node);
+        attributes::check(node, self.graph.training)?;
         // What depends on constants and shapes alone is computed now.
-        if let Some(folded) = self.fold(node)? {
-            self.charge(node, folded.dims().iter().product())?;
-            if let Some(name) = node.outputs.first() {
-                self.known.insert(name.clone(), Known::Constant(Rc::new(folded)));
-            }
+        if self.folded(node)? {
             return Ok(());
         }
+        let attrs = Attributes(node);
         match node.op.as_str() {
+            "Identity" | "Cast" | "CastLike" => self.cast(node, &attrs),
             "Dropout" => {
                 let x = self.value(node, 0)?;
                 let share = match self.floats(node, 1)? {
@@ -311,178 +295,146 @@ impl Importer<'_> {
                 if !(0.0..1.0).contains(&share) {
                     return fault(node, format!("it drops a share of {share}; at least 0 and below 1 is possible"));
                 }
+                let drops = self.ints(node, 2)?.is_some_and(|v| v.first().is_some_and(|v| *v != 0));
+                if drops && !self.graph.training {
+                    return fault(
+                        node,
+                        "it is in training mode and drops at random; export the model for inference, or train it",
+                    );
+                }
                 let dims = self.dims(x);
                 self.push_output(node, 0, Layer::Dropout(share), vec![x], &dims)
             }
-            "Identity" | "Cast" | "CastLike" => {
+            "LRN" => {
                 let x = self.value(node, 0)?;
-                // Floats of any width stay what they are; casts to integers would round.
-                let to_ints = match node.op.as_str() {
-                    "Cast" => !matches!(attrs.int("to", 1), 1 | 10 | 11 | 16),
-                    "CastLike" => {
-                        matches!(self.known(node, 1)?, Some(Known::Constant(c)) if matches!(*c, Constant::Int(..)))
-                    }
-                    _ => false,
-                };
-                if to_ints {
-                    return fault(node, "a computed value can be cast to floats only");
-                }
-                self.alias(node, x);
-                Ok(())
-            }
-            "Relu" | "LeakyRelu" | "LRN" => {
-                let x = self.value(node, 0)?;
-                let layer = match node.op.as_str() {
-                    "Relu" => Layer::Relu,
-                    "LeakyRelu" => Layer::LeakyRelu(attrs.float("alpha", 0.01)),
-                    _ => Layer::Lrn {
-                        size: usize::try_from(attrs.int("size", 0)).unwrap_or(0),
-                        alpha: attrs.float("alpha", 1e-4),
-                        beta: attrs.float("beta", 0.75),
-                        bias: attrs.float("bias", 1.0),
-                    },
-                };
+                let size = usize::try_from(attrs.int("size", 0)).unwrap_or(0);
+                let [alpha, beta, bias] =
+                    [("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0)].map(|(name, default)| attrs.float(name, default));
                 let dims = self.dims(x);
-                if matches!(layer, Layer::Lrn { size, bias, alpha, .. } if size == 0 || bias <= 0.0 || alpha < 0.0 || dims.len() != 4)
-                {
+                if size == 0 || bias.is_nan() || bias <= 0.0 || alpha.is_nan() || alpha < 0.0 || dims.len() != 4 {
                     return fault(node, "size and bias must be positive, on a tensor of rank 4");
                 }
-                self.push_output(node, 0, layer, vec![x], &dims)
-            }
-            "Sigmoid" | "Tanh" | "Gelu" | "Erf" | "Exp" | "Log" | "Sqrt" | "Reciprocal" => {
-                let x = self.value(node, 0)?;
-                let f = match node.op.as_str() {
-                    "Sigmoid" => Smooth::Sigmoid,
-                    "Tanh" => Smooth::Tanh,
-                    "Gelu" if matches!(attrs.text("approximate"), "" | "none") => Smooth::Gelu,
-                    "Gelu" => return fault(node, "only the exact form is supported, without approximation"),
-                    "Erf" => Smooth::Erf,
-                    "Exp" => Smooth::Exp,
-                    "Log" => Smooth::Log,
-                    "Sqrt" => Smooth::Sqrt,
-                    _ => Smooth::Reciprocal,
-                };
-                let dims = self.dims(x);
-                self.push_output(node, 0, Layer::Smooth(f), vec![x], &dims)
+                self.push_output(node, 0, Layer::Lrn { size, alpha, beta, bias }, vec![x], &dims)
             }
             "Clip" => self.clip(node, &attrs),
-            "PRelu" => {
-                let x = self.value(node, 0)?;
-                let (dims, slope) = (self.dims(x), self.weights(node, 1)?);
-                let slope = Rc::new(
-                    self.per_channel(&slope, &dims)
-                        .ok_or(())
-                        .or_else(|()| fault(node, "the slope is not one per channel"))?,
-                );
-                self.push_output(node, 0, Layer::PRelu(slope), vec![x], &dims)
-            }
             "Conv" => self.conv(node, &attrs),
-            "Gemm" | "MatMul" => self.matmul(node, &attrs),
-            "BatchNormalization" => {
-                let x = self.value(node, 0)?;
-                let dims = self.dims(x);
-                let mut stats = vec![];
-                for i in 1..5 {
-                    let s = self.weights(node, i)?;
-                    if dims.len() < 2 || s.data.len() != dims[1] {
-                        return fault(node, format!("input {i} has {} values for {dims:?}", s.data.len()));
-                    }
-                    stats.push(s);
-                }
-                let Ok(stats) = stats.try_into() else { return fault(node, "statistics are missing") };
-                let (epsilon, momentum) = (attrs.float("epsilon", 1e-5), 1.0 - attrs.float("momentum", 0.9));
-                let layer = Layer::BatchNorm { stats, epsilon, momentum };
-                self.push_output(node, 0, layer, vec![x], &dims)
-            }
-            "MaxPool" | "AveragePool" => self.pool(node, &attrs),
-            "GlobalAveragePool" => {
-                let x = self.value(node, 0)?;
-                let axes: Vec<usize> = (2..self.dims(x).len()).collect();
-                self.mean(node, x, &axes, true)
-            }
-            "ReduceMean" => {
-                let x = self.value(node, 0)?;
-                let rank = self.dims(x).len();
-                let axes = match attrs.ints("axes") {
-                    Some(axes) => axes,
-                    None => self.ints(node, 1)?.unwrap_or_else(|| (0..rank as i64).collect()),
-                };
-                let axes = axes.into_iter().map(|a| axis(node, a, rank)).collect::<Result<Vec<_>>>()?;
-                if (1..axes.len()).any(|i| axes[..i].contains(&axes[i])) {
-                    return fault(node, format!("axes {axes:?} name one axis twice"));
-                }
-                self.mean(node, x, &axes, attrs.int("keepdims", 1) == 1)
-            }
-            "Add" | "Sub" | "Mul" | "Div" | "Sum" => self.arithmetic(node),
-            "Concat" => {
-                let inputs = (0..node.inputs.len()).map(|i| self.value(node, i)).collect::<Result<Vec<_>>>()?;
-                let Some(&first) = inputs.first() else { return fault(node, "it joins nothing") };
-                let mut dims = self.dims(first);
-                let at = axis(node, attrs.int("axis", 1), dims.len())?;
-                for &x in &inputs[1..] {
-                    let other = self.dims(x);
-                    let fits = other.len() == dims.len() && (0..dims.len()).all(|a| a == at || other[a] == dims[a]);
-                    if !fits {
-                        return fault(node, format!("{other:?} cannot be joined to {dims:?} along axis {at}"));
-                    }
-                    dims[at] += other[at];
-                }
-                self.push_output(node, 0, Layer::Concat(at), inputs, &dims)
-            }
+            "Gemm" => self.gemm(node, &attrs),
+            "MatMul" => self.matmul(node),
+            "MaxPool" | "AveragePool" | "LpPool" => self.pool(node, &attrs),
+            "BatchNormalization"
+            | "InstanceNormalization"
+            | "LayerNormalization"
+            | "RMSNormalization"
+            | "GroupNormalization"
+            | "MeanVarianceNormalization"
+            | "LpNormalization" => self.normalise(node, &attrs),
+            "Add" | "Sub" | "Mul" | "Div" | "Sum" | "Mean" | "Max" | "Min" => self.arithmetic(node),
+            "Concat" => self.concat(node, &attrs),
             "Split" => self.split(node, &attrs),
-            "Pad" => self.pad(node, &attrs),
+            "Pad" if matches!(attrs.text("mode"), "" | "constant") => self.pad(node, &attrs),
             "Slice" => self.slice(node, &attrs),
             "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => self.reshape(node, &attrs),
-            "Transpose" => {
-                let x = self.value(node, 0)?;
-                let dims = self.dims(x);
-                let perm = match attrs.ints("perm") {
-                    Some(p) => p.into_iter().map(|a| axis(node, a, dims.len())).collect::<Result<Vec<_>>>()?,
-                    None => (0..dims.len()).rev().collect(),
-                };
-                let mut seen = perm.clone();
-                seen.sort_unstable();
-                if seen != (0..dims.len()).collect::<Vec<_>>() {
-                    return fault(node, format!("{perm:?} is not a permutation of the axes of {dims:?}"));
-                }
-                let out: Vec<usize> = perm.iter().map(|&p| dims[p]).collect();
-                self.push_output(node, 0, Layer::Transpose(perm), vec![x], &out)
-            }
-            "Softmax" => {
+            "Transpose" => self.transpose(node, &attrs),
+            "Softmax" | "LogSoftmax" => {
                 let x = self.value(node, 0)?;
                 let dims = self.dims(x);
                 // Before opset 13 the axes from `axis` on are normalised together.
                 let old = self.graph.opset < 13;
                 let at = axis(node, attrs.int("axis", if old { 1 } else { -1 }), dims.len())?;
                 let end = if old { dims.len() } else { at + 1 };
-                self.push_output(node, 0, Layer::Softmax { axis: at, end }, vec![x], &dims)
+                let layer = match node.op.as_str() {
+                    "Softmax" => Layer::Softmax { axis: at, end },
+                    _ => Layer::LogSoftmax { axis: at, end },
+                };
+                self.push_output(node, 0, layer, vec![x], &dims)
             }
-            _ => fault(node, "it is supported on constants and shapes only"),
+            "Where" => self.pick(node),
+            "Resize" | "Upsample" => self.resize(node, &attrs),
+            "CumSum" => self.cumulative(node, &attrs),
+            op if op.starts_with("Reduce") || op.starts_with("Global") || op.starts_with("Arg") => {
+                self.reduce(node, &attrs)
+            }
+            _ => self.pointwise_or_places(node, &attrs),
         }
     }
 
-    fn fold(&self, node: &Node) -> Result<Option<Constant>> {
-        if node.op == "Shape"
-            && let Some(Known::Value(x)) = self.known(node, 0)?
-        {
-            let attrs = Attributes(node);
-            return Ok(Some(fold::shape(&self.dims(x), attrs.int("start", 0), attrs.int("end", i64::MAX))));
+    fn pointwise_or_places(&mut self, node: &Node, attrs: &Attributes<'_>) -> Result<()> {
+        if self.pointwise(node, attrs)? || self.moved(node, attrs)? {
+            return Ok(());
         }
-        // Computed values are floats.
-        if let ("CastLike", Some(Known::Constant(c)), Some(Known::Value(_))) =
-            (node.op.as_str(), self.known(node, 0)?, self.known(node, 1)?)
-        {
-            return Ok(Some(Constant::Float(fold::as_float(&c))));
+        fault(node, "it is supported on constants and shapes only")
+    }
+
+    fn cast(&mut self, node: &Node, attrs: &Attributes<'_>) -> Result<()> {
+        let x = self.value(node, 0)?;
+        // Floats of any width stay what they are; casts to integers would round.
+        let to_ints = match node.op.as_str() {
+            "Cast" => !matches!(attrs.int("to", 1), 1 | 10 | 11 | 16),
+            "CastLike" => matches!(self.known(node, 1)?, Some(Known::Constant(c)) if matches!(*c, Constant::Int(..))),
+            _ => false,
+        };
+        if to_ints {
+            return fault(node, "a computed value can be cast to floats only");
         }
-        let mut inputs = vec![];
-        for i in 0..node.inputs.len() {
-            match self.known(node, i)? {
-                Some(Known::Constant(c)) => inputs.push(Some(c)),
-                Some(Known::Value(_)) => return Ok(None),
-                None => inputs.push(None),
-            }
+        self.alias(node, x);
+        Ok(())
+    }
+
+    fn transpose(&mut self, node: &Node, attrs: &Attributes<'_>) -> Result<()> {
+        let x = self.value(node, 0)?;
+        let dims = self.dims(x);
+        let perm = match attrs.ints("perm") {
+            Some(p) => p.into_iter().map(|a| axis(node, a, dims.len())).collect::<Result<Vec<_>>>()?,
+            None => (0..dims.len()).rev().collect(),
+        };
+        let mut seen = perm.clone();
+        seen.sort_unstable();
+        if seen != (0..dims.len()).collect::<Vec<_>>() {
+            return fault(node, format!("{perm:?} is not a permutation of the axes of {dims:?}"));
         }
-        fold::evaluate(node, &inputs, self.left.get())
+        let out: Vec<usize> = perm.iter().map(|&p| dims[p]).collect();
+        self.push_output(node, 0, Layer::Transpose(perm), vec![x], &out)
+    }
+
+    /// Adds a layer within a node whose last result is another.
+    fn inner(&mut self, node: &Node, layer: Layer, inputs: Vec<ValueId>, dims: &[usize]) -> Result<ValueId> {
+        let out = node.outputs.first().map_or(&*node.name, |o| o);
+        let name = format!("{out}:{}", self.net.nodes.len());
+        self.push(node, layer, inputs, &name, dims)
+    }
+
+    /// Adds a layer that keeps the shape.
+    fn like(&mut self, node: &Node, layer: Layer, x: ValueId) -> Result<ValueId> {
+        let dims = self.dims(x);
+        self.inner(node, layer, vec![x], &dims)
+    }
+
+    fn reshaped(&mut self, node: &Node, x: ValueId, dims: &[usize]) -> Result<ValueId> {
+        if self.net.shapes[x] == dims {
+            return Ok(x);
+        }
+        self.inner(node, Layer::Reshape, vec![x], dims)
+    }
+
+    fn transposed(&mut self, node: &Node, x: ValueId, perm: &[usize]) -> Result<ValueId> {
+        if perm.iter().enumerate().all(|(i, &p)| i == p) {
+            return Ok(x);
+        }
+        let dims: Vec<usize> = perm.iter().map(|&p| self.net.shapes[x][p]).collect();
+        self.inner(node, Layer::Transpose(perm.to_vec()), vec![x], &dims)
+    }
+
+    fn scaled(&mut self, node: &Node, x: ValueId, by: f32, add: f32) -> Result<ValueId> {
+        self.like(node, Layer::Scale { by, add }, x)
+    }
+
+    fn smooth(&mut self, node: &Node, f: Smooth, x: ValueId) -> Result<ValueId> {
+        self.like(node, Layer::Smooth(f), x)
+    }
+
+    fn both(&mut self, node: &Node, layer: Layer, x: ValueId, y: ValueId) -> Result<ValueId> {
+        let dims = self.dims(x);
+        self.inner(node, layer, vec![x, y], &dims)
     }
 }
 

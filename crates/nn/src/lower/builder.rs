@@ -77,6 +77,12 @@ pub(super) enum Pending {
     RowAtProduct { of: Slot, values: Vec<f64>, x: Slot, y: Slot },
 }
 
+/// Fractional bits of activations in training.
+const TRAINING_BITS: u32 = 20;
+
+/// Fractional bits that no range leaves.
+const MOST_BITS: u32 = 62;
+
 /// A ratio without its powers of two, which the exponents of a product's own group take.
 pub(super) fn mantissa(ratio: f64) -> f64 {
     ratio / 2f64.powf(ratio.log2().floor())
@@ -96,12 +102,19 @@ pub(super) struct Builder {
     pub(super) fixed: BTreeMap<Slot, f64>,
     /// True where weights are values: they do not absorb a mean's divisor.
     pub(super) training: bool,
+    /// Powers of two that columns of the inputs are times.
+    pub(super) columns: crate::columns::Columns,
+    /// Axes of the batch.
+    pub(super) batch: Option<crate::batch::Batch>,
     /// Learning rates.
     pub(super) rates: Vec<f64>,
     /// Bits that are kept.
     pub(super) bits: usize,
     /// Operands of ReLUs whose sign is kept, and its bit.
     pub(super) signs: BTreeMap<ValueId, usize>,
+    /// What softmaxes of values, over axes from one to another, have made so far: `x - max` and the sum of its exponentials, after
+    /// those themselves.
+    pub(super) exponentials: BTreeMap<(Slot, usize, usize), [Slot; 3]>,
     /// Results of maximum poolings whose comparisons are kept, once they are made.
     pub(super) pools: BTreeMap<ValueId, Option<Vec<Axis>>>,
 }
@@ -119,9 +132,12 @@ impl Builder {
             states: vec![],
             fixed: BTreeMap::new(),
             training: false,
+            columns: vec![],
+            batch: None,
             rates: vec![],
             bits: 0,
             signs: BTreeMap::new(),
+            exponentials: BTreeMap::new(),
             pools: BTreeMap::new(),
         }
     }
@@ -292,7 +308,9 @@ impl Builder {
     pub(super) fn range(&self, x: Slot) -> f64 {
         self.values[x].range
     }
+    /// Most fractional bits of an activation. In training they are few: what a step is made of must leave room for a learning
+    /// rate of many units.
     pub(super) fn cap(&self) -> u32 {
-        self.options.frac_bits
+        self.options.frac_bits.unwrap_or(if self.training { TRAINING_BITS } else { MOST_BITS })
     }
 }

@@ -110,29 +110,39 @@ pub(super) fn finish(b: Builder) -> Result<(Program, Secrets)> {
         f.emit(layer, &step, out)?;
     }
     f.check_maps()?;
-    let port = |f: &Finisher, (name, slot, dims): &(String, Slot, Vec<usize>)| Port {
+    let axes = f.b.batch.take();
+    let port = |f: &Finisher, (name, slot, dims): &(String, Slot, Vec<usize>), batch: Option<&usize>| Port {
         name: name.clone(),
         slot: *slot,
         owner: 0,
         dims: dims.clone(),
+        batch: batch.copied(),
+        columns: vec![],
         scale: f.scale(*slot),
         limit: f.b.reach(*slot),
     };
     for (read, left, start) in std::mem::take(&mut f.b.states) {
         f.state(read, left, start.as_ref())?;
     }
-    let program = Program {
+    let columns = std::mem::take(&mut f.b.columns);
+    let mut program = Program {
         states: std::mem::take(&mut f.states),
         bits: f.b.bits,
         rates: std::mem::take(&mut f.b.rates),
-        inputs: f.b.inputs.iter().map(|p| port(&f, p)).collect(),
-        outputs: f.b.outputs.iter().map(|p| port(&f, p)).collect(),
+        inputs: (0..).zip(&f.b.inputs).map(|(i, p)| port(&f, p, axes.as_ref().and_then(|a| a.inputs.get(i)))).collect(),
+        outputs: (0..)
+            .zip(&f.b.outputs)
+            .map(|(i, p)| port(&f, p, axes.as_ref().and_then(|a| a.outputs.get(i))))
+            .collect(),
         instructions: f.instructions,
         slots: f.slots,
         secrets: f.forms,
         layers: f.b.layers,
         settings: f.b.options.settings,
     };
+    for (port, columns) in program.inputs.iter_mut().zip(columns) {
+        port.columns = columns.unwrap_or_default();
+    }
     Ok((program, Secrets(f.secrets)))
 }
 

@@ -1,13 +1,14 @@
 //! Each layer in protocol steps. Rank-4 values are laid out NHWC; everything else is row-major as in ONNX.
 
-use super::Ranges;
-use super::builder::{Builder, Pending, mantissa};
+use super::builder::{Builder, Pending};
 use super::pool;
 use super::shaping::{
     FEW, axis, border_factors, conv2d, from_row_major, gather, line_sums, permute, physical, reorder, reshape,
     row_major,
 };
+use super::softmax::{arg_max, softmax};
 use super::spline::{self, Function};
+use super::{Range, Ranges};
 use crate::network::{Layer, LayerNode, Network, Smooth};
 use crate::program::{LayerInfo, Op, Slot, View};
 use crate::tensor::Tensor;
@@ -34,7 +35,7 @@ pub(super) fn lower(net: &Network, ranges: &Ranges, states: &States<'_>, b: &mut
     let mut slots: Vec<Option<Slot>> = vec![None; net.shapes.len()];
     b.layers.push(LayerInfo { name: "input".into(), op: "Input".into(), result: None });
     for (i, &id) in net.inputs.iter().enumerate() {
-        let range = b.rounded(ranges.0.get(&net.names[id]).copied().unwrap_or(1.0));
+        let range = b.rounded(ranges.largest(&net.names[id]).unwrap_or(1.0));
         let dims = physical(&net.shapes[id]);
         slots[id] = Some(match (i.checked_sub(data), states) {
             (None, _) => {
@@ -58,14 +59,13 @@ pub(super) fn lower(net: &Network, ranges: &Ranges, states: &States<'_>, b: &mut
             continue;
         }
         b.layers.push(LayerInfo { name: node.name.clone(), op: node.op.clone(), result: None });
-        let missing = || Error::Range { layer: node.name.clone(), why: "the calibration has no range for it".into() };
-        let range = b.rounded(*ranges.0.get(&net.names[node.output]).ok_or_else(missing)?);
         let slot = match fused.iter().find(|f| f.sum == index) {
             Some(f) => {
                 let parts: Vec<&LayerNode> = f.parts.iter().map(|&p| &net.nodes[p]).collect();
+                let range = range_of(net, node, ranges, b)?;
                 linear(net, &parts, &slots, range, b)?
             }
-            None => layer(net, node, &slots, range, b)?,
+            None => layer(net, node, &slots, ranges, b)?,
         };
         slots[node.output] = Some(slot);
         if let Some(info) = b.layers.last_mut() {
@@ -91,6 +91,21 @@ pub(super) fn lower(net: &Network, ranges: &Ranges, states: &States<'_>, b: &mut
         b.outputs.push((name.clone(), slot, net.shapes[*id].clone()));
     }
     Ok(())
+}
+
+/// Magnitude from which on a number stands for infinity.
+const INFINITE: f64 = 1e30;
+
+/// A layer's calibrated range, rounded up.
+fn range_of(net: &Network, node: &LayerNode, ranges: &Ranges, b: &Builder) -> Result<f64> {
+    let fault = |why: String| Error::Range { layer: node.name.clone(), why };
+    let name = &net.names[node.output];
+    let range = ranges.largest(name).ok_or_else(|| fault(format!("the calibration has no range for {name}")))?;
+    if !range.is_finite() || range > INFINITE {
+        let why = "in floats its values reach {range:.1e}, or are no numbers: nothing beside them can be told apart";
+        return Err(fault(why.replace("{range:.1e}", &format!("{range:.1e}"))));
+    }
+    Ok(b.rounded(range))
 }
 
 fn operand(slots: &[Option<Slot>], id: usize) -> Result<Slot> {
@@ -147,7 +162,8 @@ fn linear(net: &Network, nodes: &[&LayerNode], slots: &[Option<Slot>], range: f6
     Ok(b.source(Pending::Linear { terms, bias, channels }, &dims, range, b.cap()))
 }
 
-fn layer(net: &Network, node: &LayerNode, slots: &[Option<Slot>], range: f64, b: &mut Builder) -> Result<Slot> {
+fn layer(net: &Network, node: &LayerNode, slots: &[Option<Slot>], ranges: &Ranges, b: &mut Builder) -> Result<Slot> {
+    let range = range_of(net, node, ranges, b)?;
     let x = operand(slots, node.inputs[0])?;
     let out = &net.shapes[node.output];
     let dims = physical(out);
@@ -239,8 +255,24 @@ fn layer(net: &Network, node: &LayerNode, slots: &[Option<Slot>], range: f64, b:
         }
         Layer::MulConst(c) => {
             let full = full_constant(c, input);
-            let secret = b.source(Pending::Secret(Rc::new(full)), &dims, f64::from(c.max_abs()), 26);
+            let secret = b.source(
+                Pending::Secret(Rc::new(full)),
+                &dims,
+                f64::from(c.max_abs()),
+                factor_bits(f64::from(c.max_abs())),
+            );
             b.mul(x, secret, None, &dims, range, b.cap())
+        }
+        Layer::Max => {
+            let y = b.agree(x, second()?);
+            b.like(x, 1.0, Pending::Done(Op::Max { x, y, keep: None }), &dims, range)
+        }
+        Layer::Scale { by, add } => scaled(b, x, f64::from(*by), f64::from(*add)),
+        Layer::Step => spline::step(b, x),
+        Layer::Gather { source, fill } => {
+            let source = laid_out(source, input, out);
+            let view = View::List { source, out: dims.clone() };
+            filled(b, x, view, *fill)
         }
         Layer::Broadcast => {
             // Leading axes of one may be added on the way, so go through the row-major form.
@@ -263,13 +295,7 @@ fn layer(net: &Network, node: &LayerNode, slots: &[Option<Slot>], range: f64, b:
         }
         Layer::Slice { start, step, fill } => {
             let view = View::Window { dims: b.dims(x), start: reorder(start), step: reorder(step), out: dims.clone() };
-            if *fill == 0.0 {
-                return Ok(b.like(x, 1.0, Pending::Done(Op::Gather { x, view, fill: 0 }), &dims, range));
-            }
-            // x - fill padded with zeros, plus fill.
-            let shifted = offset(b, x, -f64::from(*fill));
-            let padded = b.like(shifted, 1.0, Pending::Done(Op::Gather { x: shifted, view, fill: 0 }), &dims, range);
-            offset(b, padded, f64::from(*fill))
+            filled(b, x, view, *fill)
         }
         Layer::Reshape => {
             let flat = row_major(b, x, input);
@@ -285,13 +311,18 @@ fn layer(net: &Network, node: &LayerNode, slots: &[Option<Slot>], range: f64, b:
             let perm: Vec<usize> = of_out.iter().map(|&a| axis(rank, perm[a])).collect();
             permute(b, x, &perm)
         }
-        Layer::Softmax { axis, end } => softmax(b, x, input, *axis, *end)?,
+        Layer::Softmax { axis, end } => softmax(b, x, input, *axis, *end, false)?,
+        Layer::LogSoftmax { axis, end } => softmax(b, x, input, *axis, *end, true)?,
+        Layer::ArgMax(axis) => arg_max(b, x, input, *axis),
         Layer::Smooth(Smooth::Gelu) => {
             let share = spline::apply(b, x, &Function::normal_distribution(b.reach(x)), 1.0)?;
             b.mul(x, share, None, &dims, range, b.cap())
         }
         Layer::Smooth(f) => {
-            let function = Function::smooth(*f, b.reach(x));
+            let fault = |why: String| Error::Range { layer: node.name.clone(), why };
+            let argument = ranges.values.get(&net.names[node.inputs[0]]).copied();
+            let argument = argument.unwrap_or_else(|| Range::within(b.range(x)));
+            let function = Function::smooth(*f, argument, b.options.margin).map_err(fault)?;
             let largest = function.largest();
             spline::apply(b, x, &function, largest)?
         }
@@ -328,6 +359,11 @@ fn full_constant(c: &Tensor, dims: &[usize]) -> Tensor {
     if dims.len() == 4 { full.permute(&[0, 2, 3, 1]) } else { full }
 }
 
+/// Fractional bits of a factor: as many more as it is smaller than one.
+fn factor_bits(largest: f64) -> u32 {
+    26 + (-largest.max(1e-9).log2()).ceil().clamp(0.0, 30.0) as u32
+}
+
 /// x * scale + shift per channel, both secret: one product, one truncation.
 fn affine(b: &mut Builder, x: Slot, scale: &Tensor, shift: &Tensor, range: f64) -> Slot {
     let dims = b.dims(x);
@@ -348,7 +384,7 @@ fn affine(b: &mut Builder, x: Slot, scale: &Tensor, shift: &Tensor, range: f64) 
         return add(b, x, secret, range);
     }
     let largest = f64::from(scale.max_abs()).max(f64::MIN_POSITIVE);
-    let factor = b.source(Pending::Secret(shaped(scale)), &small, largest, 26);
+    let factor = b.source(Pending::Secret(shaped(scale)), &small, largest, factor_bits(largest));
     let factor = spread(b, factor);
     let bias = (shift.max_abs() > 0.0).then(|| {
         let step = Pending::SecretAtProduct { values: shaped(shift), x, y: factor };
@@ -364,6 +400,9 @@ fn clip(b: &mut Builder, x: Slot, lo: f32, hi: f32, range: f64) -> Slot {
         let shifted = if bound == 0.0 { x } else { offset(b, x, -f64::from(bound)) };
         relu(b, shifted)
     };
+    // A bound beyond what the value can be is none.
+    let top = b.reach(x) as f32;
+    let (lo, hi) = (if lo <= -top { f32::NEG_INFINITY } else { lo }, if hi >= top { f32::INFINITY } else { hi });
     let mut y = x;
     if lo.is_finite() {
         y = above(b, x, lo);
@@ -379,47 +418,47 @@ fn clip(b: &mut Builder, x: Slot, lo: f32, hi: f32, range: f64) -> Slot {
     y
 }
 
-/// exp(x - max) / sum, over axes `axis..end` of a value with these dimensions.
-fn softmax(b: &mut Builder, x: Slot, dims: &[usize], axis: usize, end: usize) -> Result<Slot> {
-    let (outer, n, inner): (usize, usize, usize) =
-        (dims[..axis].iter().product(), dims[axis..end].iter().product(), dims[end..].iter().product());
-    let flat = row_major(b, x, dims);
-    let flat = reshape(b, flat, &[outer, n, inner]);
-    let flat = permute(b, flat, &[0, 2, 1]);
-    let rows = outer * inner;
-    let flat = reshape(b, flat, &[rows, n]);
-    let range = b.range(flat);
-    let mut max = flat;
-    while b.dims(max)[1] > 1 {
-        let len = b.dims(max)[1];
-        let half = len.div_ceil(2);
-        let part = |start: usize| View::Clamped {
-            dims: vec![rows, len],
-            start: vec![0, start as isize],
-            step: vec![1, 1],
-            out: vec![rows, half],
-        };
-        let (low, high) = (gather(b, max, part(0)), gather(b, max, part(len - half)));
-        max = b.like(low, 1.0, Pending::Done(Op::Max { x: low, y: high, keep: None }), &[rows, half], range);
+/// `by x + add` with public numbers: the same integers at another scale.
+fn scaled(b: &mut Builder, x: Slot, by: f64, add: f64) -> Slot {
+    let (dims, range) = (b.dims(x), b.range(x) * by.abs());
+    if by == 0.0 {
+        let zero = b.like(x, 1.0, Pending::Done(Op::Sub { x, y: x }), &dims, 1e-9);
+        return offset(b, zero, add);
     }
-    let spread = View::Broadcast { dims: vec![rows, 1], out: vec![rows, n] };
-    let max = gather(b, max, spread.clone());
-    let below = b.like(flat, 1.0, Pending::Done(Op::Sub { x: flat, y: max }), &[rows, n], 2.0 * range);
-    let exp = spline::apply(b, below, &Function::exp_of_negative(), 1.0)?;
-    let shaped = reshape(b, exp, &[rows, n, 1, 1]);
-    let sum = line_sums(b, shaped, n, [0, 0], n as f64 * 1.01);
-    b.values[sum].exact = true;
-    let sum = reshape(b, sum, &[rows, 1]);
-    b.values[sum].exact = true;
-    // In training all gradients follow from it, and keep its ratio: their means over the rows keep the learning rate's pace.
-    let ratio = b.pace().map_or(1.0, |pace| mantissa(pace / rows as f64));
-    let inverse = spline::apply(b, sum, &Function::reciprocal(0.99, n as f64 * 1.01).at(ratio), 1.02)?;
-    let inverse = gather(b, inverse, spread);
-    let y = b.mul(exp, inverse, None, &[rows, n], 1.02, b.cap());
-    let y = reshape(b, y, &[outer, inner, n]);
-    let y = permute(b, y, &[0, 2, 1]);
-    let y = reshape(b, y, dims);
-    Ok(from_row_major(b, y, dims))
+    let step = if by < 0.0 { Op::Scale { x, factor: -1 } } else { Op::Reshape { x, dims: dims.clone() } };
+    let y = b.like(x, 1.0 / by.abs(), Pending::Done(step), &dims, range);
+    if add == 0.0 { y } else { offset(b, y, add) }
+}
+
+/// A re-indexing whose empty places take a public number.
+fn filled(b: &mut Builder, x: Slot, view: View, fill: f32) -> Slot {
+    let (dims, fill) = (view.out(), f64::from(fill));
+    if fill == 0.0 {
+        return gather(b, x, view);
+    }
+    // x - fill with zeros, plus fill.
+    let shifted = offset(b, x, -fill);
+    let range = b.range(shifted);
+    let padded = b.like(shifted, 1.0, Pending::Done(Op::Gather { x: shifted, view, fill: 0 }), &dims, range);
+    let range = b.range(x).max(fill.abs());
+    b.like(padded, 1.0, Pending::Offset { x: padded, addend: fill }, &dims, range)
+}
+
+/// Row-major places of elements as places in the layout.
+fn laid_out(source: &[u32], from: &[usize], to: &[usize]) -> Vec<u32> {
+    // Where an element of a model's tensor lies.
+    let place = |dims: &[usize], at: usize| match *dims {
+        [_, c, h, w] => {
+            let (n, c_at, pixel) = (at / (c * h * w), at / (h * w) % c, at % (h * w));
+            (n * h * w + pixel) * c + c_at
+        }
+        _ => at,
+    };
+    let mut out = vec![sordino_ring::PAD; source.len()];
+    for (at, &s) in source.iter().enumerate() {
+        out[place(to, at)] = if s == sordino_ring::PAD { s } else { place(from, s as usize) as u32 };
+    }
+    out
 }
 
 /// x * (bias + alpha / size * sum of squares of neighbouring channels)^-beta.

@@ -7,11 +7,14 @@ mod maxima;
 mod pool;
 mod scales;
 mod shaping;
+mod softmax;
 mod spline;
 mod training;
 
+use crate::columns::evened;
 use crate::network::Network;
 use crate::program::{Program, Secrets};
+use crate::tame::tamed;
 use crate::tensor::Tensor;
 use crate::training::TrainingStep;
 use crate::{Error, Result, float, passes};
@@ -22,8 +25,8 @@ use std::collections::BTreeMap;
 /// How to compile.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
-    /// Fractional bits of activations, at most; fewer where the range needs it.
-    pub frac_bits: u32,
+    /// Fractional bits of activations, at most; as many as the ranges leave when `None`, which costs nothing.
+    pub frac_bits: Option<u32>,
     /// Fractional bits of weights; as many as fit when `None`, which costs nothing.
     pub weight_bits: Option<u32>,
     /// Room above the calibrated range, as a factor.
@@ -34,13 +37,75 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { frac_bits: 20, weight_bits: None, margin: 2.0, settings: Settings::default() }
+        Self { frac_bits: None, weight_bits: None, margin: 2.0, settings: Settings::default() }
     }
 }
 
-/// Largest magnitude of each value of a network, by name.
+/// Least and largest element of a value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(from = "[f64; 2]", into = "[f64; 2]")]
+pub struct Range {
+    /// Least.
+    pub lo: f64,
+    /// Largest.
+    pub hi: f64,
+}
+
+impl Range {
+    /// From minus a magnitude to the magnitude.
+    #[must_use]
+    pub fn within(magnitude: f64) -> Self {
+        Self { lo: -magnitude, hi: magnitude }
+    }
+    /// Largest magnitude.
+    #[must_use]
+    pub fn largest(self) -> f64 {
+        self.hi.abs().max(self.lo.abs())
+    }
+    /// The range of a tensor; nothing for none.
+    #[must_use]
+    pub fn of(x: &Tensor) -> Option<Self> {
+        let ends = x.data.iter().map(|&v| f64::from(v));
+        ends.map(|v| Self { lo: v, hi: v }).reduce(Self::or)
+    }
+    /// The range of both.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        // Not a number stays what it is, so that it is refused.
+        let pick = |a: f64, b: f64, a_first: bool| {
+            if a.is_nan() || b.is_nan() {
+                f64::NAN
+            } else if a_first {
+                a
+            } else {
+                b
+            }
+        };
+        Self { lo: pick(self.lo, other.lo, self.lo < other.lo), hi: pick(self.hi, other.hi, self.hi > other.hi) }
+    }
+}
+
+impl From<[f64; 2]> for Range {
+    fn from([lo, hi]: [f64; 2]) -> Self {
+        Self { lo, hi }
+    }
+}
+
+impl From<Range> for [f64; 2] {
+    fn from(range: Range) -> Self {
+        [range.lo, range.hi]
+    }
+}
+
+/// Range of each value of a network, by name.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct Ranges(pub BTreeMap<String, f64>);
+#[serde(deny_unknown_fields)]
+pub struct Ranges {
+    /// Of every value.
+    pub values: BTreeMap<String, Range>,
+    /// Largest magnitudes of each column, or channel (axis 1), of the inputs.
+    pub columns: BTreeMap<String, Vec<f64>>,
+}
 
 impl Ranges {
     /// Runs the passed network on samples and records every value's range.
@@ -52,6 +117,7 @@ impl Ranges {
         for sample in samples {
             for (&id, x) in net.inputs.iter().zip(sample) {
                 ranges.add(&net.names[id], x);
+                ranges.add_columns(&net.names[id], column_sizes(x));
             }
             float::evaluate(net, sample, |node, value| ranges.add(&net.names[node.output], value))?;
         }
@@ -60,16 +126,42 @@ impl Ranges {
 
     /// The larger of two ranges for every value.
     pub fn merge(&mut self, other: &Self) {
-        for (name, &range) in &other.0 {
-            let mine = self.0.entry(name.clone()).or_default();
-            *mine = mine.max(range);
+        for (name, &range) in &other.values {
+            self.values.entry(name.clone()).and_modify(|mine| *mine = mine.or(range)).or_insert(range);
+        }
+        for (name, columns) in &other.columns {
+            self.add_columns(name, columns.clone());
         }
     }
 
-    fn add(&mut self, name: &str, x: &Tensor) {
-        let range = self.0.entry(name.to_string()).or_default();
-        *range = range.max(f64::from(x.max_abs()));
+    fn add_columns(&mut self, name: &str, columns: Vec<f64>) {
+        let mine = self.columns.entry(name.to_string()).or_insert_with(|| vec![0.0; columns.len()]);
+        mine.iter_mut().zip(columns).for_each(|(m, c)| *m = m.max(c));
     }
+
+    /// Largest magnitude of a value, if it has a range.
+    #[must_use]
+    pub fn largest(&self, name: &str) -> Option<f64> {
+        self.values.get(name).map(|r| r.largest())
+    }
+
+    fn add(&mut self, name: &str, x: &Tensor) {
+        if let Some(range) = Range::of(x) {
+            self.values.entry(name.to_string()).and_modify(|mine| *mine = mine.or(range)).or_insert(range);
+        }
+    }
+}
+
+/// Largest magnitude of each column, or channel; of none where there is no such axis.
+fn column_sizes(x: &Tensor) -> Vec<f64> {
+    let Some(&n) = x.dims.get(1) else { return vec![] };
+    let inner: usize = x.dims[2..].iter().product();
+    let mut sizes = vec![0.0f64; n];
+    for (i, &v) in x.data.iter().enumerate() {
+        let size = &mut sizes[i / inner % n];
+        *size = size.max(f64::from(v.abs()));
+    }
+    sizes
 }
 
 /// The network that inference compiles: passes applied.
@@ -95,15 +187,19 @@ pub fn compile(net: &Network, ranges: &Ranges, options: &Options) -> Result<(Pro
 /// The program before truncations are put off.
 pub(crate) fn truncated_at_once(net: &Network, ranges: &Ranges, options: &Options) -> Result<(Program, Secrets)> {
     for &id in &net.inputs {
-        if !ranges.0.contains_key(&net.names[id]) {
+        if !ranges.values.contains_key(&net.names[id]) {
             return Err(Error::Input {
                 name: net.names[id].clone(),
                 why: "the calibration has no range for it".into(),
             });
         }
     }
+    let (net, ranges) = tamed(net, ranges, options.margin);
+    let (net, ranges, columns) = evened(&net, &ranges);
     let mut builder = builder::Builder::new(options.clone());
-    layers::lower(net, ranges, &States::Own(&[]), &mut builder)?;
+    builder.columns = columns;
+    builder.batch.clone_from(&net.batch);
+    layers::lower(&net, &ranges, &States::Own(&[]), &mut builder)?;
     finish::finish(builder)
 }
 
@@ -132,6 +228,7 @@ pub fn compile_step(step: &TrainingStep, ranges: &Ranges, options: &Options) -> 
 pub fn compile_answer(net: &Network, training: &Program, ranges: &Ranges, options: &Options) -> Result<Program> {
     let mut builder = builder::Builder::new(options.clone());
     builder.training = true;
+    builder.batch.clone_from(&net.batch);
     let scales: Vec<f64> = training.states.iter().map(|s| training.slots[s.read].scale).collect();
     layers::lower(net, ranges, &States::Left(&scales), &mut builder)?;
     Ok(finish::finish(builder)?.0)

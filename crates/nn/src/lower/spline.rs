@@ -4,6 +4,7 @@
 //! operation gives; the local coordinate and Horner's rule take five products. Left of the first
 //! and right of the last threshold the function is constant, so nothing ever leaves its range.
 
+use super::Range;
 use super::builder::{Builder, Pending, mantissa};
 use crate::network::Smooth;
 use crate::program::{Op, Slot};
@@ -16,7 +17,15 @@ const TOLERANCE: f64 = 2e-6;
 
 /// Where exp of a negative argument counts as zero.
 const LEAST_EXPONENT: f64 = -16.0;
-/// Least argument of functions that are steep near zero; smaller ones count as this.
+/// Largest argument of exp: from there on its values leave the rings, whatever the scale.
+const MOST_EXPONENT: f64 = 60.0;
+/// Share of the range below which an argument of a square root counts as zero: its root is below 2^-12 of the largest.
+const LEAST_SQUARE: f64 = 1.0 / 16777216.0;
+/// Share of the range by which an argument of a square root may be below zero: float rounding of sums of squares.
+const ZERO: f64 = 1e-5;
+/// Ratio of the largest to the least argument, with their margins, that leaves both some bits.
+const WIDEST: f64 = 1048576.0;
+/// Least argument of derivatives that are steep near zero; smaller ones count as this.
 pub(super) const LEAST: f64 = 1.0 / 4096.0;
 
 /// A function with the range it is fitted on.
@@ -66,17 +75,64 @@ impl Function {
     pub(super) fn reciprocal(lo: f64, hi: f64) -> Self {
         Self::new(|x| 1.0 / x, lo, hi, Some(0.0))
     }
-    /// A function of the networks, constant where it is within 1e-6 of its limits or beyond where it is defined.
-    pub(super) fn smooth(f: Smooth, range: f64) -> Self {
+    /// ln(x) on a positive range.
+    pub(super) fn log(lo: f64, hi: f64) -> Self {
+        Self::new(f64::ln, lo, hi, Some(0.0))
+    }
+    /// A function of the networks on a calibrated range with its margin: constant where it is within 1e-6 of its limits, and
+    /// beyond the range. Ends are powers of two, so that the program tells no more of the range.
+    pub(super) fn smooth(f: Smooth, argument: Range, margin: f64) -> std::result::Result<Self, String> {
         let value = move |x: f64| f.value(x);
-        match f {
-            Smooth::Sigmoid => Self::symmetric(value, range, 1.0, 14.0),
-            Smooth::Tanh => Self::symmetric(value, range, 0.5, 7.5),
-            Smooth::Erf => Self::symmetric(value, range, 0.5, 3.7),
-            Smooth::Gelu => Self::symmetric(value, range, 0.5, range.max(0.5)),
-            Smooth::Exp => Self::symmetric(value, range, 0.5, 12.0),
-            Smooth::Log | Smooth::Sqrt | Smooth::Reciprocal => Self::positive(value, range),
-        }
+        let reach = power_above(argument.largest() * margin);
+        let ends = format!("its input ranges from {:.3e} to {:.3e}", argument.lo, argument.hi);
+        let refuse = |why: &str| Err(format!("{ends}, {why}"));
+        // The least and the largest magnitude, where the sign stays.
+        let least = argument.lo.abs().min(argument.hi.abs()) / margin;
+        let least = least.max(1e-30).log2().floor().exp2();
+        Ok(match f {
+            Smooth::Sigmoid => Self::symmetric(value, reach, 1.0, 14.0),
+            Smooth::Tanh => Self::symmetric(value, reach, 0.5, 7.5),
+            Smooth::Erf => Self::symmetric(value, reach, 0.5, 3.7),
+            Smooth::SoftplusRest => Self { ends: [0.0, 0.0], ..Self::symmetric(value, reach, 0.5, 14.0) },
+            Smooth::Gelu => Self::symmetric(value, reach, 0.5, reach.max(0.5)),
+            Smooth::Exp => {
+                // What the margin leaves room for is a factor of the result.
+                let top = power_above(argument.hi.exp() * margin).ln();
+                if top.is_nan() || top >= MOST_EXPONENT {
+                    return refuse("and its exponential is too large to be told from others");
+                }
+                let lo = (top + LEAST_EXPONENT).max(-reach).min(top - 0.5);
+                Self { tolerance: Tolerance::Relative(TOLERANCE), ..Self::new(value, lo, top, None) }
+            }
+            Smooth::Sqrt => {
+                if argument.lo < -ZERO * argument.hi.abs() {
+                    return refuse("where it has no square root");
+                }
+                let smallest = reach * LEAST_SQUARE;
+                if least > smallest {
+                    Self::new(value, least, reach, Some(0.0))
+                } else {
+                    let zero_below = Self::new(value, smallest, reach, Some(0.0));
+                    Self { ends: [0.0, zero_below.ends[1]], ..zero_below }
+                }
+            }
+            Smooth::Log | Smooth::InverseRoot if argument.lo <= 0.0 => {
+                let what = if f == Smooth::Log { "logarithm" } else { "inverse root" };
+                return refuse(&format!("where it has no {what}; it must stay above zero"));
+            }
+            Smooth::Reciprocal if argument.lo <= 0.0 && argument.hi >= 0.0 => {
+                return refuse("where its reciprocal has a pole; it must keep its sign");
+            }
+            Smooth::Log | Smooth::InverseRoot | Smooth::Reciprocal => {
+                if reach > least * WIDEST {
+                    return refuse("which is too wide: what is small among it would be lost");
+                }
+                let ends = if argument.lo < 0.0 { [-reach, -least] } else { [least, reach] };
+                let all = Self::new(value, ends[0], ends[1], Some(0.0));
+                let tolerance = if f == Smooth::Log { all.tolerance } else { Tolerance::Relative(TOLERANCE) };
+                Self { tolerance, ..all }
+            }
+        })
     }
     /// Its derivative.
     pub(super) fn slope(f: Smooth, range: f64) -> Self {
@@ -87,16 +143,13 @@ impl Function {
             Smooth::Erf => Self::symmetric(slope, range, 0.5, 4.0),
             Smooth::Gelu => Self::symmetric(slope, range, 0.5, 6.0),
             Smooth::Exp => Self::symmetric(slope, range, 0.5, 12.0),
-            Smooth::Log | Smooth::Sqrt | Smooth::Reciprocal => Self::positive(slope, range),
+            Smooth::SoftplusRest => Self::symmetric(slope, range, 0.5, 14.0),
+            Smooth::Log | Smooth::Sqrt | Smooth::Reciprocal | Smooth::InverseRoot => Self::positive(slope, range),
         }
     }
     /// The distribution function of the normal distribution.
     pub(super) fn normal_distribution(range: f64) -> Self {
         Self::symmetric(crate::network::normal_distribution, range, 0.5, 5.2)
-    }
-    /// -log(x) from 2^-12 to a little over one.
-    pub(super) fn negative_log() -> Self {
-        Self::new(|x: f64| -x.ln(), LEAST, 1.02, Some(0.0))
     }
     /// 1 / sqrt(x + epsilon) for 0 <= x <= hi, to a relative error.
     pub(super) fn inverse_root(epsilon: f64, hi: f64, error: f64) -> Self {
@@ -186,6 +239,22 @@ fn fitted(function: &Function, range: f64) -> Option<Fit> {
     pieces.map(|n| fit(function, n)).find(|fit| fit.error(function, range) < 1.0)
 }
 
+/// The power of two that a magnitude does not exceed.
+fn power_above(magnitude: f64) -> f64 {
+    magnitude.max(1e-9).log2().ceil().exp2()
+}
+
+/// 1 where x >= 0, else 0.
+pub(super) fn step(b: &mut Builder, x: Slot) -> Slot {
+    let dims = b.dims(x);
+    let rows: Vec<usize> = std::iter::once(0).chain(dims.iter().copied()).collect();
+    let pieces = b.source(Pending::Piecewise { x, thresholds: Rc::new(vec![0.0]) }, &rows, 1.0, 0);
+    b.values[pieces].exact = true;
+    let y = b.source(Pending::Row { x: pieces, values: vec![0.0, 1.0] }, &dims, 1.0, 20);
+    b.values[y].exact = true;
+    y
+}
+
 /// Applies a function; `range` bounds its values.
 pub(super) fn apply(b: &mut Builder, x: Slot, function: &Function, range: f64) -> Result<Slot> {
     let Some(fit) = fitted(function, range) else {
@@ -244,40 +313,35 @@ fn refine(b: &mut Builder, local: Slot, fit: &Fit, reach: f64) -> Slot {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 
     #[test]
     fn fits_are_close_everywhere() {
-        let all = [
-            Smooth::Sigmoid,
-            Smooth::Tanh,
-            Smooth::Gelu,
-            Smooth::Erf,
-            Smooth::Exp,
-            Smooth::Log,
-            Smooth::Sqrt,
-            Smooth::Reciprocal,
-        ];
         let mut functions = vec![
             Function::exp_of_negative(),
             Function::reciprocal(0.99, 1010.0),
-            Function::negative_log(),
+            Function::log(0.99, 1010.0),
             Function::power(1.0, 2e-5, -0.75, 1e6),
             Function::inverse_root(1e-5, 1e4, 1e-5),
             Function::inverse_root(1e-8, 1e2, 1e-3),
             Function::normal_distribution(1000.0),
         ];
-        for f in all {
+        for f in Smooth::ALL {
+            let least = matches!(f, Smooth::Log | Smooth::Sqrt | Smooth::Reciprocal | Smooth::InverseRoot);
             functions.extend([1.0, 10.0, 1000.0].map(|r| Function::slope(f, r)));
             if f != Smooth::Gelu {
-                functions.extend([1.0, 10.0, 1000.0].map(|r| Function::smooth(f, r)));
+                // Exponentials of more than a few dozens leave the rings.
+                let tops = if f == Smooth::Exp { [1.0, 10.0, 30.0] } else { [1.0, 10.0, 1000.0] };
+                let ranges = tops.map(|hi| Range { lo: if least { 1.0 / 64.0 } else { -hi }, hi });
+                functions.extend(ranges.map(|r| Function::smooth(f, r, 2.0).unwrap()));
             }
         }
         for f in &functions {
             assert!(fitted(f, f.largest()).is_some(), "no fit on {} .. {}", f.lo, f.hi);
         }
-        let sigmoid = Function::smooth(Smooth::Sigmoid, 100.0);
+        let sigmoid = Function::smooth(Smooth::Sigmoid, Range::within(100.0), 2.0).unwrap();
         let fit = fit(&sigmoid, 64);
         assert!(fit.evaluate(50.0) > 0.999_999 && fit.evaluate(-50.0) < 1e-6);
     }

@@ -2,7 +2,7 @@
 
 use super::builder::{Builder, Pending};
 use super::pool;
-use super::shaping::{FEW, border_factors, conv2d, four, gather, line_sums, permute, reorder, reshape};
+use super::shaping::{FEW, border_factors, conv2d, four, gather, permute, reorder, reshape};
 use super::spline::{self, Function};
 use crate::network::{Blend, Layer, LayerNode, Network, Training, Window};
 use crate::program::{Op, Slot, View};
@@ -250,21 +250,11 @@ pub(super) fn layer(
             b.like(xs[0], 1.0, step, dims, range)
         }
         Training::CrossEntropy => {
-            let (p, y) = (xs[0], xs[1]);
-            let [rows, n] = [b.dims(p)[0], b.dims(p)[1]];
-            let chosen = b.mul(p, y, None, &[rows, n], 1.02, cap);
-            let line = reshape(b, chosen, &[rows, n, 1, 1]);
-            let sum = line_sums(b, line, n, [0, 0], 1.02);
-            b.values[sum].exact = true;
-            let flat = reshape(b, sum, &[rows]);
-            b.values[flat].exact = true;
-            let losses = spline::apply(b, flat, &Function::negative_log(), 8.4)?;
-            let line = reshape(b, losses, &[1, rows, 1, 1]);
-            let sum = line_sums(b, line, rows, [0, 0], 8.4 * rows as f64);
-            let total = reshape(b, sum, &[1]);
-            b.values[total].ratio *= rows as f64;
-            b.values[total].range = 8.4;
-            total
+            let [rows, n] = [b.dims(xs[0])[0], b.dims(xs[0])[1]];
+            let [minus, labels] = [reshape(b, xs[0], &[1, rows * n]), reshape(b, xs[1], &[1, rows * n])];
+            let terms = vec![(minus, labels, Conv2d::matmul(1, rows * n, 1))];
+            let step = Pending::Product { terms, by: 1.0 / rows as f64, addends: vec![] };
+            b.product(step, dims, range, cap)
         }
         Training::SquaredError => {
             let [rows, n] = [b.dims(xs[0])[0], b.dims(xs[0])[1]];

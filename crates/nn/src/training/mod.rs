@@ -181,6 +181,7 @@ impl TrainingStep {
         }
         m.net.inputs = inputs;
         m.net.outputs = model.outputs.clone();
+        m.net.batch = model.batch;
         Ok(m.net)
     }
 
@@ -245,9 +246,12 @@ pub fn step(model: &Network, rule: &Rule) -> Result<TrainingStep> {
         Loss::CrossEntropy => {
             let p = m.push("softmax", "Softmax", Layer::Softmax { axis: 1, end: 2 }, vec![logits], &dims);
             let gradient = m.push("softmax.gradient", "Sub", Layer::Sub, vec![p, labels], &dims);
-            let told = rule
-                .tell_loss
-                .then(|| m.push("loss", "CrossEntropy", training(Training::CrossEntropy), vec![p, labels], &[1]));
+            let told = rule.tell_loss.then(|| {
+                let log = Layer::LogSoftmax { axis: 1, end: 2 };
+                let log = m.push("log-softmax", "LogSoftmax", log, vec![logits], &dims);
+                let minus = m.push("log-softmax.minus", "Neg", Layer::Scale { by: -1.0, add: 0.0 }, vec![log], &dims);
+                m.push("loss", "CrossEntropy", training(Training::CrossEntropy), vec![minus, labels], &[1])
+            });
             (gradient, told)
         }
         Loss::SquaredError => {

@@ -1,8 +1,8 @@
 //! Ranges of what a training remembers: measured over its first iterations, made good for all of it.
 
 use super::{Kind, TrainingStep};
-use crate::Ranges;
 use crate::network::{Layer, LayerNode, Training, ValueId};
+use crate::{Range, Ranges};
 
 impl TrainingStep {
     /// Raises ranges that were taken from the first `taken` iterations to what the states reach in a long training. An average
@@ -13,7 +13,7 @@ impl TrainingStep {
         let first = |ids: &[ValueId]| ids.len() - self.states.len();
         let inputs = &self.net.inputs[first(&self.net.inputs)..];
         let outputs = &self.net.outputs[self.net.outputs.len() - self.states.len()..];
-        let range = |ranges: &Ranges, id: ValueId| ranges.0.get(&self.net.names[id]).copied().unwrap_or_default();
+        let range = |ranges: &Ranges, id: ValueId| ranges.largest(&self.net.names[id]).unwrap_or_default();
         for ((state, &now), &(_, next)) in self.states.iter().zip(inputs).zip(outputs) {
             let makes = self.net.nodes.iter().find(|n| n.output == next);
             let measured = range(ranges, now).max(range(ranges, next));
@@ -28,7 +28,7 @@ impl TrainingStep {
                 }
             };
             for id in [now, next] {
-                ranges.0.insert(self.net.names[id].clone(), settled);
+                ranges.values.insert(self.net.names[id].clone(), Range::within(settled));
             }
         }
     }

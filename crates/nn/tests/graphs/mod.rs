@@ -34,7 +34,7 @@ impl Build {
         self
     }
     pub fn constant(&mut self, name: &str, value: Tensor) -> &mut Self {
-        self.0.constants.insert(name.into(), Constant::Float(value));
+        self.0.constants.insert(name.into(), Constant::Float(value.into()));
         self
     }
     /// A layer with weights of the variance that keeps activations.

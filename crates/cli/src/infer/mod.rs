@@ -1,21 +1,23 @@
 //! `sordino infer`.
 
+mod check;
+
 use super::session::Session;
-use super::{Compile, Inputs, Parties, human_bytes, input_dims, positive, print};
+use super::{Compile, Inputs, Open, Parties, human_bytes, of_model, positive, print, takes};
+use check::{DOUBT, checked};
 use clap::Args;
 use sordino::answer::Answer;
 use sordino::checkpoint::Checkpoints;
+use sordino::inputs::Take;
 use sordino::model::{self, Calibration, Typed};
 use sordino::owners::{Finished, Owners};
-use sordino::report::{Check, EndReport, LayerLine, LayerReport, Output, Report, check, peak_rss_mb, top};
+use sordino::report::{Check, Class, EndReport, LayerLine, LayerReport, Output, Report, peak_rss_mb, top};
+use sordino::samples::{self, Sample};
 use sordino::session;
 use sordino::{Error, Result};
-use sordino_mpc::{Clear, Step};
-use sordino_nn::exec::{Loaded, decode_outputs, encode_inputs};
-use sordino_nn::program::{Program, Secrets};
-use sordino_nn::{Ranges, Tensor, exec, float};
-use sordino_ring::Cpu;
-use std::collections::BTreeMap;
+use sordino_nn::exec::{decode_outputs, encode_inputs};
+use sordino_nn::program::{Port, Program, Secrets};
+use sordino_nn::{Ranges, Tensor, exec};
 use std::path::{Path, PathBuf};
 
 /// Arguments of `infer`.
@@ -28,6 +30,8 @@ pub(crate) struct Infer {
     /// nobody ever has the model.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["model", "check", "batch", "Compile"])]
     shares: Option<PathBuf>,
+    #[command(flatten)]
+    open: Open,
     #[command(flatten)]
     inputs: Inputs,
     #[command(flatten)]
@@ -58,8 +62,10 @@ pub(crate) struct Infer {
 struct Job {
     program: Program,
     secrets: Secrets,
-    batches: Vec<Tensor>,
+    batches: Vec<Sample>,
     samples: usize,
+    /// Names of the classes, if the model has any.
+    classes: Option<Vec<String>>,
     /// For comparing with floats, if the model is here.
     typed: Option<Typed>,
     /// The shares the servers answer with, if it is not.
@@ -74,11 +80,7 @@ impl Infer {
             Some(folder) => self.kept(folder)?,
             None => self.compiled()?,
         };
-        let encoded = job
-            .batches
-            .iter()
-            .map(|b| Ok(encode_inputs(&job.program, std::slice::from_ref(b))?))
-            .collect::<Result<Vec<_>>>()?;
+        let encoded = job.batches.iter().map(|b| Ok(encode_inputs(&job.program, b)?)).collect::<Result<Vec<_>>>()?;
         tracing::info!(
             instructions = job.program.instructions.len(),
             products = exec::macs(&job.program),
@@ -98,10 +100,10 @@ impl Infer {
             model::write_whole(path, &sordino::trace::chrome(&job.program, done.servers()))?;
         }
         let check = match &job.typed {
-            Some(typed) if self.check => Some(self.checked(typed, &job, &done)?),
+            Some(typed) if self.check => Some(checked(typed, &job, &done)?),
             _ => None,
         };
-        let mut report = self.report(&job.program, &done, job.samples, check);
+        let mut report = self.report(&job, &done, check);
         report.calibrated_on_inputs = job.calibrated_on_inputs;
         report.iteration = job.checkpoints.as_ref().map(Checkpoints::first);
         if self.json {
@@ -115,27 +117,32 @@ impl Infer {
     /// A model of this command's owner, compiled.
     fn compiled(&self) -> Result<Job> {
         let path = self.model.as_deref().ok_or_else(|| Error::Usage("a model is needed".into()))?;
-        let graph = model::read(path)?;
-        let single = model::typed(&graph, 1)?;
+        let mut graph = self.open.read(path)?;
+        self.inputs.bind(&mut graph)?;
+        let named = |e| of_model(path, e);
+        let single = model::typed(&graph, 1).map_err(named)?;
         let preprocess = self.inputs.preprocess.clone().or_beside(path)?;
-        let samples = self.inputs.read(&input_dims(&single.reference)?, preprocess)?;
+        let samples = self.inputs.read(&takes(&single.reference), &preprocess)?;
         let calibration = self.compile.calibration_file(path);
         let (ranges, widths) = match &calibration {
-            Some(path) => Calibration::read(path).map(|c| (c.ranges, c.widths))?,
-            None => {
-                let all: Vec<Vec<Tensor>> = samples.iter().map(|s| vec![s.clone()]).collect();
-                (Ranges::calibrate(&single.passed, &all)?, None)
-            }
+            Some(file) => Calibration::of(file, path, &graph).map(|c| (c.ranges, c.widths))?,
+            None => (Ranges::calibrate(&single.passed, &samples)?, None),
         };
         let batch = (self.batch as usize).min(samples.len());
-        let typed = if batch == 1 { single } else { model::typed(&graph, batch)? };
+        // A model that takes all it was exported with at once has no smaller batch, and needs none.
+        let typed = if batch == 1 { single } else { model::typed(&graph, batch).map_err(named)? };
         drop(graph);
-        let (program, secrets) = model::compiled(&typed, &ranges, &self.compile.options(widths)?)?;
+        let options = self.compile.options(widths)?;
+        let (passed, ranges) = sordino_nn::tamed(&typed.passed, &ranges, options.margin);
+        let typed = Typed { passed, ..typed };
+        let (program, secrets) = model::compiled(&typed, &ranges, &options).map_err(named)?;
+        let per_run = samples::batch(&program);
         Ok(Job {
+            batches: samples.chunks(per_run).map(|c| samples::join(&program, c)).collect(),
             program,
             secrets,
-            batches: samples.chunks(batch).map(|c| join(c, batch)).collect(),
             samples: samples.len(),
+            classes: preprocess.classes,
             typed: Some(typed),
             checkpoints: None,
             calibrated_on_inputs: calibration.is_none(),
@@ -152,13 +159,14 @@ impl Infer {
             let all = answer.iterations;
             eprintln!("infer: the training is not at its end; the model of iteration {first} of {all} answers");
         }
-        let [port] = &answer.program.inputs[..] else {
-            return Err(Error::Usage("the trained model has several inputs".into()));
-        };
-        let samples = self.inputs.read(&port.dims, self.inputs.preprocess.clone().or(answer.preprocess))?;
+        let take = |p: &Port| (p.name.clone(), Take { dims: p.dims.clone(), batch: p.batch });
+        let takes: Vec<(String, Take)> = answer.program.inputs.iter().map(take).collect();
+        let preprocess = self.inputs.preprocess.clone().or(answer.preprocess);
+        let samples = self.inputs.read(&takes, &preprocess)?;
         Ok(Job {
             samples: samples.len(),
             batches: samples,
+            classes: preprocess.classes,
             program: answer.program,
             secrets: Secrets(vec![]),
             typed: None,
@@ -167,44 +175,22 @@ impl Infer {
         })
     }
 
-    fn checked(&self, typed: &Typed, job: &Job, done: &Finished) -> Result<Check> {
-        let (mut got, mut want) = (vec![], vec![]);
-        for (batch, outputs) in job.batches.iter().zip(&done.outputs) {
-            let reference = float::evaluate(&typed.reference, std::slice::from_ref(batch), |_, _| ())?;
-            got.extend(rows(&decode_outputs(&job.program, outputs)[0]));
-            want.extend(rows(&reference[0]));
-        }
-        got.truncate(job.samples);
-        want.truncate(job.samples);
-        let mut check = check(&got, &want);
-        check.overflows = overflows(typed, &job.program, &job.secrets, &job.batches)?;
-        Ok(check)
-    }
-
-    fn report(&self, program: &Program, done: &Finished, samples: usize, check: Option<Check>) -> Report {
-        let mut outputs: Vec<Output> = program
+    fn report(&self, job: &Job, done: &Finished, check: Option<Check>) -> Report {
+        let program = &job.program;
+        let runs: Vec<Vec<Tensor>> = done.outputs.iter().map(|run| decode_outputs(program, run)).collect();
+        let wholes = answers(program, &runs, job.samples);
+        let outputs: Vec<Output> = program
             .outputs
             .iter()
-            .map(|p| Output { name: p.name.clone(), shape: p.dims.clone(), values: vec![] })
+            .zip(&wholes)
+            .map(|(p, t)| Output { name: p.name.clone(), shape: t.dims.clone(), values: t.data.clone() })
             .collect();
-        for run in &done.outputs {
-            for (output, tensor) in outputs.iter_mut().zip(decode_outputs(program, run)) {
-                output.values.extend(tensor.data);
-            }
+        let first = samples::rows(program.outputs[0].batch, &wholes[0], job.samples);
+        let mut best: Vec<Vec<Class>> = first.iter().map(|row| top(row, self.top)).collect();
+        if let Some(names) = &job.classes {
+            best.iter_mut().flatten().for_each(|c| c.name = names.get(c.class).cloned());
         }
-        for output in &mut outputs {
-            // One number a run has no axis for the runs.
-            let Some(batch) = output.shape.first().copied() else {
-                output.shape = vec![output.values.len()];
-                continue;
-            };
-            let per_sample = output.shape.iter().product::<usize>() / batch.max(1);
-            output.shape[0] = samples;
-            output.values.truncate(samples * per_sample);
-        }
-        let first = &outputs[0];
-        let per_sample = first.values.len() / samples.max(1);
-        let best = first.values.chunks(per_sample.max(1)).map(|row| top(row, self.top)).collect();
+        let samples = job.samples;
         let (ends, servers) = (|| done.ends.iter(), done.servers());
         let rounds = ends().map(|e| e.rounds).max().unwrap_or(0);
         let layers = |program: &Program| {
@@ -250,8 +236,16 @@ impl Infer {
         let mut text = String::new();
         let shown = 10.min(r.top.len());
         for (i, classes) in r.top.iter().take(shown).enumerate() {
-            let list: Vec<String> = classes.iter().map(|c| format!("{} ({:.4})", c.class, c.value)).collect();
-            text += &format!("input {i}: class {}\n", list.join(", "));
+            let called = |c: &Class| match &c.name {
+                Some(name) => name.clone(),
+                None => c.class.to_string(),
+            };
+            let list: Vec<String> = classes.iter().map(|c| format!("{} ({:.4})", called(c), c.value)).collect();
+            // One number is no choice among classes.
+            match &classes[..] {
+                [one] if r.outputs[0].values.len() == r.inputs => text += &format!("input {i}: {:.6}\n", one.value),
+                _ => text += &format!("input {i}: class {}\n", list.join(", ")),
+            }
         }
         if shown < r.top.len() {
             text += &format!("... and {} more inputs (--json has all)\n", r.top.len() - shown);
@@ -286,8 +280,20 @@ impl Infer {
                 100.0 * c.top1_match,
                 100.0 * c.top5_match
             );
+            if c.not_finite > 0 {
+                text += &format!("{} elements of the outputs are infinite, or no numbers, in floats\n", c.not_finite);
+            }
+            if c.float_doubt > DOUBT {
+                text += &format!(
+                    "floats differ by {:.4} % from themselves in another order: they are no measure here\n",
+                    100.0 * c.float_doubt
+                );
+            }
             for overflow in &c.overflows {
                 text += &format!("overflow: {overflow}\n");
+            }
+            for l in &c.layers {
+                text += &format!("off: layer {}: mean relative error {:.4} %\n", l.name, 100.0 * l.mean_rel_err);
             }
         }
         if !r.layers.is_empty() {
@@ -322,59 +328,11 @@ fn profile_line(l: &LayerLine) -> String {
     )
 }
 
-/// Samples of batch one as one batch; the last is repeated to fill it.
-fn join(samples: &[Tensor], batch: usize) -> Tensor {
-    let mut dims = samples[0].dims.clone();
-    dims.iter_mut().take(1).for_each(|d| *d = batch);
-    let last = samples.len() - 1;
-    let data = (0..batch).flat_map(|i| samples[i.min(last)].data.iter().copied()).collect();
-    Tensor::new(&dims, data)
-}
-
-fn rows(x: &Tensor) -> Vec<Vec<f32>> {
-    let n = x.data.len() / x.dims.first().copied().unwrap_or(1).max(1);
-    x.data.chunks(n.max(1)).map(<[f32]>::to_vec).collect()
-}
-
-/// Names the layers whose values leave their ring: results by the float reference, whose values cannot wrap, and what
-/// lies within a layer by the fixed-point oracle.
-fn overflows(typed: &Typed, program: &Program, secrets: &Secrets, batches: &[Tensor]) -> Result<Vec<String>> {
-    let clear = Clear::new(Cpu::new(1)).with(program.settings);
-    let mut at = Step::root([0; 16]);
-    let loaded = Loaded::load(&clear, at.child("load"), program, Some(secrets))?;
-    clear.take_overflow();
-    let mut found: BTreeMap<usize, String> = BTreeMap::new();
-    let places: BTreeMap<&str, usize> =
-        program.layers.iter().enumerate().filter_map(|(i, l)| Some((l.result.as_ref()?.0.as_str(), i))).collect();
-    for batch in batches {
-        let mut wild = vec![];
-        float::evaluate(&typed.passed, std::slice::from_ref(batch), |node, value| {
-            let place = places.get(typed.passed.names[node.output].as_str());
-            if let Some((&layer, capacity)) = place.and_then(|l| Some((l, program.capacity(*l)?)))
-                && f64::from(value.max_abs()) >= capacity
-            {
-                wild.push((layer, value.max_abs(), capacity));
-            }
-        })?;
-        for (layer, value, capacity) in wild {
-            let name = &program.layers[layer].name;
-            let line = format!("layer {name}: a value of {value:.4e} does not fit its {capacity:.4e}");
-            found.entry(layer).or_insert(line);
-        }
-        let encoded = encode_inputs(program, std::slice::from_ref(batch))?;
-        let mut layer = 0;
-        let mut note = |layer: usize| {
-            if let Some(o) = clear.take_overflow() {
-                let name = &program.layers[layer].name;
-                let line = format!("layer {name}: {} integers within it, such as {}, do not fit", o.count, o.value);
-                found.entry(layer).or_insert(line);
-            }
-        };
-        loaded.run(&clear, at.child("run"), Some(&encoded), |next| {
-            note(layer);
-            layer = next;
-        })?;
-        note(layer);
-    }
-    Ok(found.into_values().collect())
+/// What all runs answered, whole.
+fn answers(program: &Program, runs: &[Vec<Tensor>], samples: usize) -> Vec<Tensor> {
+    let one = |(i, p): (usize, &Port)| {
+        let runs: Vec<Tensor> = runs.iter().map(|r| r[i].clone()).collect();
+        samples::whole(p.batch, &runs, samples, samples::batch(program))
+    };
+    program.outputs.iter().enumerate().map(one).collect()
 }
