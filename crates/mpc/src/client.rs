@@ -32,23 +32,25 @@ impl<'e> Client<'e> {
         for seed in seeds.iter_mut() {
             self.entropy.fill(seed)?;
         }
-        let x0 = PrgKey::new(seeds[0]).words::<u64>(values.len());
-        let x1 = PrgKey::new(seeds[1]).words::<u64>(values.len());
-        let x2 = || {
-            let two =
-                values.iter().zip(x0.iter().zip(&x1)).map(|(&v, (a, b))| (v as u64).wrapping_sub(*a).wrapping_sub(*b));
-            let two: Vec<u64> = two.collect();
-            let bits = self.settings.wide_bits;
-            Part::Wide(if bits == 64 { two } else { pack(&two, bits) })
-        };
+        // The difference, a piece at a time that stays in the cache.
+        const PIECE: usize = 1 << 14;
+        let keys = seeds.map(PrgKey::new);
+        let mut x2: Vec<u64> = Vec::with_capacity(values.len());
+        for (i, piece) in values.chunks(PIECE).enumerate() {
+            let [x0, x1] = [0, 1].map(|k| keys[k].words_from::<u64>(i * PIECE, piece.len()));
+            let parts = piece.iter().zip(x0.iter().zip(&x1));
+            x2.extend(parts.map(|(&v, (a, b))| (v as u64).wrapping_sub(*a).wrapping_sub(*b)));
+        }
+        let bits = self.settings.wide_bits;
+        let x2 = if bits == 64 { x2 } else { pack(&x2, bits) };
         let seed = |i: usize| {
             let mut halves = seeds[i].chunks_exact(8).map(|c| c.iter().rev().fold(0u64, |v, &b| v << 8 | u64::from(b)));
             Part::Wide(vec![halves.next().unwrap_or(0), halves.next().unwrap_or(0)])
         };
         let tag = at.tag("input");
         self.net.send(SERVERS[0], tag, vec![seed(0), seed(1)])?;
-        self.net.send(SERVERS[1], tag, vec![seed(1), x2()])?;
-        self.net.send(SERVERS[2], tag, vec![x2(), seed(0)])?;
+        self.net.send(SERVERS[1], tag, vec![seed(1), Part::Wide(x2.clone())])?;
+        self.net.send(SERVERS[2], tag, vec![Part::Wide(x2), seed(0)])?;
         Ok(())
     }
 

@@ -33,6 +33,8 @@ enum Op {
     Relu(Width),
     /// The kept bit of a ReLU selects from another tensor.
     Select(Width),
+    /// A large fully connected layer for few rows, twice with the same weights.
+    Full,
     /// A linear layer with computed weights.
     Packed,
     /// The gradient of the weights of a strided convolution.
@@ -82,6 +84,7 @@ impl One {
                 pad: [1; 4],
                 groups: 1,
             },
+            Op::Full => Conv2d::matmul(n, 1030, 1030),
             _ => Conv2d::matmul(1, n, 2 + n % 3),
         };
         // Products stay below 2^50 and, after the shift, within 30 bits.
@@ -98,7 +101,7 @@ impl One {
                 | Op::Input
         );
         let limit = if narrow { 1 << 30 } else { 1 << 22 };
-        let whole = matches!(op, Op::Linear { .. } | Op::Gain { .. } | Op::WeightGradient { .. });
+        let whole = matches!(op, Op::Linear { .. } | Op::Gain { .. } | Op::Full | Op::WeightGradient { .. });
         let len = if whole { conv.input().len() } else { n };
         Self {
             op,
@@ -142,6 +145,13 @@ impl Job for One {
                 let v = p.prepare(at.child("v"), Role::ModelOwner, Some(v), &pointwise)?;
                 let bias = p.constant(&vec![-98765; self.conv.output().len()], &self.conv.output(), Width::Wide);
                 p.linear(step, &[(&x, &v, pointwise), (&x, &w, self.conv)], Some(&bias), shift)?
+            }
+            Op::Full => {
+                let x = p.local(&Local::Reshape(self.conv.input()), &[&wide])?;
+                let w = p.prepare(at.child("w"), Role::ModelOwner, Some(&self.w), &self.conv)?;
+                let first = p.linear(step, &[(&x, &w, self.conv)], None, 25)?;
+                let second = p.linear(at.child("again"), &[(&x, &w, self.conv)], None, 25)?;
+                p.local(&Local::Add, &[&first, &second])?
             }
             Op::TwoTerms => {
                 let w = p.prepare(at.child("w"), Role::ModelOwner, Some(&self.w), &self.conv)?;
@@ -259,13 +269,15 @@ fn check_in(op: Op, n: usize, world: World) {
         op,
         Op::Linear { .. }
             | Op::TwoTerms
+            | Op::Full
             | Op::Packed
             | Op::WeightGradient { .. }
             | Op::Gain { .. }
             | Op::Mul { .. }
             | Op::Truncate { .. }
     );
-    let tolerance = i64::from(rounding && !settings.faithful);
+    let times = if matches!(op, Op::Full) { 2 } else { 1 };
+    let tolerance = times * i64::from(rounding && !settings.faithful);
     for (g, w) in got.iter().zip(&want) {
         // Results are compared modulo the ring they may leave.
         let spare = 64 - settings.bits(width);
@@ -308,6 +320,9 @@ fn all_ops() -> Vec<Op> {
 
 #[test]
 fn every_operation_equals_the_oracle_at_its_declared_cost() {
+    for n in [1, 3] {
+        check(Op::Full, n, Settings::default());
+    }
     for n in [1, 2] {
         check(Op::Gain { shift: 20 }, n, Settings::default());
         check(Op::Gain { shift: 30 }, n, Settings::default());

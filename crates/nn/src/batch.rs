@@ -6,7 +6,7 @@
 
 use crate::network::{Layer, LayerNode, Network, ValueId};
 use crate::tensor::Tensor;
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// Axes of the batch, one for each input and each output.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -154,7 +154,7 @@ pub(crate) fn rebatched(net: &Network, followed: &Followed, batch: usize) -> Net
     let axis_of = |id: ValueId| followed.places[id].map(|p| p.axis);
     for node in &mut net.nodes {
         let channels = net.shapes[node.output].get(1).copied().unwrap_or(1);
-        let resized = |c: &Rc<Tensor>| Rc::new(Tensor::new(&[channels], vec![c.data[0]; channels]));
+        let resized = |c: &Arc<Tensor>| Arc::new(Tensor::new(&[channels], vec![c.data[0]; channels]));
         let across = axis_of(node.output) == Some(1);
         match &mut node.layer {
             Layer::Affine { scale, shift } if across => (*scale, *shift) = (resized(scale), resized(shift)),
@@ -166,7 +166,7 @@ pub(crate) fn rebatched(net: &Network, followed: &Followed, batch: usize) -> Net
                     let moved = move |&s: &u32| if s == sordino_ring::PAD { s } else { s + (b * from) as u32 };
                     source[..to].iter().map(moved).collect::<Vec<_>>()
                 };
-                *source = Rc::new((0..batch).flat_map(sample).collect());
+                *source = Arc::new((0..batch).flat_map(sample).collect());
             }
             _ => {}
         }

@@ -4,7 +4,7 @@
 use crate::lower::{Range, Ranges};
 use crate::network::{Layer, Network, ValueId};
 use crate::tensor::Tensor;
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// Columns that are less than two to this apart share a scale well.
 const FEW_BITS: i32 = 4;
@@ -52,12 +52,12 @@ fn even(net: &mut Network, ranges: &mut Ranges, id: ValueId) -> Option<Vec<i32>>
 
 /// The layer on an operand whose columns were raised.
 fn taken_back(layer: &Layer, lowered: &[f32]) -> Option<Layer> {
-    let times = |t: &Rc<Tensor>, column: &dyn Fn(usize) -> usize| {
+    let times = |t: &Arc<Tensor>, column: &dyn Fn(usize) -> usize| {
         let data = t.data.iter().enumerate().map(|(i, v)| v * lowered[column(i)]).collect();
-        Rc::new(Tensor::new(&t.dims, data))
+        Arc::new(Tensor::new(&t.dims, data))
     };
     Some(match layer {
-        Layer::Affine { scale, shift } => Layer::Affine { scale: times(scale, &|i| i), shift: Rc::clone(shift) },
+        Layer::Affine { scale, shift } => Layer::Affine { scale: times(scale, &|i| i), shift: Arc::clone(shift) },
         Layer::MatMul { weight, bias } => {
             let n = weight.dims[1];
             Layer::MatMul { weight: times(weight, &|i| i / n), bias: bias.clone() }

@@ -1,7 +1,7 @@
 //! The one executor: runs a compiled program over any protocol. It never sees a party index, a device or a socket.
 
 use crate::network::Mask;
-use crate::program::{Instruction, Op, Port, Program, SecretForm, Secrets, Slot, Travelled};
+use crate::program::{Instruction, Op, Port, Program, Secret, SecretForm, Secrets, Slot, Travelled};
 use crate::tensor::Tensor;
 use crate::training::TrainingStep;
 use crate::{Error, Result};
@@ -124,7 +124,8 @@ impl<'p, P: Protocol> Loaded<'p, P> {
         let mut weights = vec![];
         let mut tensors = vec![];
         for (i, form) in program.secrets.iter().enumerate() {
-            let values = secrets.and_then(|s| s.0.get(i)).map(Vec::as_slice);
+            let values = secrets.and_then(|s| s.0.get(i)).map(Secret::encoded);
+            let values = values.as_deref();
             let step = at.child("secret");
             let (weight, tensor) = match form {
                 SecretForm::Weight(op) => (Some(p.prepare(step, Role::ModelOwner, values, op)?), None),

@@ -9,7 +9,7 @@ use crate::limits::{MAX_RANK, elements};
 use crate::tensor::{Constant, Tensor};
 use crate::{Error, Result};
 use sordino_ring::IndexMap;
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// The shape two operands broadcast to by NumPy's rules.
 pub(crate) fn broadcast(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
@@ -118,7 +118,7 @@ pub(crate) fn budget(constants: impl Iterator<Item = usize>) -> usize {
 
 fn with_dims(c: &Constant, dims: &[usize]) -> Constant {
     match c {
-        Constant::Float(t) => Constant::Float(Rc::new(Tensor { dims: dims.to_vec(), data: t.data.clone() })),
+        Constant::Float(t) => Constant::Float(Arc::new(Tensor { dims: dims.to_vec(), data: t.data.clone() })),
         Constant::Int(_, v) => Constant::Int(dims.to_vec(), v.clone()),
     }
 }
@@ -127,7 +127,7 @@ pub(crate) fn pick(c: &Constant, map: &IndexMap) -> Constant {
     let dims = map.shape.dims().to_vec();
     match c {
         Constant::Float(t) => {
-            Constant::Float(Rc::new(Tensor { dims, data: map.source.iter().map(|&s| t.data[s as usize]).collect() }))
+            Constant::Float(Arc::new(Tensor { dims, data: map.source.iter().map(|&s| t.data[s as usize]).collect() }))
         }
         Constant::Int(_, v) => Constant::Int(dims, map.source.iter().map(|&s| v[s as usize]).collect()),
     }
@@ -138,7 +138,7 @@ pub(crate) fn pick(c: &Constant, map: &IndexMap) -> Constant {
 ///
 /// # Errors
 /// When the constants do not fit the operator, or its result does not fit the budget.
-pub(crate) fn evaluate(node: &Node, inputs: &[Option<Rc<Constant>>], left: usize) -> Result<Option<Constant>> {
+pub(crate) fn evaluate(node: &Node, inputs: &[Option<Arc<Constant>>], left: usize) -> Result<Option<Constant>> {
     match folded(node, inputs, left)? {
         Some(c) if elements(c.dims()).is_none() => {
             let why = "its result has an impossible shape".into();
@@ -148,7 +148,7 @@ pub(crate) fn evaluate(node: &Node, inputs: &[Option<Rc<Constant>>], left: usize
     }
 }
 
-fn folded(node: &Node, inputs: &[Option<Rc<Constant>>], left: usize) -> Result<Option<Constant>> {
+fn folded(node: &Node, inputs: &[Option<Arc<Constant>>], left: usize) -> Result<Option<Constant>> {
     let fault = |why: &str| Err(Error::Node { node: node.name.clone(), op: node.op.clone(), why: why.into() });
     let int = |name: &str, default: i64| match node.attributes.get(name) {
         Some(Attribute::Int(v)) => *v,
@@ -169,7 +169,7 @@ fn folded(node: &Node, inputs: &[Option<Rc<Constant>>], left: usize) -> Result<O
     if first.is_some_and(|c| too_large(c.dims())) {
         return fault(LARGE);
     }
-    let long = |c: &Option<Rc<Constant>>| matches!(c.as_deref(), Some(Constant::Int(_, v)) if v.len() > MAX_RANK);
+    let long = |c: &Option<Arc<Constant>>| matches!(c.as_deref(), Some(Constant::Int(_, v)) if v.len() > MAX_RANK);
     let shaped = matches!(node.op.as_str(), "Squeeze" | "Unsqueeze" | "Reshape" | "Expand" | "Slice");
     let listed = |a: &Attribute| matches!(a, Attribute::Ints(v) if v.len() > MAX_RANK);
     if shaped && inputs.iter().skip(1).any(long)
@@ -181,10 +181,10 @@ fn folded(node: &Node, inputs: &[Option<Rc<Constant>>], left: usize) -> Result<O
     Ok(Some(match (node.op.as_str(), first) {
         ("Constant", _) => match node.attributes.iter().next() {
             Some((_, Attribute::Tensor(c))) => c.clone(),
-            Some((_, Attribute::Float(v))) => Constant::Float(Rc::new(Tensor::new(&[], vec![*v]))),
+            Some((_, Attribute::Float(v))) => Constant::Float(Arc::new(Tensor::new(&[], vec![*v]))),
             Some((_, Attribute::Int(v))) => Constant::Int(vec![], vec![*v]),
             Some((_, Attribute::Ints(v))) => Constant::Int(vec![v.len()], v.clone()),
-            Some((_, Attribute::Floats(v))) => Constant::Float(Rc::new(Tensor::new(&[v.len()], v.clone()))),
+            Some((_, Attribute::Floats(v))) => Constant::Float(Arc::new(Tensor::new(&[v.len()], v.clone()))),
             _ => return fault("it holds no value"),
         },
         ("ConstantOfShape", Some(Constant::Int(_, shape))) => {
@@ -196,10 +196,10 @@ fn folded(node: &Node, inputs: &[Option<Rc<Constant>>], left: usize) -> Result<O
             let n = elements(&dims).unwrap_or(0);
             match node.attributes.get("value") {
                 Some(Attribute::Tensor(Constant::Float(t))) if t.data.len() == 1 => {
-                    Constant::Float(Rc::new(Tensor { dims, data: vec![t.data[0]; n] }))
+                    Constant::Float(Arc::new(Tensor { dims, data: vec![t.data[0]; n] }))
                 }
                 Some(Attribute::Tensor(Constant::Int(_, v))) if v.len() == 1 => Constant::Int(dims, vec![v[0]; n]),
-                None => Constant::Float(Rc::new(Tensor { dims, data: vec![0.0; n] })),
+                None => Constant::Float(Arc::new(Tensor { dims, data: vec![0.0; n] })),
                 _ => return fault("its value is not one element"),
             }
         }
@@ -215,13 +215,13 @@ fn folded(node: &Node, inputs: &[Option<Rc<Constant>>], left: usize) -> Result<O
             pick(c, &IndexMap::broadcast(c.dims(), &dims))
         }
         ("CastLike", Some(c)) => match inputs.get(1).and_then(|c| c.as_deref()) {
-            Some(Constant::Float(_)) => Constant::Float(Rc::new(as_float(c))),
+            Some(Constant::Float(_)) => Constant::Float(Arc::new(as_float(c))),
             Some(Constant::Int(..)) => as_int(c),
             None => return fault("an operand is missing"),
         },
         ("Identity" | "Dropout", Some(c)) => c.clone(),
         ("Cast", Some(c)) => match int("to", 1) {
-            1 | 10 | 11 | 16 => Constant::Float(Rc::new(as_float(c))),
+            1 | 10 | 11 | 16 => Constant::Float(Arc::new(as_float(c))),
             // Booleans are zero and one.
             9 => fold_bool(c),
             2..=7 | 12 | 13 => as_int(c),
@@ -325,7 +325,7 @@ fn folded(node: &Node, inputs: &[Option<Rc<Constant>>], left: usize) -> Result<O
             if ints {
                 Constant::Int(dims, v)
             } else if f.len() == dims.iter().product::<usize>() {
-                Constant::Float(Rc::new(Tensor { dims, data: f }))
+                Constant::Float(Arc::new(Tensor { dims, data: f }))
             } else {
                 return fault("the operands do not fit");
             }

@@ -1,7 +1,7 @@
 //! The typed network: a graph with a batch chosen, every shape known and every attribute resolved.
 
 use crate::tensor::Tensor;
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// Index of a value of a [`Network`].
 pub type ValueId = usize;
@@ -27,21 +27,21 @@ pub enum Layer {
         /// Groups.
         groups: usize,
         /// OIHW.
-        weight: Rc<Tensor>,
+        weight: Arc<Tensor>,
         /// One per output channel.
-        bias: Option<Rc<Tensor>>,
+        bias: Option<Arc<Tensor>>,
     },
     /// `x w + b`: x `[m, k]`, w `[k, n]`.
     MatMul {
         /// `[k, n]`.
-        weight: Rc<Tensor>,
+        weight: Arc<Tensor>,
         /// `[n]`.
-        bias: Option<Rc<Tensor>>,
+        bias: Option<Arc<Tensor>>,
     },
     /// Per-channel `(x - mean) / sqrt(var + eps) * scale + shift`, statistics kept apart.
     BatchNorm {
         /// Scale, shift, mean, variance, one per channel.
-        stats: [Rc<Tensor>; 4],
+        stats: [Arc<Tensor>; 4],
         /// Added to the variance.
         epsilon: f32,
         /// Share of the batch's statistics that running ones take in training.
@@ -50,9 +50,9 @@ pub enum Layer {
     /// Per-channel (axis 1) `x * scale + shift`; what passes turn batch norms and per-channel constants into.
     Affine {
         /// One per channel.
-        scale: Rc<Tensor>,
+        scale: Arc<Tensor>,
         /// One per channel.
-        shift: Rc<Tensor>,
+        shift: Arc<Tensor>,
     },
     /// max(x, 0).
     Relu,
@@ -66,7 +66,7 @@ pub enum Layer {
     /// x if x >= 0, else alpha x, for a public alpha.
     LeakyRelu(f32),
     /// The same with a slope per channel.
-    PRelu(Rc<Tensor>),
+    PRelu(Arc<Tensor>),
     /// Maximum over windows; positions outside do not count.
     MaxPool(Window),
     /// Mean over windows.
@@ -83,9 +83,9 @@ pub enum Layer {
     /// Element by element, shapes equal.
     Mul,
     /// x + c with a constant broadcast to the shape of x.
-    AddConst(Rc<Tensor>),
+    AddConst(Arc<Tensor>),
     /// x * c with a constant broadcast to the shape of x.
-    MulConst(Rc<Tensor>),
+    MulConst(Arc<Tensor>),
     /// The larger of two, element by element, shapes equal.
     Max,
     /// `by x + add` with public numbers.
@@ -102,7 +102,7 @@ pub enum Layer {
     /// Elements of the operand by their row-major place; [`sordino_ring::PAD`] takes the value.
     Gather {
         /// Where each element of the result comes from.
-        source: Rc<Vec<u32>>,
+        source: Arc<Vec<u32>>,
         /// What places without a source take.
         fill: f32,
     },

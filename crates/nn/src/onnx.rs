@@ -9,8 +9,9 @@ use crate::proto::{
 use crate::tensor::{Constant, Tensor, half};
 use crate::{Error, Result};
 use prost::Message;
+use prost::bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
-use std::rc::Rc;
+use std::sync::Arc;
 
 fn fault<T>(why: impl Into<String>) -> Result<T> {
     Err(Error::Model(why.into()))
@@ -31,8 +32,8 @@ pub struct External<'a> {
 /// # Errors
 /// [`Error::Model`] for bytes that are no model, unsupported data types, sizes that do not agree, external data,
 /// cycles.
-pub fn read(bytes: &[u8]) -> Result<Graph> {
-    read_with(bytes, &mut |external| Err(format!("it is in another file, {}", external.location)))
+pub fn read(bytes: impl Into<Bytes>) -> Result<Graph> {
+    read_with(bytes.into(), &mut |external| Err(format!("it is in another file, {}", external.location)))
 }
 
 /// Reads a model whose larger tensors may lie in other files; `fetch` reads those, or says why not.
@@ -40,7 +41,7 @@ pub fn read(bytes: &[u8]) -> Result<Graph> {
 /// # Errors
 /// As [`read`], and [`Error::Model`] naming the tensor that could not be fetched.
 pub fn read_with(
-    bytes: &[u8],
+    bytes: Bytes,
     fetch: &mut dyn FnMut(&External<'_>) -> std::result::Result<Vec<u8>, String>,
 ) -> Result<Graph> {
     let model =
@@ -64,6 +65,8 @@ pub fn read_with(
             inputs.push((input.name.clone(), dims(input)?));
         }
     }
+    // Large models are not held twice.
+    graph.initializer.clear();
     let nodes = graph.node.iter().map(node).collect::<Result<Vec<_>>>()?;
     let outputs: Vec<String> = graph.output.iter().map(|o| o.name.clone()).collect();
     if outputs.is_empty() {
@@ -204,7 +207,7 @@ fn inline(
     }
     let external = External { location, offset: number("offset", 0)?, length };
     let raw = fetch(&external).map_err(|why| Error::Model(format!("tensor {}: {why}", t.name)))?;
-    (t.raw_data, t.data_location) = (raw, 0);
+    (t.raw_data, t.data_location) = (raw.into(), 0);
     t.external_data.clear();
     Ok(())
 }
@@ -231,21 +234,23 @@ fn constant(t: &TensorProto) -> Result<Constant> {
     }
     let n = elements(t)?;
     let dims: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
-    let raw = |size: usize| -> Result<Option<Vec<&[u8]>>> {
+    // The elements' bytes, if they are not in fields of their own.
+    let raw = |size: usize| -> Result<Option<std::slice::ChunksExact<'_, u8>>> {
         if t.raw_data.is_empty() && n > 0 {
             return Ok(None);
         }
         if t.raw_data.len() != n * size {
             return fault(format!("tensor {} has {} bytes where {} are needed", t.name, t.raw_data.len(), n * size));
         }
-        Ok(Some(t.raw_data.chunks_exact(size).collect()))
+        Ok(Some(t.raw_data.chunks_exact(size)))
     };
     let le = |b: &[u8]| b.iter().rev().fold(0u64, |v, &x| v << 8 | u64::from(x));
+    let single = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
     let floats = |v: Vec<f32>| -> Result<Constant> {
         if v.len() != n {
             return fault(format!("tensor {} has {} elements where {n} are needed", t.name, v.len()));
         }
-        Ok(Constant::Float(Rc::new(Tensor { dims: dims.clone(), data: v })))
+        Ok(Constant::Float(Arc::new(Tensor { dims: dims.clone(), data: v })))
     };
     let ints = |v: Vec<i64>| -> Result<Constant> {
         if v.len() != n {
@@ -255,46 +260,45 @@ fn constant(t: &TensorProto) -> Result<Constant> {
     };
     match DataType::try_from(t.data_type) {
         Ok(DataType::Float) => floats(match raw(4)? {
-            Some(raw) => raw.iter().map(|b| f32::from_bits(le(b) as u32)).collect(),
+            Some(raw) => raw.map(single).collect(),
             None => t.float_data.clone(),
         }),
         Ok(DataType::Double) => floats(match raw(8)? {
-            Some(raw) => raw.iter().map(|b| f64::from_bits(le(b)) as f32).collect(),
+            Some(raw) => raw.map(|b| f64::from_bits(le(b)) as f32).collect(),
             None => t.double_data.iter().map(|&v| v as f32).collect(),
         }),
         Ok(DataType::Float16) => floats(match raw(2)? {
-            Some(raw) => raw.iter().map(|b| half(le(b) as u16)).collect(),
+            Some(raw) => raw.map(|b| half(le(b) as u16)).collect(),
             None => t.int32_data.iter().map(|&v| half(v as u16)).collect(),
         }),
         // The upper half of a float.
         Ok(DataType::Bfloat16) => floats(match raw(2)? {
-            Some(raw) => raw.iter().map(|b| f32::from_bits((le(b) as u32) << 16)).collect(),
+            Some(raw) => raw.map(|b| f32::from_bits((le(b) as u32) << 16)).collect(),
             None => t.int32_data.iter().map(|&v| f32::from_bits((v as u32) << 16)).collect(),
         }),
         Ok(DataType::Uint64) => ints(match raw(8)? {
-            Some(raw) => raw.iter().map(|b| le(b) as i64).collect(),
+            Some(raw) => raw.map(|b| le(b) as i64).collect(),
             None => t.uint64_data.iter().map(|&v| v as i64).collect(),
         }),
         Ok(DataType::Uint32) => ints(match raw(4)? {
-            Some(raw) => raw.iter().map(|b| le(b) as i64).collect(),
+            Some(raw) => raw.map(|b| le(b) as i64).collect(),
             None => t.uint64_data.iter().map(|&v| v as i64).collect(),
         }),
         Ok(DataType::Int16 | DataType::Uint16) => ints(match raw(2)? {
-            Some(raw) if t.data_type == DataType::Int16 as i32 => raw.iter().map(|b| i64::from(le(b) as i16)).collect(),
-            Some(raw) => raw.iter().map(|b| le(b) as i64).collect(),
+            Some(raw) if t.data_type == DataType::Int16 as i32 => raw.map(|b| i64::from(le(b) as i16)).collect(),
+            Some(raw) => raw.map(|b| le(b) as i64).collect(),
             None => t.int32_data.iter().map(|&v| i64::from(v)).collect(),
         }),
         Ok(DataType::Int64) => ints(match raw(8)? {
-            Some(raw) => raw.iter().map(|b| le(b) as i64).collect(),
+            Some(raw) => raw.map(|b| le(b) as i64).collect(),
             None => t.int64_data.clone(),
         }),
         Ok(DataType::Int32) => ints(match raw(4)? {
-            Some(raw) => raw.iter().map(|b| i64::from(le(b) as i32)).collect(),
+            Some(raw) => raw.map(|b| i64::from(le(b) as i32)).collect(),
             None => t.int32_data.iter().map(|&v| i64::from(v)).collect(),
         }),
         Ok(DataType::Uint8 | DataType::Int8 | DataType::Bool) => ints(match raw(1)? {
             Some(raw) => raw
-                .iter()
                 .map(|b| if t.data_type == DataType::Int8 as i32 { i64::from(b[0] as i8) } else { i64::from(b[0]) })
                 .collect(),
             None => t.int32_data.iter().map(|&v| i64::from(v)).collect(),
@@ -340,11 +344,11 @@ pub fn write(graph: &Graph) -> Vec<u8> {
         match c {
             Constant::Float(t) => {
                 proto.data_type = DataType::Float as i32;
-                proto.raw_data = t.data.iter().flat_map(|v| v.to_le_bytes()).collect();
+                proto.raw_data = t.data.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>().into();
             }
             Constant::Int(_, v) => {
                 proto.data_type = DataType::Int64 as i32;
-                proto.raw_data = v.iter().flat_map(|v| v.to_le_bytes()).collect();
+                proto.raw_data = v.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>().into();
             }
         }
         proto

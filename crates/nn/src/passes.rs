@@ -2,7 +2,7 @@
 
 use crate::network::{Layer, Network};
 use crate::tensor::Tensor;
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// The passes of training, in order: weights stay those of the model.
 pub(crate) fn for_training(net: &mut Network) {
@@ -51,7 +51,7 @@ fn batch_norms_to_affine(net: &mut Network) {
             let c = scale.data.len();
             let s: Vec<f32> = (0..c).map(|i| scale.data[i] / (var.data[i] + epsilon).sqrt()).collect();
             let t = (0..c).map(|i| shift.data[i] - mean.data[i] * s[i]).collect();
-            node.layer = Layer::Affine { scale: Rc::new(Tensor::new(&[c], s)), shift: Rc::new(Tensor::new(&[c], t)) };
+            node.layer = Layer::Affine { scale: Arc::new(Tensor::new(&[c], s)), shift: Arc::new(Tensor::new(&[c], t)) };
         }
     }
 }
@@ -76,20 +76,20 @@ fn fold_affine(net: &mut Network) {
                 Layer::Conv { window, groups, weight, bias } => Layer::Conv {
                     window: *window,
                     groups: *groups,
-                    weight: Rc::new(scale_rows(weight, &scale.data)),
-                    bias: Some(Rc::new(scale_bias(bias.as_deref(), &scale, &shift))),
+                    weight: Arc::new(scale_rows(weight, &scale.data)),
+                    bias: Some(Arc::new(scale_bias(bias.as_deref(), &scale, &shift))),
                 },
                 Layer::MatMul { weight, bias } => {
                     let n = scale.data.len();
                     let data = weight.data.iter().enumerate().map(|(j, v)| v * scale.data[j % n]).collect();
                     Layer::MatMul {
-                        weight: Rc::new(Tensor::new(&weight.dims, data)),
-                        bias: Some(Rc::new(scale_bias(bias.as_deref(), &scale, &shift))),
+                        weight: Arc::new(Tensor::new(&weight.dims, data)),
+                        bias: Some(Arc::new(scale_bias(bias.as_deref(), &scale, &shift))),
                     }
                 }
                 Layer::Affine { scale: s, shift: t } => Layer::Affine {
-                    scale: Rc::new(scale_rows(s, &scale.data)),
-                    shift: Rc::new(scale_bias(Some(t), &scale, &shift)),
+                    scale: Arc::new(scale_rows(s, &scale.data)),
+                    shift: Arc::new(scale_bias(Some(t), &scale, &shift)),
                 },
                 _ => return None,
             };
@@ -129,8 +129,8 @@ fn fold_affine_forward(net: &mut Network) {
                 let sum = |k: usize| f64::from(shift.data[k]) * f64::from(weight.data[k * n + j]);
                 (old + (0..weight.dims[0]).map(sum).sum::<f64>()) as f32
             });
-            let bias = Some(Rc::new(Tensor::new(&[n], added.collect())));
-            let weight = Rc::new(scale_rows(weight, &scale.data));
+            let bias = Some(Arc::new(Tensor::new(&[n], added.collect())));
+            let weight = Arc::new(scale_rows(weight, &scale.data));
             net.nodes[at].layer = Layer::MatMul { weight, bias };
             net.nodes[at].inputs = net.nodes[i].inputs.clone();
             net.nodes.remove(i);
@@ -205,18 +205,18 @@ mod tests {
     use crate::float::evaluate;
     use crate::network::Window;
 
-    fn tensor(dims: &[usize], seed: u8) -> Rc<Tensor> {
+    fn tensor(dims: &[usize], seed: u8) -> Arc<Tensor> {
         let words: Vec<u32> = sordino_ring::PrgKey::new([seed; 16]).words(dims.iter().product());
-        Rc::new(Tensor::new(dims, words.iter().map(|&w| w as i32 as f32 / 2f32.powi(31)).collect()))
+        Arc::new(Tensor::new(dims, words.iter().map(|&w| w as i32 as f32 / 2f32.powi(31)).collect()))
     }
 
     /// conv, batch norm, relu, max pool, batch norm on a small image.
     fn net() -> Network {
         let mut net = Network::default();
         let window = Window { kernel: [3, 3], stride: [1, 1], dilation: [1, 1], pad: [1; 4] };
-        let positive = Rc::new(Tensor::new(&[4], vec![0.5, 1.0, 2.0, 0.1]));
+        let positive = Arc::new(Tensor::new(&[4], vec![0.5, 1.0, 2.0, 0.1]));
         let norm = |i: u8| Layer::BatchNorm {
-            stats: [tensor(&[4], i), tensor(&[4], i + 1), tensor(&[4], i + 2), Rc::clone(&positive)],
+            stats: [tensor(&[4], i), tensor(&[4], i + 1), tensor(&[4], i + 2), Arc::clone(&positive)],
             epsilon: 1e-5,
             momentum: 0.1,
         };

@@ -2,10 +2,12 @@
 //! can be printed, hashed, planned and run; weights are apart, in [`Secrets`].
 
 use crate::network::Mask;
+use crate::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sordino_mpc::{Settings, Topology};
 use sordino_ring::{Conv2d, IndexMap, Shape, WindowSum};
+use std::sync::Arc;
 
 /// Index of a value of a program.
 pub type Slot = usize;
@@ -386,8 +388,26 @@ impl Travelled {
     }
 }
 
-/// The model owner's ring elements, one list for each of [`Program::secrets`]. No `Debug`.
-pub struct Secrets(pub Vec<Vec<i64>>);
+/// The model owner's tensors, one for each of [`Program::secrets`]. No `Debug`.
+pub struct Secrets(pub Vec<Secret>);
+
+/// A tensor of the model owner's, and how many integer steps one unit has. It is encoded when it is shared, so that no model is held
+/// as integers whole.
+#[derive(Clone, PartialEq)]
+pub struct Secret {
+    /// In the layout of the program.
+    pub values: Arc<Tensor>,
+    /// Integer steps per unit.
+    pub scale: f64,
+}
+
+impl Secret {
+    /// The integers; compilation has checked that they fit.
+    #[must_use]
+    pub fn encoded(&self) -> Vec<i64> {
+        self.values.data.iter().map(|&v| (f64::from(v) * self.scale).round() as i64).collect()
+    }
+}
 
 impl Program {
     /// What a layer's result must stay below, in reals, rounded as it may be; `None` where it never enters the narrow ring.

@@ -4,7 +4,7 @@
 use crate::lower::{Range, Ranges};
 use crate::network::{Layer, LayerNode, Network, ValueId};
 use crate::tensor::Tensor;
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// How far below all others a masked logit has no weight left: e^-20 is 2e-9.
 const BELOW: f64 = 20.0;
@@ -60,7 +60,7 @@ fn change(net: &Network, node: &LayerNode, own: Range, reach: f64, margin: f64) 
                 Layer::Slice { start, step, .. } => {
                     Layer::Slice { start: start.clone(), step: step.clone(), fill: near }
                 }
-                Layer::Gather { source, .. } => Layer::Gather { source: Rc::clone(source), fill: near },
+                Layer::Gather { source, .. } => Layer::Gather { source: Arc::clone(source), fill: near },
                 _ => return None,
             };
             Some((layer, own.or(Range { lo: f64::from(near) / margin, hi: own.hi })))
@@ -73,13 +73,13 @@ fn change(net: &Network, node: &LayerNode, own: Range, reach: f64, margin: f64) 
             let largest = c.data.iter().filter(|v| !far(**v)).fold(0.0f64, |m, v| m.max(f64::from(v.abs())));
             let near = -(2.0 * (reach + largest) + BELOW);
             let tame = |c: &Tensor| {
-                Rc::new(Tensor::new(&c.dims, c.data.iter().map(|&v| if far(v) { near as f32 } else { v }).collect()))
+                Arc::new(Tensor::new(&c.dims, c.data.iter().map(|&v| if far(v) { near as f32 } else { v }).collect()))
             };
             let (layer, factor) = match &node.layer {
                 Layer::AddConst(c) => (Layer::AddConst(tame(c)), 1.0),
                 Layer::Affine { scale, shift } => {
                     let factor = f64::from(scale.max_abs());
-                    (Layer::Affine { scale: Rc::clone(scale), shift: tame(shift) }, factor.max(1.0))
+                    (Layer::Affine { scale: Arc::clone(scale), shift: tame(shift) }, factor.max(1.0))
                 }
                 _ => return None,
             };

@@ -8,7 +8,7 @@ mod graphs;
 use graphs::{BATCH, modern, normal};
 use sordino_mpc::{Error, Plan, Protocol, Result, Step};
 use sordino_nn::exec::{Loaded, encode_inputs};
-use sordino_nn::program::{Program, Secrets};
+use sordino_nn::program::{Program, Secret, Secrets};
 use sordino_nn::training::{Loss, Optimiser, Rates, Rule, step};
 use sordino_nn::{Options, Ranges, Tensor, compile_step, import};
 use sordino_testkit::transcript::{BOUND, worst};
@@ -53,7 +53,11 @@ fn every_message_of_an_iteration_is_uniform_and_independent_of_data_and_model() 
         let iteration = |value: i64, tap: Tap| {
             // The same program on nothing but zeros.
             let blank = |v: &Vec<i64>| if value == 0 { vec![0; v.len()] } else { v.clone() };
-            let secrets = Secrets(secrets.0.iter().map(blank).collect());
+            let empty = |s: &Secret| Secret {
+                values: Tensor::new(&s.values.dims, vec![0.0; s.values.data.len()]).into(),
+                scale: s.scale,
+            };
+            let secrets = Secrets(secrets.0.iter().map(|s| if value == 0 { empty(s) } else { s.clone() }).collect());
             let job = Iteration { program: &program, secrets, inputs: inputs.iter().map(blank).collect() };
             let _ = World { tap: Some(tap), ..World::default() }.run(&job).unwrap();
         };

@@ -40,6 +40,8 @@ pub trait Device: Send + Sync + 'static {
     fn join<W: Word>(&self, parts: Vec<Self::Buf<W>>) -> Self::Buf<W>;
     /// The first `n` words of the stream of `key`.
     fn random<W: Word>(&self, key: &PrgKey, n: usize) -> Self::Buf<W>;
+    /// `n` words of the stream of `key`, from word `start` on.
+    fn random_from<W: Word>(&self, key: &PrgKey, start: usize, n: usize) -> Self::Buf<W>;
 
     /// a op b, element by element.
     fn zip<W: Word>(&self, op: ZipOp, a: &Self::Buf<W>, b: &Self::Buf<W>) -> Self::Buf<W>;
@@ -82,6 +84,10 @@ pub trait Device: Send + Sync + 'static {
     /// `conv(x0, w0 + w1) + conv(x1, w0)`: one party's term of a replicated convolution, both products in one pass;
     /// times the gain, if the panel was prepared with it.
     fn linear(&self, x0: &Self::Buf<u64>, x1: &Self::Buf<u64>, panel: &Self::Panel, op: &Conv2d) -> Self::Buf<u64>;
+
+    /// `x0 (w0 + w1)^T + x1 w0^T` for few rows x `[rows, depth]` and weights w `[outputs, depth]` that are read but once: the same as
+    /// [`Device::linear`] of a fully connected layer, without packing.
+    fn full(&self, x: [&Self::Buf<u64>; 2], w: [&Self::Buf<u64>; 2], depth: usize) -> Self::Buf<u64>;
 
     /// For every weight (OHWI) of `op`, the sum over output pixels of `dy0 (x0 + x1) + dy1 x0`: one party's term of the
     /// replicated gradient of the weights, for inputs x and gradients dy of the outputs.

@@ -5,7 +5,7 @@
 
 use crate::Word;
 use aes::Aes128;
-use cipher::{KeyIvInit, StreamCipher};
+use cipher::{KeyIvInit, StreamCipher, StreamCipherSeek};
 use ctr::Ctr64LE;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
@@ -23,8 +23,15 @@ impl PrgKey {
     /// The first `n` words of the stream.
     #[must_use]
     pub fn words<W: Word>(&self, n: usize) -> Vec<W> {
+        self.words_from(0, n)
+    }
+
+    /// `n` words of the stream, from word `start` on.
+    #[must_use]
+    pub fn words_from<W: Word>(&self, start: usize, n: usize) -> Vec<W> {
         let mut out = vec![W::zeroed(); n];
         let mut stream = Ctr64LE::<Aes128>::new(&self.0.into(), &[0u8; 16].into());
+        stream.seek(start as u64 * size_of::<W>() as u64);
         // `write_keystream` skips reading the buffer: twice the rate of `apply_keystream`.
         stream.write_keystream(bytemuck::cast_slice_mut(&mut out));
         out
@@ -40,6 +47,8 @@ mod tests {
         // FIPS-197 AES-128 of the all-zero block under the all-zero key.
         let words: Vec<u64> = PrgKey::new([0; 16]).words(3);
         assert_eq!(words[0].to_le_bytes(), [0x66, 0xe9, 0x4b, 0xd4, 0xef, 0x8a, 0x2c, 0x3b]);
+        assert_eq!(PrgKey::new([0; 16]).words_from::<u64>(1, 2), words[1..]);
+        assert_eq!(PrgKey::new([0; 16]).words_from::<u32>(3, 2), [(words[1] >> 32) as u32, words[2] as u32]);
         assert_eq!(PrgKey::new([0; 16]).words::<u32>(2), [words[0] as u32, (words[0] >> 32) as u32]);
     }
 }

@@ -21,7 +21,7 @@ pub fn read(path: &Path) -> Result<Graph> {
     }
     let bytes = std::fs::read(path).map_err(Error::at(path))?;
     let mut left = MAX_MODEL_BYTES;
-    onnx::read_with(&bytes, &mut |external| beside(path, external, &mut left))
+    onnx::read_with(bytes.into(), &mut |external| beside(path, external, &mut left))
         .map_err(|e| Error::File { path: path.into(), why: e.to_string() })
 }
 

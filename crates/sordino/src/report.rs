@@ -135,6 +135,9 @@ pub struct Report {
     pub runs: usize,
     /// Seconds online, all runs.
     pub seconds: f64,
+    /// Seconds from the start of the command to its answer, and its parts in order.
+    #[serde(flatten)]
+    pub wall: Wall,
     /// Seconds of each run.
     pub seconds_by_run: Vec<f64>,
     /// Traffic, all runs.
@@ -154,6 +157,25 @@ pub struct Report {
     /// By layer.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<LayerLine>,
+}
+
+/// What a command waited for, in seconds.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Wall {
+    /// In all.
+    pub wall_seconds: f64,
+    /// Reading the model and the inputs.
+    pub reading_seconds: f64,
+    /// Taking ranges from the inputs, for want of a calibration.
+    pub ranges_seconds: f64,
+    /// Compiling.
+    pub compiling_seconds: f64,
+    /// Starting the parties, sharing the weights and packing them.
+    pub sharing_seconds: f64,
+    /// The runs themselves.
+    pub online_seconds: f64,
+    /// Comparing with floats.
+    pub checking_seconds: f64,
 }
 
 /// One output.

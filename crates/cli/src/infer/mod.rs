@@ -11,7 +11,7 @@ use sordino::checkpoint::Checkpoints;
 use sordino::inputs::Take;
 use sordino::model::{self, Calibration, Typed};
 use sordino::owners::{Finished, Owners};
-use sordino::report::{Check, Class, EndReport, LayerLine, LayerReport, Output, Report, peak_rss_mb, top};
+use sordino::report::{Check, Class, EndReport, LayerLine, LayerReport, Output, Report, Wall, peak_rss_mb, top};
 use sordino::samples::{self, Sample};
 use sordino::session;
 use sordino::{Error, Result};
@@ -19,6 +19,7 @@ use sordino_nn::exec::{decode_outputs, encode_inputs};
 use sordino_nn::program::{Port, Program, Secrets};
 use sordino_nn::{Ranges, Tensor, exec};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// Arguments of `infer`.
 #[derive(Args)]
@@ -71,12 +72,14 @@ struct Job {
     /// The shares the servers answer with, if it is not.
     checkpoints: Option<Checkpoints>,
     calibrated_on_inputs: bool,
+    wall: Wall,
 }
 
 impl Infer {
     pub(crate) fn run(self) -> Result<()> {
+        let start = Instant::now();
         self.trace.as_deref().map(model::writable).transpose()?;
-        let job = match &self.shares {
+        let mut job = match &self.shares {
             Some(folder) => self.kept(folder)?,
             None => self.compiled()?,
         };
@@ -94,15 +97,21 @@ impl Infer {
         };
         let mut inputs = encoded.as_slice();
         let owners = Owners { weights: &job.secrets, data: vec![&mut inputs], receiver: &mut () };
+        let session = Instant::now();
         let done = self.session.run_with_bar(runs, owners, job.checkpoints.as_ref(), self.json)?;
+        job.wall.online_seconds = done.seconds().iter().sum();
+        job.wall.sharing_seconds = session.elapsed().as_secs_f64() - job.wall.online_seconds;
         tracing::info!(seconds = done.seconds().iter().sum::<f64>(), "the session is over");
         if let Some(path) = &self.trace {
             model::write_whole(path, &sordino::trace::chrome(&job.program, done.servers()))?;
         }
+        let checking = Instant::now();
         let check = match &job.typed {
             Some(typed) if self.check => Some(checked(typed, &job, &done)?),
             _ => None,
         };
+        job.wall.checking_seconds = checking.elapsed().as_secs_f64();
+        job.wall.wall_seconds = start.elapsed().as_secs_f64();
         let mut report = self.report(&job, &done, check);
         report.calibrated_on_inputs = job.calibrated_on_inputs;
         report.iteration = job.checkpoints.as_ref().map(Checkpoints::first);
@@ -117,17 +126,21 @@ impl Infer {
     /// A model of this command's owner, compiled.
     fn compiled(&self) -> Result<Job> {
         let path = self.model.as_deref().ok_or_else(|| Error::Usage("a model is needed".into()))?;
+        let (mut wall, mut clock) = (Wall::default(), Instant::now());
+        let mut lap = || std::mem::replace(&mut clock, Instant::now()).elapsed().as_secs_f64();
         let mut graph = self.open.read(path)?;
         self.inputs.bind(&mut graph)?;
         let named = |e| of_model(path, e);
         let single = model::typed(&graph, 1).map_err(named)?;
         let preprocess = self.inputs.preprocess.clone().or_beside(path)?;
         let samples = self.inputs.read(&takes(&single.reference), &preprocess)?;
+        wall.reading_seconds = lap();
         let calibration = self.compile.calibration_file(path);
         let (ranges, widths) = match &calibration {
             Some(file) => Calibration::of(file, path, &graph).map(|c| (c.ranges, c.widths))?,
             None => (Ranges::calibrate(&single.passed, &samples)?, None),
         };
+        wall.ranges_seconds = lap();
         let batch = (self.batch as usize).min(samples.len());
         // A model that takes all it was exported with at once has no smaller batch, and needs none.
         let typed = if batch == 1 { single } else { model::typed(&graph, batch).map_err(named)? };
@@ -136,6 +149,7 @@ impl Infer {
         let (passed, ranges) = sordino_nn::tamed(&typed.passed, &ranges, options.margin);
         let typed = Typed { passed, ..typed };
         let (program, secrets) = model::compiled(&typed, &ranges, &options).map_err(named)?;
+        wall.compiling_seconds = lap();
         let per_run = samples::batch(&program);
         Ok(Job {
             batches: samples.chunks(per_run).map(|c| samples::join(&program, c)).collect(),
@@ -143,9 +157,11 @@ impl Infer {
             secrets,
             samples: samples.len(),
             classes: preprocess.classes,
-            typed: Some(typed),
+            // A large model is not kept in floats for nothing.
+            typed: self.check.then_some(typed),
             checkpoints: None,
             calibrated_on_inputs: calibration.is_none(),
+            wall,
         })
     }
 
@@ -172,6 +188,7 @@ impl Infer {
             typed: None,
             checkpoints: Some(checkpoints),
             calibrated_on_inputs: false,
+            wall: Wall::default(),
         })
     }
 
@@ -218,6 +235,7 @@ impl Infer {
             inputs: samples,
             runs: done.outputs.len(),
             seconds: done.seconds().iter().sum(),
+            wall: job.wall,
             seconds_by_run: done.seconds(),
             bytes: done.bytes(),
             rounds,
@@ -260,6 +278,17 @@ impl Infer {
             r.rounds,
             r.peak_rss_mb
         );
+        let w = &r.wall;
+        text += &format!(
+            "{:.2} s in all: reading {:.2}, ranges {:.2}, compiling {:.2}, sharing {:.2}, online {:.2}",
+            w.wall_seconds,
+            w.reading_seconds,
+            w.ranges_seconds,
+            w.compiling_seconds,
+            w.sharing_seconds,
+            w.online_seconds
+        );
+        text += &if r.check.is_some() { format!(", checking {:.2}\n", w.checking_seconds) } else { "\n".into() };
         if r.runs * self.batch as usize > r.inputs && r.runs > 1 {
             text += &format!(
                 "{} inputs in runs of {}: the last run is filled up and costs as much\n",

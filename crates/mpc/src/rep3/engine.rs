@@ -4,6 +4,7 @@ use super::agree::{Received, opened};
 use super::compare::wrong_form;
 use super::keys::{Prss, Side};
 use super::layout::thirds;
+use super::panel::{Component, Panel};
 use super::relu::Bits;
 use super::share::{Pair, Shared, local};
 use crate::{Checked, Error, Local, Party, Protocol, Result, Role, Settings, Step, Width};
@@ -194,6 +195,12 @@ impl<D: Device> Rep3<D> {
     }
 
     fn shared_by_owner(&self, at: &Step, from: Role, n: usize) -> Result<Pair<D, u64>> {
+        let [x0, x1] = self.components(at, from, n)?.map(|c| c.whole(&self.dev, n));
+        Ok(Pair(x0, x1))
+    }
+
+    /// What an owner shared, as it came.
+    fn components(&self, at: &Step, from: Role, n: usize) -> Result<[Component<D>; 2]> {
         let bits = self.settings.wide_bits;
         let keys = [Segment::Wide(2), Segment::Wide(2)];
         let form: &[Segment] = match self.me {
@@ -208,25 +215,25 @@ impl<D: Device> Rep3<D> {
         // Component 2 travels, the others are expanded from their seeds.
         let explicit = [None, Some(1), Some(0)][self.me];
         let mut parts = message.into_iter().enumerate().map(|(i, part)| match part {
-            part if explicit == Some(i) => self.incoming(part, n, bits),
-            Part::Wide(seed) => Ok(expand_seed(&self.dev, &seed, n)),
+            part if explicit == Some(i) => Ok(Component::Words(self.incoming(part, n, bits)?)),
+            Part::Wide(seed) => Ok(Component::Seed(seed_of(&seed))),
             Part::Narrow(_) => Err(wrong_form()),
         });
         let mut next = || parts.next().unwrap_or_else(|| Err(wrong_form()));
-        Ok(Pair(next()?, next()?))
+        Ok([next()?, next()?])
     }
 }
 
-fn expand_seed<D: Device>(dev: &D, words: &[u64], n: usize) -> D::Buf<u64> {
+fn seed_of(words: &[u64]) -> PrgKey {
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&words[0].to_le_bytes());
     bytes[8..].copy_from_slice(&words[1].to_le_bytes());
-    dev.random(&PrgKey::new(bytes), n)
+    PrgKey::new(bytes)
 }
 
 /// Weights packed for a convolution, whose products come times the gain.
 pub struct Packed<D: Device> {
-    panel: D::Panel,
+    panel: Panel<D>,
     gain: u64,
 }
 
@@ -283,15 +290,15 @@ impl<D: Device> Protocol for Rep3<D> {
 
     fn prepare(&self, at: Step, from: Role, _values: Option<&[i64]>, op: &Conv2d) -> Result<Packed<D>> {
         crate::fit::sensible(op)?;
-        let w = self.shared_by_owner(&at, from, op.weight().len())?;
-        Ok(Packed { panel: self.dev.prepare(&w.0, &w.1, op, true), gain: op.gain() })
+        let components = self.components(&at, from, op.weight().len())?;
+        Ok(Packed { panel: Panel::new(&self.dev, components, op), gain: op.gain() })
     }
 
     fn pack(&self, weights: &Shared<D>, op: &Conv2d) -> Result<Packed<D>> {
         let w = weights.as_wide()?;
         crate::fit::fits_weight(&weights.shape, op)?;
         let gain = op.gain_once();
-        Ok(Packed { panel: self.dev.prepare(&w.0, &w.1, op, gain > 1), gain })
+        Ok(Packed { panel: Panel::Packed(self.dev.prepare(&w.0, &w.1, op, gain > 1)), gain })
     }
 
     fn constant(&self, values: &[i64], shape: &Shape, width: Width) -> Shared<D> {
@@ -324,7 +331,7 @@ impl<D: Device> Protocol for Rep3<D> {
         for (x, w, op) in terms {
             crate::fit::fits_linear(&x.shape, op)?;
             let x = x.as_wide()?;
-            let z = level(self.dev.linear(&x.0, &x.1, &w.panel, op), w.gain);
+            let z = level(w.panel.linear(&self.dev, x, op), w.gain);
             sum = Some(match sum {
                 Some(s) => self.dev.zip(ZipOp::Add, &s, &z),
                 None => z,

@@ -16,6 +16,7 @@ mod cost;
 mod engine;
 mod keys;
 mod layout;
+mod panel;
 mod piecewise;
 mod relu;
 mod share;

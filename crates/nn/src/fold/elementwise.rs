@@ -6,7 +6,7 @@ use crate::limits::elements;
 use crate::tensor::{Constant, Tensor};
 use crate::{Error, Result};
 use sordino_ring::{IndexMap, PAD};
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// Where the elements of a result come from, its dimensions, and what takes the place of those that come from nowhere.
 pub(crate) struct Moved {
@@ -21,7 +21,7 @@ pub(crate) fn moved(c: &Constant, m: &Moved) -> Option<Constant> {
     Some(match c {
         Constant::Float(t) => {
             let data = m.source.iter().map(|&s| at(s).map_or(m.fill, |s| t.data[s])).collect();
-            Constant::Float(Rc::new(Tensor { dims: m.dims.clone(), data }))
+            Constant::Float(Arc::new(Tensor { dims: m.dims.clone(), data }))
         }
         Constant::Int(_, v) => {
             if m.fill.fract() != 0.0 && m.source.contains(&PAD) {
@@ -114,7 +114,7 @@ fn real(op: &str, x: f32, y: f32) -> f32 {
 const ARITHMETIC: &[&str] = &["Add", "Sub", "Mul", "Div", "Mod", "Max", "Min", "Pow", "Sum", "Mean"];
 
 /// The value of an element-wise node; `None` when it is none of these operators.
-pub(crate) fn elementwise(node: &Node, inputs: &[Option<Rc<Constant>>], left: usize) -> Result<Option<Constant>> {
+pub(crate) fn elementwise(node: &Node, inputs: &[Option<Arc<Constant>>], left: usize) -> Result<Option<Constant>> {
     let fault = |why: &str| fault(node, why);
     let all: Vec<&Constant> = inputs.iter().flatten().map(|c| &**c).collect();
     let op = node.op.as_str();
@@ -133,7 +133,7 @@ pub(crate) fn elementwise(node: &Node, inputs: &[Option<Rc<Constant>>], left: us
             let k = int("k", 0);
             let one = |i: usize| (i % columns) as i64 - (i / columns) as i64 == k;
             let data = (0..rows * columns).map(|i| f32::from(u8::from(one(i)))).collect();
-            return Ok(Some(Constant::Float(Rc::new(Tensor { dims: vec![rows, columns], data }))));
+            return Ok(Some(Constant::Float(Arc::new(Tensor { dims: vec![rows, columns], data }))));
         }
         _ => {}
     }
@@ -160,7 +160,7 @@ pub(crate) fn elementwise(node: &Node, inputs: &[Option<Rc<Constant>>], left: us
             }
             c => {
                 let t = as_float(c);
-                Constant::Float(Rc::new(Tensor { dims: t.dims, data: t.data.into_iter().map(f).collect() }))
+                Constant::Float(Arc::new(Tensor { dims: t.dims, data: t.data.into_iter().map(f).collect() }))
             }
         }));
     }
@@ -193,7 +193,7 @@ pub(crate) fn elementwise(node: &Node, inputs: &[Option<Rc<Constant>>], left: us
             _ => {
                 let (x, y) = (as_float(&x).data, as_float(&y).data);
                 let data = which.zip(x.into_iter().zip(y)).map(|(c, (x, y))| if c { x } else { y }).collect();
-                Constant::Float(Rc::new(Tensor { dims, data }))
+                Constant::Float(Arc::new(Tensor { dims, data }))
             }
         }));
     }
@@ -218,14 +218,14 @@ pub(crate) fn elementwise(node: &Node, inputs: &[Option<Rc<Constant>>], left: us
             (x, y) => {
                 let (x, y) = (as_float(x), as_float(y));
                 let data = x.data.iter().zip(&places).map(|(&x, &j)| real(op, x, y.data[j as usize])).collect();
-                Constant::Float(Rc::new(Tensor { dims: dims.clone(), data }))
+                Constant::Float(Arc::new(Tensor { dims: dims.clone(), data }))
             }
         };
     }
     if op == "Mean" {
         let t = as_float(&sum);
         let n = all.len() as f32;
-        sum = Constant::Float(Rc::new(Tensor { dims: t.dims, data: t.data.into_iter().map(|v| v / n).collect() }));
+        sum = Constant::Float(Arc::new(Tensor { dims: t.dims, data: t.data.into_iter().map(|v| v / n).collect() }));
     }
     Ok(Some(with_dims(&sum, &dims)))
 }
@@ -249,7 +249,7 @@ fn dequantised(node: &Node, all: &[&Constant], axis: i64) -> Result<Constant> {
     let inner: usize = if each { x.dims[at as usize + 1..].iter().product() } else { 1 };
     let pick = |t: &Tensor, i: usize| t.data[if t.data.len() == 1 { 0 } else { i / inner.max(1) % t.data.len() }];
     let data = x.data.iter().enumerate().map(|(i, v)| (v - pick(&zero, i)) * pick(&scale, i)).collect();
-    Ok(Constant::Float(Rc::new(Tensor { dims: x.dims, data })))
+    Ok(Constant::Float(Arc::new(Tensor { dims: x.dims, data })))
 }
 
 /// Where elements are not zero: a row for each axis.
@@ -289,5 +289,5 @@ fn range(node: &Node, all: &[&Constant], left: usize) -> Result<Constant> {
         return fault(LARGE);
     }
     let data: Vec<f32> = (0..n as usize).map(|i| (s + i as f64 * b) as f32).collect();
-    Ok(Constant::Float(Rc::new(Tensor { dims: vec![data.len()], data })))
+    Ok(Constant::Float(Arc::new(Tensor { dims: vec![data.len()], data })))
 }

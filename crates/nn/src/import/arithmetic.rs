@@ -5,7 +5,7 @@ use crate::graph::Node;
 use crate::network::{Layer, ValueId};
 use crate::tensor::{Constant, Tensor};
 use crate::{Result, fold};
-use std::rc::Rc;
+use std::sync::Arc;
 
 impl Importer<'_> {
     pub(super) fn clip(&mut self, node: &Node, attrs: &Attributes<'_>) -> Result<()> {
@@ -53,10 +53,10 @@ impl Importer<'_> {
                 Some(previous) => match (&previous, &next) {
                     // Two constants among several operands.
                     (Known::Constant(x), Known::Constant(y)) => {
-                        let pair = [Some(Rc::clone(x)), Some(Rc::clone(y))];
+                        let pair = [Some(Arc::clone(x)), Some(Arc::clone(y))];
                         let part = Node { op: op.into(), ..node.clone() };
                         match fold::elementwise(&part, &pair, self.left.get())? {
-                            Some(c) => Known::Constant(Rc::new(c)),
+                            Some(c) => Known::Constant(Arc::new(c)),
                             None => return fault(node, "its constants do not fit"),
                         }
                     }
@@ -157,15 +157,15 @@ impl Importer<'_> {
         let product = matches!(op, "Mul" | "Div");
         let layer = match (self.per_channel(&c, out), product) {
             (Some(c), true) => {
-                let shift = Rc::new(Tensor::new(&c.dims, vec![0.0; c.data.len()]));
-                Layer::Affine { scale: Rc::new(c), shift }
+                let shift = Arc::new(Tensor::new(&c.dims, vec![0.0; c.data.len()]));
+                Layer::Affine { scale: Arc::new(c), shift }
             }
             (Some(c), false) => {
-                let scale = Rc::new(Tensor::new(&c.dims, vec![1.0; c.data.len()]));
-                Layer::Affine { scale, shift: Rc::new(c) }
+                let scale = Arc::new(Tensor::new(&c.dims, vec![1.0; c.data.len()]));
+                Layer::Affine { scale, shift: Arc::new(c) }
             }
-            (None, true) => Layer::MulConst(Rc::new(c)),
-            (None, false) => Layer::AddConst(Rc::new(c)),
+            (None, true) => Layer::MulConst(Arc::new(c)),
+            (None, false) => Layer::AddConst(Arc::new(c)),
         };
         self.inner(node, layer, vec![x], out)
     }
@@ -180,7 +180,7 @@ impl Importer<'_> {
         }
         // c + relu(x - c), or c - relu(c - x).
         let minus = Tensor::new(&c.dims, c.data.iter().map(|v| -v).collect());
-        let mut excess = self.like(node, Layer::AddConst(Rc::new(minus)), x)?;
+        let mut excess = self.like(node, Layer::AddConst(Arc::new(minus)), x)?;
         if !above {
             excess = self.scaled(node, excess, -1.0, 0.0)?;
         }
@@ -188,7 +188,7 @@ impl Importer<'_> {
         if !above {
             excess = self.scaled(node, excess, -1.0, 0.0)?;
         }
-        self.like(node, Layer::AddConst(Rc::new(c)), excess)
+        self.like(node, Layer::AddConst(Arc::new(c)), excess)
     }
 
     pub(super) fn broadcast_to(&mut self, node: &Node, x: ValueId, dims: &[usize]) -> Result<ValueId> {

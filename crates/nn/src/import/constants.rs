@@ -8,7 +8,7 @@ use crate::tensor::{Constant, Tensor};
 use crate::{Result, float, fold};
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::sync::Arc;
 
 impl Importer<'_> {
     /// Computes a node of constants; false when it reads something computed.
@@ -29,7 +29,7 @@ impl Importer<'_> {
         };
         for (name, result) in node.outputs.iter().zip(results) {
             self.charge(node, result.dims().iter().product())?;
-            self.known.insert(name.clone(), Known::Constant(Rc::new(result)));
+            self.known.insert(name.clone(), Known::Constant(Arc::new(result)));
         }
         Ok(true)
     }
@@ -46,14 +46,14 @@ impl Importer<'_> {
             ("Size", Some(dims)) => Some(Constant::Int(vec![], vec![dims.iter().product::<usize>() as i64])),
             // Computed values are floats.
             ("CastLike", None) => match (self.known(node, 0)?, value(1)) {
-                (Some(Known::Constant(c)), Some(_)) => Some(Constant::Float(Rc::new(fold::as_float(&c)))),
+                (Some(Known::Constant(c)), Some(_)) => Some(Constant::Float(Arc::new(fold::as_float(&c)))),
                 _ => None,
             },
             _ => None,
         })
     }
 
-    fn constants(&mut self, node: &Node, inputs: &[Option<Rc<Constant>>]) -> Result<Vec<Constant>> {
+    fn constants(&mut self, node: &Node, inputs: &[Option<Arc<Constant>>]) -> Result<Vec<Constant>> {
         let left = self.left.get();
         if let Some(result) = fold::evaluate(node, inputs, left)? {
             return Ok(vec![result]);
@@ -112,7 +112,7 @@ impl Importer<'_> {
         let whole = matches!(first, Constant::Int(..));
         let kind = |t: Tensor| match whole && t.data.iter().all(|v| v.fract() == 0.0) {
             true => Constant::Int(t.dims, t.data.iter().map(|&v| v as i64).collect()),
-            false => Constant::Float(Rc::new(t)),
+            false => Constant::Float(Arc::new(t)),
         };
         Ok(results.into_iter().map(kind).collect())
     }

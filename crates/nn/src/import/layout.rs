@@ -6,7 +6,7 @@ use crate::limits::elements;
 use crate::network::{Layer, ValueId};
 use crate::tensor::Tensor;
 use crate::{Result, fold};
-use std::rc::Rc;
+use std::sync::Arc;
 
 impl Importer<'_> {
     pub(super) fn split(&mut self, node: &Node, attrs: &Attributes<'_>) -> Result<()> {
@@ -154,7 +154,7 @@ impl Importer<'_> {
             from += shape[at];
         }
         let Some(joined) = joined else { return fault(node, "it has no computed operand") };
-        self.push_output(node, 0, Layer::AddConst(Rc::new(Tensor::new(&dims, whole))), vec![joined], &dims)
+        self.push_output(node, 0, Layer::AddConst(Arc::new(Tensor::new(&dims, whole))), vec![joined], &dims)
     }
 
     pub(super) fn slice(&mut self, node: &Node, attrs: &Attributes<'_>) -> Result<()> {

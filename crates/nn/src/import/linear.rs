@@ -5,7 +5,7 @@ use crate::Result;
 use crate::graph::Node;
 use crate::network::{Layer, Smooth, ValueId, Window};
 use crate::tensor::Tensor;
-use std::rc::Rc;
+use std::sync::Arc;
 
 impl Importer<'_> {
     /// A value with two spatial axes; one axis becomes the second of two.
@@ -80,7 +80,7 @@ impl Importer<'_> {
         }
         let spatial = own.len() - 2;
         if let [o, c, k] = weight.dims[..] {
-            weight = Rc::new(Tensor::new(&[o, c, 1, k], weight.data.clone()));
+            weight = Arc::new(Tensor::new(&[o, c, 1, k], weight.data.clone()));
         }
         let (x, dims) = self.spatial(node, x)?;
         let groups = usize::try_from(attrs.int("group", 1)).unwrap_or(0);
@@ -129,14 +129,14 @@ impl Importer<'_> {
             return fault(node, format!("{:?} times {:?} is not a matrix product", self.dims(x), weight.dims));
         }
         if attrs.int("transB", 0) != 0 {
-            weight = Rc::new(weight.permute(&[1, 0]));
+            weight = Arc::new(weight.permute(&[1, 0]));
         }
         if attrs.int("transA", 0) != 0 {
             x = self.transposed(node, x, &[1, 0])?;
         }
         let (alpha, beta) = (attrs.float("alpha", 1.0), attrs.float("beta", 1.0));
         if alpha != 1.0 {
-            weight = Rc::new(Tensor::new(&weight.dims, weight.data.iter().map(|v| v * alpha).collect()));
+            weight = Arc::new(Tensor::new(&weight.dims, weight.data.iter().map(|v| v * alpha).collect()));
         }
         let dims = self.dims(x);
         let ([m, k], n) = ([dims[0], dims[1]], weight.dims[1]);
@@ -155,13 +155,13 @@ impl Importer<'_> {
             if b.data.len() == 1 || b.dims.last() == Some(&n) && b.data.len() == n {
                 // Of one column, a bias may also be a column that is no row.
                 let data = (0..n).map(|i| beta * b.data[if b.data.len() == 1 { 0 } else { i }]).collect();
-                let bias = Some(Rc::new(Tensor::new(&[n], data)));
+                let bias = Some(Arc::new(Tensor::new(&[n], data)));
                 return self.push_output(node, 0, Layer::MatMul { weight, bias }, vec![x], &[m, n]);
             }
             let y = self.inner(node, Layer::MatMul { weight, bias: None }, vec![x], &[m, n])?;
             self.charge(node, b.data.len())?;
             let b = Tensor::new(&b.dims, b.data.iter().map(|v| beta * v).collect());
-            return self.push_output(node, 0, Layer::AddConst(Rc::new(b)), vec![y], &[m, n]);
+            return self.push_output(node, 0, Layer::AddConst(Arc::new(b)), vec![y], &[m, n]);
         }
         let y = self.inner(node, Layer::MatMul { weight, bias: None }, vec![x], &[m, n])?;
         let Known::Value(mut b) = bias else { return fault(node, "its bias is missing") };
@@ -174,7 +174,7 @@ impl Importer<'_> {
     }
 
     /// A constant factor of a matrix product.
-    fn factor(&self, node: &Node, i: usize) -> Result<Rc<Tensor>> {
+    fn factor(&self, node: &Node, i: usize) -> Result<Arc<Tensor>> {
         match self.known(node, i)? {
             Some(Known::Constant(_)) => self.weights(node, i),
             _ => fault(node, "one factor must be a constant; products of two computed matrices are not supported"),
@@ -218,8 +218,8 @@ impl Importer<'_> {
             k = shape[rank - 1];
         }
         weight = match (first, vector) {
-            (true, false) => Rc::new(Tensor::new(&matrix, weight.data.clone()).permute(&[1, 0])),
-            _ => Rc::new(Tensor::new(&matrix, weight.data.clone())),
+            (true, false) => Arc::new(Tensor::new(&matrix, weight.data.clone()).permute(&[1, 0])),
+            _ => Arc::new(Tensor::new(&matrix, weight.data.clone())),
         };
         if weight.dims[0] != k {
             return fault(node, format!("{dims:?} times {:?} is not a matrix product", weight.dims));
@@ -321,6 +321,6 @@ impl Importer<'_> {
         let data = (0..out[2]).flat_map(|y| (0..out[3]).map(move |x| (y, x))).map(|(y, x)| factor(y, x)).collect();
         let factors = Tensor::new(&[1, 1, out[2], out[3]], data);
         self.charge(node, factors.data.len())?;
-        self.inner(node, Layer::MulConst(Rc::new(factors)), vec![mean], out)
+        self.inner(node, Layer::MulConst(Arc::new(factors)), vec![mean], out)
     }
 }

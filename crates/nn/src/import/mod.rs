@@ -21,7 +21,7 @@ use crate::{Error, Result, fold, limits};
 use attributes::Attributes;
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::rc::Rc;
+use std::sync::Arc;
 
 pub use attributes::supported;
 pub use axes::open_dimensions;
@@ -34,7 +34,7 @@ const PROBE: usize = 11;
 #[derive(Clone)]
 enum Known {
     Value(ValueId),
-    Constant(Rc<Constant>),
+    Constant(Arc<Constant>),
 }
 
 struct Importer<'a> {
@@ -142,7 +142,7 @@ fn typed(graph: &Graph, axes: &[usize], batch: usize) -> Result<Network> {
         importer.known.insert(name.clone(), Known::Value(id));
     }
     for (name, constant) in &graph.constants {
-        importer.known.insert(name.clone(), Known::Constant(Rc::new(constant.clone())));
+        importer.known.insert(name.clone(), Known::Constant(Arc::new(constant.clone())));
     }
     for node in &graph.nodes {
         importer.node(node)?;
@@ -194,7 +194,7 @@ impl Importer<'_> {
         }
     }
 
-    fn constant(&self, node: &Node, i: usize) -> Result<Option<Rc<Constant>>> {
+    fn constant(&self, node: &Node, i: usize) -> Result<Option<Arc<Constant>>> {
         match self.known(node, i)? {
             None => Ok(None),
             Some(Known::Constant(c)) => Ok(Some(c)),
@@ -221,15 +221,15 @@ impl Importer<'_> {
         }
     }
 
-    fn floats(&self, node: &Node, i: usize) -> Result<Option<Rc<Tensor>>> {
+    fn floats(&self, node: &Node, i: usize) -> Result<Option<Arc<Tensor>>> {
         match self.constant(node, i)?.as_deref() {
             None => Ok(None),
-            Some(Constant::Float(t)) => Ok(Some(Rc::clone(t))),
+            Some(Constant::Float(t)) => Ok(Some(Arc::clone(t))),
             Some(Constant::Int(..)) => fault(node, format!("input {i} must be floats")),
         }
     }
 
-    fn weights(&self, node: &Node, i: usize) -> Result<Rc<Tensor>> {
+    fn weights(&self, node: &Node, i: usize) -> Result<Arc<Tensor>> {
         match self.floats(node, i)? {
             Some(t) if t.data.iter().all(|v| v.is_finite()) => Ok(t),
             Some(_) => fault(node, format!("constant {} has values that are not finite", node.inputs[i])),

@@ -6,7 +6,7 @@ use crate::Result;
 use crate::graph::Node;
 use crate::network::{Layer, Smooth, ValueId};
 use crate::tensor::Tensor;
-use std::rc::Rc;
+use std::sync::Arc;
 
 impl Importer<'_> {
     pub(super) fn normalise(&mut self, node: &Node, attrs: &Attributes<'_>) -> Result<()> {
@@ -86,7 +86,7 @@ impl Importer<'_> {
             stats.push(s);
         }
         let Ok(stats) = stats.try_into() else { return fault(node, "statistics are missing") };
-        let stats: [Rc<Tensor>; 4] = stats;
+        let stats: [Arc<Tensor>; 4] = stats;
         if let Some(v) = stats[3].data.iter().find(|v| **v + epsilon <= 0.0) {
             return fault(node, format!("a variance of {v} has no root"));
         }
@@ -151,7 +151,7 @@ impl Importer<'_> {
                 return fault(node, format!("input {i} has {n} values for {channels} channels in {groups} groups"));
             }
             let data = (0..channels).map(|c_at| c.data[c_at * n / channels]).collect();
-            both.push(Rc::new(Tensor::new(&[channels], data)));
+            both.push(Arc::new(Tensor::new(&[channels], data)));
         }
         let Some(shift) = both.pop() else { return Ok(y) };
         let Some(scale) = both.pop() else { return Ok(y) };

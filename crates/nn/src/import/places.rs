@@ -8,7 +8,7 @@ use crate::limits::elements;
 use crate::network::Layer;
 use crate::tensor::{Constant, Tensor};
 use sordino_ring::{IndexMap, PAD};
-use std::rc::Rc;
+use std::sync::Arc;
 
 impl Importer<'_> {
     /// Moves the elements of a computed value; false when the operator does not.
@@ -23,7 +23,7 @@ impl Importer<'_> {
             return self.push_output(node, 0, Layer::Broadcast, vec![x], &out).map(|()| true);
         }
         self.charge(node, source.len())?;
-        self.push_output(node, 0, Layer::Gather { source: Rc::new(source), fill }, vec![x], &out)?;
+        self.push_output(node, 0, Layer::Gather { source: Arc::new(source), fill }, vec![x], &out)?;
         Ok(true)
     }
 
@@ -291,7 +291,7 @@ impl Importer<'_> {
         self.charge(node, parts.len() * chosen.len())?;
         let mut sum = None;
         for (id, source) in parts {
-            let part = self.inner(node, Layer::Gather { source: Rc::new(source), fill }, vec![id], &out)?;
+            let part = self.inner(node, Layer::Gather { source: Arc::new(source), fill }, vec![id], &out)?;
             sum = Some(match sum {
                 None => part,
                 Some(other) => self.both(node, Layer::Add, other, part)?,
@@ -303,7 +303,7 @@ impl Importer<'_> {
                 return fault(node, "its constant must be finite floats");
             }
             self.charge(node, c.data.len())?;
-            sum = self.like(node, Layer::AddConst(Rc::new(c)), sum)?;
+            sum = self.like(node, Layer::AddConst(Arc::new(c)), sum)?;
         }
         self.alias(node, sum);
         Ok(())
@@ -316,10 +316,10 @@ impl Importer<'_> {
         let [one, other] = [as_floats(&x), as_floats(&y)];
         let difference = match (&x, &y) {
             (Known::Constant(a), Known::Constant(b)) => {
-                let pair = [Some(Rc::clone(a)), Some(Rc::clone(b))];
+                let pair = [Some(Arc::clone(a)), Some(Arc::clone(b))];
                 let minus = Node { op: "Sub".into(), ..node.clone() };
                 match fold::elementwise(&minus, &pair, self.left.get())? {
-                    Some(d) => Known::Constant(Rc::new(Constant::Float(Rc::new(fold::as_float(&d))))),
+                    Some(d) => Known::Constant(Arc::new(Constant::Float(Arc::new(fold::as_float(&d))))),
                     None => return fault(node, "its constants have no difference"),
                 }
             }
@@ -382,15 +382,15 @@ impl Importer<'_> {
         for (place, &v) in places.into_iter().zip(&updates.data) {
             (source[place], added[place]) = (PAD, v);
         }
-        let kept = self.inner(node, Layer::Gather { source: Rc::new(source), fill: 0.0 }, vec![x], &dims)?;
-        self.push_output(node, 0, Layer::AddConst(Rc::new(Tensor::new(&dims, added))), vec![kept], &dims)
+        let kept = self.inner(node, Layer::Gather { source: Arc::new(source), fill: 0.0 }, vec![x], &dims)?;
+        self.push_output(node, 0, Layer::AddConst(Arc::new(Tensor::new(&dims, added))), vec![kept], &dims)
     }
 }
 
 /// The same, constants as floats.
 fn as_floats(known: &Known) -> Known {
     match known {
-        Known::Constant(c) => Known::Constant(Rc::new(Constant::Float(Rc::new(fold::as_float(c))))),
+        Known::Constant(c) => Known::Constant(Arc::new(Constant::Float(Arc::new(fold::as_float(c))))),
         Known::Value(id) => Known::Value(*id),
     }
 }

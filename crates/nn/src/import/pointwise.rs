@@ -6,7 +6,7 @@ use crate::Result;
 use crate::graph::Node;
 use crate::network::{Layer, Smooth, ValueId};
 use crate::tensor::Constant;
-use std::rc::Rc;
+use std::sync::Arc;
 
 impl Importer<'_> {
     /// Imports a function of each element; false when the operator is none.
@@ -153,7 +153,7 @@ impl Importer<'_> {
             return fault(node, format!("a slope of {:?} does not fit {dims:?}", slope.dims));
         }
         if let Some(slope) = self.per_channel(&slope, &dims) {
-            return self.push_output(node, 0, Layer::PRelu(Rc::new(slope)), vec![x], &dims);
+            return self.push_output(node, 0, Layer::PRelu(Arc::new(slope)), vec![x], &dims);
         }
         // relu(x) - slope relu(-x), with any slope that fits.
         if crate::fold::broadcast(&slope.dims, &dims).as_deref() != Some(&dims[..]) {

@@ -7,7 +7,7 @@ use crate::limits::elements;
 use crate::network::{Layer, ValueId};
 use crate::tensor::{Constant, Tensor};
 use sordino_ring::IndexMap;
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// How an axis is brought to another length.
 struct Along {
@@ -70,7 +70,7 @@ impl Importer<'_> {
                 .collect();
             let map = IndexMap::build(&out, |c| Some((0..dims.len()).fold(0, |p, a| p * dims[a] + from[a][c[a]])));
             self.charge(node, map.source.len())?;
-            return self.push_output(node, 0, Layer::Gather { source: Rc::new(map.source), fill: 0.0 }, vec![x], &out);
+            return self.push_output(node, 0, Layer::Gather { source: Arc::new(map.source), fill: 0.0 }, vec![x], &out);
         }
         let (cubic, outside) = (attrs.float("cubic_coeff_a", -0.75), attrs.int("exclude_outside", 0) != 0);
         let mut y = x;
@@ -153,7 +153,7 @@ impl Importer<'_> {
         let mut shape = self.dims(moved);
         let (rows, to) = (dims.iter().product::<usize>() / dims[at], weight.dims[1]);
         let flat = self.reshaped(node, moved, &[rows, dims[at]])?;
-        let layer = Layer::MatMul { weight: Rc::new(weight), bias: None };
+        let layer = Layer::MatMul { weight: Arc::new(weight), bias: None };
         let flat = self.inner(node, layer, vec![flat], &[rows, to])?;
         shape[rank - 1] = to;
         let moved = self.reshaped(node, flat, &shape)?;

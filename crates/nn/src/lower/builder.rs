@@ -11,7 +11,7 @@ use crate::program::{Op, Slot};
 use crate::tensor::Tensor;
 use sordino_ring::Conv2d;
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// How a group's scale may be chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -44,7 +44,7 @@ pub(super) enum Pending {
     /// A finished step.
     Done(Op),
     /// Terms, bias, and the real weights of each term.
-    Linear { terms: Vec<(Slot, Rc<Tensor>, Conv2d)>, bias: Option<Rc<Tensor>>, channels: usize },
+    Linear { terms: Vec<(Slot, Arc<Tensor>, Conv2d)>, bias: Option<Arc<Tensor>>, channels: usize },
     /// Convolutions with computed weights; values join at the product's scale, times public reals. The product
     /// itself is taken times `by`, which costs nothing: it is read at another scale. Weights of later terms are brought
     /// to the first term's scale.
@@ -62,17 +62,17 @@ pub(super) enum Pending {
     /// Times a public real, to the scale of the result.
     Rescale { x: Slot, by: f64 },
     /// By public reals.
-    MulPublic { x: Slot, factors: Rc<Vec<f64>> },
+    MulPublic { x: Slot, factors: Arc<Vec<f64>> },
     /// What is constant between real thresholds; its rows say what.
-    Piecewise { x: Slot, thresholds: Rc<Vec<f64>> },
+    Piecewise { x: Slot, thresholds: Arc<Vec<f64>> },
     /// A row of it at the scale of the result: its values below, between and above the thresholds.
     Row { x: Slot, values: Vec<f64> },
     /// A real addend.
     Offset { x: Slot, addend: f64 },
     /// A secret tensor at the scale of the result.
-    Secret(Rc<Tensor>),
+    Secret(Arc<Tensor>),
     /// A secret tensor that is added to the product x * y.
-    SecretAtProduct { values: Rc<Tensor>, x: Slot, y: Slot },
+    SecretAtProduct { values: Arc<Tensor>, x: Slot, y: Slot },
     /// A row at the scale of the product x * y.
     RowAtProduct { of: Slot, values: Vec<f64>, x: Slot, y: Slot },
 }

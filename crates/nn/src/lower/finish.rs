@@ -2,11 +2,12 @@
 
 use super::builder::{Builder, Pending};
 use crate::limits::MAX_MAPPED;
-use crate::program::{Instruction, Op, Port, Program, SecretForm, Secrets, Slot, SlotInfo, State};
+use crate::program::{Instruction, Op, Port, Program, Secret, SecretForm, Secrets, Slot, SlotInfo, State};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
-use sordino_ring::{Conv2d, Scale, Shape, encode};
+use sordino_ring::{Conv2d, Scale, Shape};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 pub(super) struct Finisher {
     pub(super) b: Builder,
@@ -16,7 +17,7 @@ pub(super) struct Finisher {
     instructions: Vec<Instruction>,
     slots: Vec<SlotInfo>,
     forms: Vec<SecretForm>,
-    secrets: Vec<Vec<i64>>,
+    secrets: Vec<Secret>,
     states: Vec<State>,
 }
 
@@ -193,12 +194,6 @@ impl Finisher {
         self.b.options.settings.most_shift()
     }
 
-    fn encode(&self, layer: usize, values: &[f32], scale: f64) -> Result<Vec<i64>> {
-        let fault = |why: String| Error::Range { layer: self.b.layers[layer].name.clone(), why };
-        let scale = Scale::new(scale).ok_or_else(|| fault("its scale is not a positive number".into()))?;
-        encode(values, scale, 63).map_err(|e| fault(format!("a weight does not fit: {e}")))
-    }
-
     fn number(&self, layer: usize, value: f64, scale: f64) -> Result<i64> {
         let v = (value * scale).round();
         if v.abs() < 2f64.powi(62) {
@@ -208,10 +203,19 @@ impl Finisher {
         Err(Error::Range { layer: self.b.layers[layer].name.clone(), why })
     }
 
-    fn secret(&mut self, form: SecretForm, values: Vec<i64>) -> usize {
+    /// A tensor of the model owner's at a scale at which it fits.
+    fn secret(&mut self, layer: usize, form: SecretForm, values: &Arc<Tensor>, scale: f64) -> Result<usize> {
+        let fault = |why: String| Err(Error::Range { layer: self.b.layers[layer].name.clone(), why });
+        if Scale::new(scale).is_none() {
+            return fault("its scale is not a positive number".into());
+        }
+        let fits = |v: &&f32| (f64::from(**v) * scale).round().abs() < 2f64.powi(62);
+        if let Some(v) = values.data.iter().find(|v| !fits(v)) {
+            return fault(format!("a weight of {v} does not fit at {scale:.3e} steps per unit"));
+        }
         self.forms.push(form);
-        self.secrets.push(values);
-        self.forms.len() - 1
+        self.secrets.push(Secret { values: Arc::clone(values), scale });
+        Ok(self.forms.len() - 1)
     }
 
     /// Every party holds the maps of all re-indexings: a small model, such as one whose pooling has a huge window, must not ask
@@ -252,8 +256,8 @@ impl Finisher {
             return Ok(());
         };
         let layer = self.b.steps.iter().find(|s| s.2 == read).map_or(0, |s| s.0);
-        let values = self.encode(layer, &start.data, self.scale(read))?;
-        let start = self.secret(SecretForm::Tensor(self.slots[read].shape.clone()), values);
+        let form = SecretForm::Tensor(self.slots[read].shape.clone());
+        let start = self.secret(layer, form, &Arc::new(start.clone()), self.scale(read))?;
         self.states.push(State { read, left, start: Some(start) });
         Ok(())
     }
@@ -390,12 +394,11 @@ impl Finisher {
                 Op::Offset { x: *x, addend: self.number(layer, *addend, self.scale(out))? }
             }
             Pending::Secret(values) => {
-                let encoded = self.encode(layer, &values.data, self.scale(out))?;
-                Op::Secret(self.secret(SecretForm::Tensor(Shape::new(&values.dims)), encoded))
+                Op::Secret(self.secret(layer, SecretForm::Tensor(Shape::new(&values.dims)), values, self.scale(out))?)
             }
             Pending::SecretAtProduct { values, x, y } => {
-                let encoded = self.encode(layer, &values.data, self.scale(*x) * self.scale(*y))?;
-                Op::Secret(self.secret(SecretForm::Tensor(Shape::new(&values.dims)), encoded))
+                let form = SecretForm::Tensor(Shape::new(&values.dims));
+                Op::Secret(self.secret(layer, form, values, self.scale(*x) * self.scale(*y))?)
             }
         };
         self.push(layer, op, out);
@@ -445,8 +448,8 @@ impl Finisher {
         let product = self.scale(out) * 2f64.powi(shift as i32);
         let mut packed = vec![];
         for (x, weight, op) in terms {
-            let values = self.encode(layer, &weight.data, product / self.scale(*x))?;
-            packed.push((*x, self.secret(SecretForm::Weight(*op), values), *op));
+            let secret = self.secret(layer, SecretForm::Weight(*op), weight, product / self.scale(*x))?;
+            packed.push((*x, secret, *op));
         }
         let bias = match bias {
             None => None,
@@ -456,12 +459,11 @@ impl Finisher {
     }
 
     /// A bias per channel; channels are the last dimension.
-    fn bias(&mut self, layer: usize, bias: &Tensor, channels: usize, scale: f64) -> Result<Slot> {
-        let values = self.encode(layer, &bias.data, scale)?;
+    fn bias(&mut self, layer: usize, bias: &Arc<Tensor>, channels: usize, scale: f64) -> Result<Slot> {
         let shape = Shape::new(&[channels]);
         self.slots.push(SlotInfo { shape: shape.clone(), scale, wide: true });
         let slot = self.slots.len() - 1;
-        let index = self.secret(SecretForm::Tensor(shape), values);
+        let index = self.secret(layer, SecretForm::Tensor(shape), bias, scale)?;
         self.push(layer, Op::Secret(index), slot);
         Ok(slot)
     }

@@ -15,7 +15,7 @@ use crate::tensor::Tensor;
 use crate::training::State;
 use crate::{Error, Result};
 use sordino_ring::{Conv2d, WindowSum};
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// Where a program's states come from.
 pub(super) enum States<'a> {
@@ -138,11 +138,11 @@ fn linear(net: &Network, nodes: &[&LayerNode], slots: &[Option<Slot>], range: f6
         let (weight, own, op) = match &node.layer {
             Layer::Conv { window, groups, weight, bias } => {
                 let op = conv2d(window, *groups, &b.dims(x), weight.dims[0]);
-                (Rc::new(weight.permute(&[0, 2, 3, 1])), bias, op)
+                (Arc::new(weight.permute(&[0, 2, 3, 1])), bias, op)
             }
             Layer::MatMul { weight, bias } => {
                 let rows = b.dims(x)[0];
-                (Rc::new(weight.permute(&[1, 0])), bias, Conv2d::matmul(rows, weight.dims[0], weight.dims[1]))
+                (Arc::new(weight.permute(&[1, 0])), bias, Conv2d::matmul(rows, weight.dims[0], weight.dims[1]))
             }
             _ => return Err(Error::Model("a sum of layers that are not linear".into())),
         };
@@ -158,7 +158,7 @@ fn linear(net: &Network, nodes: &[&LayerNode], slots: &[Option<Slot>], range: f6
         Some(node) => physical(&net.shapes[node.output]),
         None => vec![],
     };
-    let bias = bias.map(|data| Rc::new(Tensor::new(&[channels], data)));
+    let bias = bias.map(|data| Arc::new(Tensor::new(&[channels], data)));
     Ok(b.source(Pending::Linear { terms, bias, channels }, &dims, range, b.cap()))
 }
 
@@ -234,7 +234,7 @@ fn layer(net: &Network, node: &LayerNode, slots: &[Option<Slot>], ranges: &Range
             // Windows at the border have fewer members: a public divisor per position.
             let sum = b.like(x, 1.0, step, &dims, b.range(x) * count);
             let factors = border_factors(&op, dims[3]);
-            b.source(Pending::MulPublic { x: sum, factors: Rc::new(factors) }, &dims, range, b.cap())
+            b.source(Pending::MulPublic { x: sum, factors: Arc::new(factors) }, &dims, range, b.cap())
         }
         Layer::Add => {
             let y = second()?;
@@ -250,13 +250,13 @@ fn layer(net: &Network, node: &LayerNode, slots: &[Option<Slot>], ranges: &Range
         }
         Layer::AddConst(c) => {
             let full = full_constant(c, input);
-            let secret = b.like(x, 1.0, Pending::Secret(Rc::new(full)), &dims, f64::from(c.max_abs()));
+            let secret = b.like(x, 1.0, Pending::Secret(Arc::new(full)), &dims, f64::from(c.max_abs()));
             add(b, x, secret, range)
         }
         Layer::MulConst(c) => {
             let full = full_constant(c, input);
             let secret = b.source(
-                Pending::Secret(Rc::new(full)),
+                Pending::Secret(Arc::new(full)),
                 &dims,
                 f64::from(c.max_abs()),
                 factor_bits(f64::from(c.max_abs())),
@@ -376,7 +376,7 @@ fn affine(b: &mut Builder, x: Slot, scale: &Tensor, shift: &Tensor, range: f64) 
         let range = b.range(c);
         b.like(c, 1.0, Pending::Done(Op::Gather { x: c, view, fill: 0 }), &dims, range)
     };
-    let shaped = |t: &Tensor| Rc::new(Tensor::new(&small, t.data.clone()));
+    let shaped = |t: &Tensor| Arc::new(Tensor::new(&small, t.data.clone()));
     let one = scale.data.iter().all(|&v| v == 1.0);
     if one {
         let secret = b.like(x, 1.0, Pending::Secret(shaped(shift)), &small, f64::from(shift.max_abs()));

@@ -6,7 +6,7 @@ use super::spline::{self, Function};
 use crate::Result;
 use crate::program::{Op, Slot, View};
 use crate::tensor::Tensor;
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// Where the first largest element along an axis is: a tree that carries the places along.
 pub(super) fn arg_max(b: &mut Builder, x: Slot, dims: &[usize], axis: usize) -> Slot {
@@ -17,7 +17,7 @@ pub(super) fn arg_max(b: &mut Builder, x: Slot, dims: &[usize], axis: usize) -> 
     let mut values = reshape(b, flat, &shape);
     let range = b.range(values);
     let places = (0..n).flat_map(|j| std::iter::repeat_n(j as f32, inner)).collect();
-    let places = Rc::new(Tensor::new(&[1, n, inner], places));
+    let places = Arc::new(Tensor::new(&[1, n, inner], places));
     let top = (n as f64 - 1.0).max(1.0);
     // Public, but a value of the program like others.
     let places = b.source(Pending::Secret(places), &[1, n, inner], top, 0);

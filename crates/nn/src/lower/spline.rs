@@ -9,7 +9,7 @@ use super::builder::{Builder, Pending, mantissa};
 use crate::network::Smooth;
 use crate::program::{Op, Slot};
 use crate::{Error, Result};
-use std::rc::Rc;
+use std::sync::Arc;
 
 const DEGREE: usize = 4;
 /// Largest error of the fit over the whole range, relative to the largest value.
@@ -248,7 +248,7 @@ fn power_above(magnitude: f64) -> f64 {
 pub(super) fn step(b: &mut Builder, x: Slot) -> Slot {
     let dims = b.dims(x);
     let rows: Vec<usize> = std::iter::once(0).chain(dims.iter().copied()).collect();
-    let pieces = b.source(Pending::Piecewise { x, thresholds: Rc::new(vec![0.0]) }, &rows, 1.0, 0);
+    let pieces = b.source(Pending::Piecewise { x, thresholds: Arc::new(vec![0.0]) }, &rows, 1.0, 0);
     b.values[pieces].exact = true;
     let y = b.source(Pending::Row { x: pieces, values: vec![0.0, 1.0] }, &dims, 1.0, 20);
     b.values[y].exact = true;
@@ -264,7 +264,7 @@ pub(super) fn apply(b: &mut Builder, x: Slot, function: &Function, range: f64) -
     };
     let dims = b.dims(x);
     let rows: Vec<usize> = std::iter::once(0).chain(dims.iter().copied()).collect();
-    let pieces = b.source(Pending::Piecewise { x, thresholds: Rc::new(fit.thresholds.clone()) }, &rows, 1.0, 0);
+    let pieces = b.source(Pending::Piecewise { x, thresholds: Arc::new(fit.thresholds.clone()) }, &rows, 1.0, 0);
     b.values[pieces].exact = true;
     let largest = |list: &[f64]| list.iter().fold(1e-9f64, |m, v| m.max(v.abs()));
     let row = |list: &[f64]| Pending::Row { x: pieces, values: list.to_vec() };

@@ -9,7 +9,7 @@ use crate::program::{Op, Slot, View};
 use crate::training::Kind;
 use crate::{Error, Result};
 use sordino_ring::{Conv2d, WindowSum};
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// Most fractional bits of weights: a step of the optimiser is a multiple of the last.
 const WEIGHT_BITS: u32 = 30;
@@ -167,7 +167,7 @@ pub(super) fn layer(
             if !include_pad && window.pad != [0; 4] {
                 // Windows at the border had fewer members: their shares are larger.
                 let forward = conv2d(window, 1, dims, dims[3]);
-                let factors = Rc::new(border_factors(&forward, dims[3]));
+                let factors = Arc::new(border_factors(&forward, dims[3]));
                 let (shape, range) = (b.dims(dy), b.range(dy));
                 dy = b.source_like(dy, Pending::MulPublic { x: dy, factors }, &shape, range, GRADIENT_BITS);
                 count = 1.0;

@@ -4,7 +4,7 @@ use super::{Kept as Layers, Maker, Part};
 use crate::network::{Layer, LayerNode, Training, ValueId};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// Largest relative error of one over the deviation.
 const ERROR: f32 = 1e-5;
@@ -27,7 +27,7 @@ impl Maker {
         &mut self,
         i: usize,
         node: &LayerNode,
-        [scale, shift, mean, variance]: &[Rc<Tensor>; 4],
+        [scale, shift, mean, variance]: &[Arc<Tensor>; 4],
         epsilon: f32,
         momentum: f32,
     ) -> Result<()> {

@@ -106,6 +106,36 @@ fn pack(x0: &[u64], x1: &[u64], op: &Conv2d, group: usize) -> Packed {
     Packed { pixels, stride, width }
 }
 
+/// `x0 (w0 + w1)^T + x1 w0^T`, as scalar products of rows that lie as they came: with few rows, packing would cost more.
+pub(crate) fn full(cpu: &Cpu, x: [&[u64]; 2], w: [&[u64]; 2], depth: usize) -> Vec<u64> {
+    let (rows, outputs) = (x[0].len() / depth, w[0].len() / depth);
+    let mut out = vec![0u64; rows * outputs];
+    let row = |i: usize, out: &mut [u64]| {
+        // x0 w1 + (x0 + x1) w0.
+        let (x0, x1) = (&x[0][i * depth..][..depth], &x[1][i * depth..][..depth]);
+        let sum: Vec<u64> = x0.iter().zip(x1).map(|(a, b)| a.wrapping_add(*b)).collect();
+        let weights = w[0].chunks_exact(depth).zip(w[1].chunks_exact(depth));
+        for (out, (w0, w1)) in out.iter_mut().zip(weights) {
+            // Four sums, so that no product waits for another.
+            let mut sums = [0u64; 4];
+            let quads = |v: &[u64]| v.len() / 4 * 4;
+            let whole = quads(x0);
+            for k in (0..whole).step_by(4) {
+                for (j, s) in sums.iter_mut().enumerate() {
+                    let product = x0[k + j].wrapping_mul(w1[k + j]).wrapping_add(sum[k + j].wrapping_mul(w0[k + j]));
+                    *s = s.wrapping_add(product);
+                }
+            }
+            for k in whole..depth {
+                sums[0] = sums[0].wrapping_add(x0[k].wrapping_mul(w1[k])).wrapping_add(sum[k].wrapping_mul(w0[k]));
+            }
+            *out = sums.iter().fold(0, |a, b| a.wrapping_add(*b));
+        }
+    };
+    cpu.run(|| out.par_chunks_mut(outputs.max(1)).enumerate().for_each(|(i, out)| row(i, out)));
+    out
+}
+
 /// `conv(x0, w0 + w1) + conv(x1, w0)`, NHWC.
 pub(crate) fn linear(cpu: &Cpu, x0: &[u64], x1: &[u64], panel: &Panel, op: &Conv2d) -> Vec<u64> {
     // A pointwise layer has no notion of rows: all pixels of all images are one long row.
@@ -310,6 +340,18 @@ pub(crate) mod tests {
                 let cpu = Cpu::with(isa, threads);
                 prop_assert_eq!(&linear(&cpu, &x0, &x1, &prepare(isa, &w0, &w1, &op, false), &op), &want);
             }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn full_layers_need_no_packing(rows in 1..5usize, k in 1..70usize, n in 1..20usize, seed in any::<[u8; 16]>()) {
+            let op = Conv2d::matmul(rows, k, n);
+            let (x0, x1) = (random(seed, 1, rows * k), random(seed, 2, rows * k));
+            let (w0, w1) = (random(seed, 3, k * n), random(seed, 4, k * n));
+            let cpu = Cpu::new(2);
+            let want = linear(&cpu, &x0, &x1, &prepare(Isa::detect(), &w0, &w1, &op, false), &op);
+            prop_assert_eq!(full(&cpu, [&x0, &x1], [&w0, &w1], k), want);
         }
     }
 

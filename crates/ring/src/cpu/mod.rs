@@ -73,6 +73,9 @@ impl Device for Cpu {
     fn random<W: Word>(&self, key: &PrgKey, n: usize) -> Vec<W> {
         key.words(n)
     }
+    fn random_from<W: Word>(&self, key: &PrgKey, start: usize, n: usize) -> Vec<W> {
+        key.words_from(start, n)
+    }
 
     fn zip<W: Word>(&self, op: ZipOp, a: &Vec<W>, b: &Vec<W>) -> Vec<W> {
         assert_eq!(a.len(), b.len(), "operands of one element-wise operation have one length");
@@ -152,6 +155,9 @@ impl Device for Cpu {
         linear::linear(self, x0, x1, panel, op)
     }
 
+    fn full(&self, x: [&Vec<u64>; 2], w: [&Vec<u64>; 2], depth: usize) -> Vec<u64> {
+        linear::full(self, x.map(Vec::as_slice), w.map(Vec::as_slice), depth)
+    }
     fn weight_gradient(&self, x: [&Vec<u64>; 2], dy: [&Vec<u64>; 2], op: &Conv2d) -> Vec<u64> {
         gradient::weight_gradient(self, x.map(Vec::as_slice), dy.map(Vec::as_slice), op)
     }
