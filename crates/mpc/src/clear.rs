@@ -3,14 +3,14 @@
 use crate::{Checked, Error, Local, Protocol, Result, Role, Settings, Step, Width};
 use sordino_ring::{Conv2d, Device, PAD, Shape};
 use std::cell::RefCell;
-use std::sync::Arc;
+use std::rc::Rc;
 
 /// A tensor in the clear.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClearTensor {
     shape: Shape,
     width: Width,
-    values: Arc<Vec<i64>>,
+    values: Rc<Vec<i64>>,
 }
 
 impl ClearTensor {
@@ -56,7 +56,7 @@ impl<D: Device> Clear<D> {
 
     fn tensor(&self, shape: Shape, width: Width, values: Vec<i64>) -> ClearTensor {
         self.watch(&values, self.settings.bits(width));
-        ClearTensor { shape, width, values: Arc::new(values) }
+        ClearTensor { shape, width, values: Rc::new(values) }
     }
 
     fn watch(&self, values: &[i64], bits: u32) {

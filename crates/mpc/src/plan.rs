@@ -4,7 +4,7 @@ use crate::fit::{fits_bits, fits_gradient, fits_linear, fits_weight, function_ro
 use crate::{Checked, Cost, Costs, Error, Local, Protocol, Result, Role, Settings, Step, Width, rep3};
 use sordino_ring::{Conv2d, Shape};
 use std::cell::RefCell;
-use std::sync::Arc;
+use std::rc::Rc;
 
 #[derive(Default)]
 struct State {
@@ -21,7 +21,7 @@ struct State {
 /// Counts a tensor's bytes while it lives.
 struct Lease {
     bytes: u64,
-    state: Arc<RefCell<State>>,
+    state: Rc<RefCell<State>>,
 }
 
 impl Drop for Lease {
@@ -35,7 +35,7 @@ impl Drop for Lease {
 pub struct Symbol {
     shape: Shape,
     width: Width,
-    _lease: Arc<Lease>,
+    _lease: Rc<Lease>,
 }
 
 /// Bits of which only the form is known.
@@ -43,19 +43,19 @@ pub struct PlannedBits {
     shape: Shape,
     /// A ReLU left shares of their masks.
     dealt: bool,
-    _lease: Arc<Lease>,
+    _lease: Rc<Lease>,
 }
 
 /// A protocol's declared cost, that of three servers if nothing else is said. Runs anything the executor runs.
 pub struct Plan<C = rep3::Declared> {
     costs: C,
-    state: Arc<RefCell<State>>,
+    state: Rc<RefCell<State>>,
 }
 
 /// What stands for packed weights.
 pub struct PlannedWeight {
     gain: u64,
-    _lease: Arc<Lease>,
+    _lease: Rc<Lease>,
 }
 
 impl Plan {
@@ -70,7 +70,7 @@ impl<C: Costs> Plan<C> {
     /// Counts the cost of a program with these settings.
     #[must_use]
     pub fn of(settings: Settings) -> Self {
-        Self { costs: C::new(settings), state: Arc::default() }
+        Self { costs: C::new(settings), state: Rc::default() }
     }
     /// Starts counting cost anew. What lives now counts as loaded.
     pub fn restart(&self) {
@@ -95,11 +95,11 @@ impl<C: Costs> Plan<C> {
         BASE + state.peak_before.max(state.loaded + 22 * working / 10)
     }
 
-    fn lease(&self, bytes: u64) -> Arc<Lease> {
+    fn lease(&self, bytes: u64) -> Rc<Lease> {
         let mut state = self.state.borrow_mut();
         state.live += bytes;
         state.peak = state.peak.max(state.live);
-        Arc::new(Lease { bytes, state: Arc::clone(&self.state) })
+        Rc::new(Lease { bytes, state: Rc::clone(&self.state) })
     }
     fn symbol(&self, shape: Shape, width: Width) -> Symbol {
         let lease = self.lease(self.costs.tensor_bytes(shape.len(), width));

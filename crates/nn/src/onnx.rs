@@ -32,8 +32,10 @@ pub struct External<'a> {
 /// # Errors
 /// [`Error::Model`] for bytes that are no model, unsupported data types, sizes that do not agree, external data,
 /// cycles.
-pub fn read(bytes: impl Into<Bytes>) -> Result<Graph> {
-    read_with(bytes.into(), &mut |external| Err(format!("it is in another file, {}", external.location)))
+pub fn read(bytes: &[u8]) -> Result<Graph> {
+    read_with(Bytes::copy_from_slice(bytes), &mut |external| {
+        Err(format!("it is in another file, {}", external.location))
+    })
 }
 
 /// Reads a model whose larger tensors may lie in other files; `fetch` reads those, or says why not.
