@@ -473,7 +473,7 @@ mod tests {
         assert!(matches!(constant(&huge), Err(Error::Model(w)) if w.contains("impossible size")));
         let negative = TensorProto { dims: vec![-1], data_type: 1, ..TensorProto::default() };
         assert!(constant(&negative).is_err());
-        let short = TensorProto { dims: vec![2], data_type: 1, raw_data: vec![0; 7], ..TensorProto::default() };
+        let short = TensorProto { dims: vec![2], data_type: 1, raw_data: vec![0; 7].into(), ..TensorProto::default() };
         assert!(constant(&short).is_err());
         let external = TensorProto { dims: vec![2], data_type: 1, data_location: 1, ..TensorProto::default() };
         assert!(matches!(constant(&external), Err(Error::Model(w)) if w.contains("another file")));
@@ -497,14 +497,14 @@ mod tests {
             ModelProto { graph: Some(graph), opset_import, ..ModelProto::default() }.encode_to_vec()
         };
         let whole = model(vec![entry("location", "w.bin"), entry("offset", "4"), entry("length", "8")]);
-        let graph = read_with(&whole, &mut |e| {
+        let graph = read_with(whole.clone().into(), &mut |e| {
             assert_eq!((e.location, e.offset, e.length), ("w.bin", 4, 8));
             Ok([1f32, 2.0].iter().flat_map(|v| v.to_le_bytes()).collect())
         })
         .unwrap();
         assert!(matches!(&graph.constants["w"], Constant::Float(t) if t.data == [1.0, 2.0]));
         let refused = |bytes: &[u8], words: &str| {
-            let got = read_with(bytes, &mut |_| Ok(vec![0; 7]));
+            let got = read_with(Bytes::copy_from_slice(bytes), &mut |_| Ok(vec![0; 7]));
             assert!(matches!(&got, Err(Error::Model(w)) if w.contains(words)), "{words}");
         };
         refused(&whole, "7 bytes where 8");

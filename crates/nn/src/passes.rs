@@ -1,11 +1,12 @@
 //! Passes from network to network. Each keeps the function and makes it cheaper to compute on shares.
 
-use crate::network::{Layer, Network};
+use crate::network::{Layer, LayerNode, Network};
 use crate::tensor::Tensor;
 use std::sync::Arc;
 
 /// The passes of training, in order: weights stay those of the model.
 pub(crate) fn for_training(net: &mut Network) {
+    bends_to_relus(net);
     pool_before_relu(net);
     concat_before_relu(net);
     remove_unused(net);
@@ -21,6 +22,67 @@ pub(crate) fn for_inference(net: &mut Network) {
     concat_before_relu(net);
     remove_unused(net);
 }
+
+/// Clips and leaky ReLUs are made of ReLUs, whose gradient there is.
+fn bends_to_relus(net: &mut Network) {
+    let nodes = std::mem::take(&mut net.nodes);
+    for node in nodes {
+        let x = node.inputs[0];
+        let dims = net.shapes[x].clone();
+        // A layer in between; the last one makes the node's own result.
+        let mut make = |what: &str, layer: Layer, inputs: Vec<usize>| {
+            let output = net.value(&format!("{}.{what}", net.names[node.output]), &dims);
+            net.nodes.push(LayerNode { name: format!("{}.{what}", node.name), layer, inputs, output, op: node.op.clone() });
+            output
+        };
+        let last = match &node.layer {
+            // alpha x + (1 - alpha) max(x, 0)
+            Layer::LeakyRelu(alpha) => {
+                let positive = make("positive", Layer::Relu, vec![x]);
+                let high = make("high", Layer::Scale { by: 1.0 - alpha, add: 0.0 }, vec![positive]);
+                let low = make("low", Layer::Scale { by: *alpha, add: 0.0 }, vec![x]);
+                Some((Layer::Add, vec![low, high]))
+            }
+            Layer::PRelu(slope) => {
+                let zero = Arc::new(Tensor::new(&slope.dims, vec![0.0; slope.data.len()]));
+                let rest = Tensor::new(&slope.dims, slope.data.iter().map(|v| 1.0 - v).collect());
+                let positive = make("positive", Layer::Relu, vec![x]);
+                let high = Layer::Affine { scale: Arc::new(rest), shift: Arc::clone(&zero) };
+                let high = make("high", high, vec![positive]);
+                let low = make("low", Layer::Affine { scale: Arc::clone(slope), shift: zero }, vec![x]);
+                Some((Layer::Add, vec![low, high]))
+            }
+            // lo + max(x - lo, 0) - max(x - hi, 0), leaving out bounds that are none
+            Layer::Clip { lo, hi } => {
+                let (low, high) = (lo.abs() < UNBOUNDED, hi.abs() < UNBOUNDED);
+                let mut y = x;
+                if low {
+                    let above = make("above", Layer::Scale { by: 1.0, add: -lo }, vec![x]);
+                    let kept = make("kept", Layer::Relu, vec![above]);
+                    y = make("raised", Layer::Scale { by: 1.0, add: *lo }, vec![kept]);
+                }
+                let excess = if high {
+                    let over = make("over", Layer::Scale { by: 1.0, add: -hi }, vec![x]);
+                    Some(make("excess", Layer::Relu, vec![over]))
+                } else {
+                    None
+                };
+                Some(match excess {
+                    Some(excess) => (Layer::Sub, vec![y, excess]),
+                    None => (Layer::Reshape, vec![y]),
+                })
+            }
+            _ => None,
+        };
+        net.nodes.push(match last {
+            Some((layer, inputs)) => LayerNode { layer, inputs, ..node },
+            None => node,
+        });
+    }
+}
+
+/// Magnitude from which on a bound is none.
+const UNBOUNDED: f32 = 1e30;
 
 /// Drops layers whose result nobody reads.
 pub(crate) fn remove_unused(net: &mut Network) {

@@ -20,6 +20,9 @@ pub(super) fn supported(node: &LayerNode) -> Result<()> {
             | Layer::Transpose(_)
             | Layer::Smooth(_)
             | Layer::AddConst(_)
+            | Layer::MulConst(_)
+            | Layer::Affine { .. }
+            | Layer::Scale { .. }
             | Layer::Softmax { .. }
     );
     if known {
@@ -71,6 +74,14 @@ impl Maker {
             Layer::MaxPool(window) => self.like(&name, Training::MaxPool(*window), vec![x, node.output, dy], x),
             Layer::Reshape => self.push(&name, "Gradient", Layer::Reshape, vec![dy], &dims),
             Layer::AddConst(_) => dy,
+            // Constants of the model stay what they are.
+            Layer::MulConst(_) | Layer::Affine { .. } => match self.factors.get(&i).copied() {
+                Some(factor) => self.like(&name, Training::Mul, vec![dy, factor], x),
+                None => dy,
+            },
+            Layer::Scale { by, .. } => {
+                self.push(&name, "Gradient", Layer::Scale { by: *by, add: 0.0 }, vec![dy], &dims)
+            }
             Layer::Dropout(_) => {
                 let forward = self.net.nodes.iter().find(|n| n.output == node.output).map(|n| n.layer.clone());
                 match forward {

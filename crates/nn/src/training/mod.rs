@@ -208,6 +208,8 @@ struct Maker {
     /// What each state becomes.
     next: BTreeMap<ValueId, ValueId>,
     gradients: BTreeMap<ValueId, ValueId>,
+    /// Factors that stay, by the layer's place in the model: as large as its operand.
+    factors: BTreeMap<usize, ValueId>,
     dropouts: u32,
     /// True when the model only answers: statistics are the running ones, nothing is dropped.
     answering: bool,
@@ -292,6 +294,7 @@ impl Maker {
             parameters: vec![],
             kept: BTreeMap::new(),
             next: BTreeMap::new(),
+            factors: BTreeMap::new(),
             gradients: BTreeMap::new(),
             dropouts: 0,
             answering: false,
@@ -328,6 +331,48 @@ impl Maker {
         self.state(&format!("{layer}.{name}"), kind, start)
     }
 
+    /// A layer with constants of the model that are not trained. They are states that stay what they are, so that a trained model that
+    /// the servers keep is whole.
+    fn constant(&mut self, i: usize, node: &LayerNode) {
+        let x = node.inputs[0];
+        let dims = self.net.shapes[x].clone();
+        let mut stays = |m: &mut Self, what: &str, c: &Tensor| {
+            let name = format!("{}.{what}", node.name);
+            let state = m.state(&name, Kind::Statistic, c.clone());
+            m.next.insert(state, state);
+            m.push(&format!("{name}.spread"), "Constant", Layer::Broadcast, vec![state], &dims)
+        };
+        let by_channel = |c: &Tensor| {
+            let shape: Vec<usize> = (0..dims.len()).map(|a| if a == 1 { dims[1] } else { 1 }).collect();
+            Tensor::new(&shape, c.data.clone())
+        };
+        let (factor, addend) = match &node.layer {
+            Layer::AddConst(c) => (None, Some(stays(self, "addend", c))),
+            Layer::MulConst(c) => (Some(stays(self, "factor", c)), None),
+            Layer::Affine { scale, shift } => {
+                let one = scale.data.iter().all(|&v| v == 1.0);
+                let factor = (!one).then(|| stays(self, "factor", &by_channel(scale)));
+                let addend = (one || shift.max_abs() > 0.0).then(|| stays(self, "addend", &by_channel(shift)));
+                (factor, addend)
+            }
+            _ => (None, None),
+        };
+        let mut y = x;
+        if let Some(factor) = factor {
+            self.factors.insert(i, factor);
+            match addend {
+                Some(_) => y = self.push(&format!("{}.times", node.name), &node.op, Layer::Mul, vec![y, factor], &dims),
+                None => {
+                    let inputs = vec![y, factor];
+                    self.net.nodes.push(LayerNode { layer: Layer::Mul, inputs, ..node.clone() });
+                }
+            }
+        }
+        if let Some(addend) = addend {
+            self.net.nodes.push(LayerNode { layer: Layer::Add, inputs: vec![y, addend], ..node.clone() });
+        }
+    }
+
     fn forward(&mut self, i: usize, node: &LayerNode, seed: u64) -> Result<()> {
         let (layer, weight, bias) = match &node.layer {
             Layer::Conv { window, groups, weight, bias } => {
@@ -349,6 +394,7 @@ impl Maker {
                 self.net.nodes.push(LayerNode { layer: Layer::Training(layer), ..node.clone() });
                 return Ok(());
             }
+            Layer::AddConst(_) | Layer::MulConst(_) | Layer::Affine { .. } => return Ok(self.constant(i, node)),
             _ => {
                 backward::supported(node)?;
                 self.net.nodes.push(node.clone());

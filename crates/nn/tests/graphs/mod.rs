@@ -124,6 +124,29 @@ pub fn modern() -> Graph {
         .done("full2")
 }
 
+/// Bends besides ReLU, and constants of the model.
+pub fn bent() -> Graph {
+    let mut b = Build::new(&[2, 9, 9]);
+    b.0.opset = 13;
+    b.constant("low", Tensor::new(&[], vec![-0.4]))
+        .constant("high", Tensor::new(&[], vec![0.9]))
+        .constant("slope", Tensor::new(&[4, 1, 1], vec![0.3, -0.2, 0.1, 0.5]))
+        .constant("by", Tensor::new(&[4, 1, 1], vec![1.5, 0.5, 2.0, -1.0]))
+        .constant("over", Tensor::new(&[], vec![0.8]))
+        .weights("Conv", "conv1", "x", &[4, 2, 3, 3], &window(3, 2, 1))
+        .node("LeakyRelu", "leaky", &["conv1"], &[("alpha", Attribute::Float(0.2))])
+        .weights("Conv", "conv2", "leaky", &[4, 4, 3, 3], &window(3, 1, 1))
+        .node("PRelu", "sloped", &["conv2", "slope"], &[])
+        .node("Mul", "times", &["sloped", "by"], &[])
+        .weights("Conv", "conv3", "times", &[4, 4, 1, 1], &window(1, 1, 0))
+        .node("Clip", "clipped", &["conv3", "low", "high"], &[])
+        .node("Div", "less", &["clipped", "over"], &[])
+        .node("HardSwish", "hard", &["less"], &[])
+        .node("Flatten", "flat", &["hard"], &[])
+        .full("full1", "flat", 100, 3)
+        .done("full1")
+}
+
 /// Smooth functions, products, differences, slices, transposes, borders of average pooling.
 pub fn smooth() -> Graph {
     let border = [window(3, 2, 1), vec![("count_include_pad", Attribute::Int(0))]].concat();
