@@ -7,8 +7,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The bytes are not an ONNX model that can be read.
-    #[error("not a readable ONNX model: {0}")]
+    /// The bytes are not an ONNX model, or one that is not taken as a whole.
+    #[error("the model cannot be used: {0}")]
     Model(String),
     /// A node cannot be imported.
     #[error("node {node} ({op}): {why}")]

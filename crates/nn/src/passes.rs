@@ -32,7 +32,13 @@ fn bends_to_relus(net: &mut Network) {
         // A layer in between; the last one makes the node's own result.
         let mut make = |what: &str, layer: Layer, inputs: Vec<usize>| {
             let output = net.value(&format!("{}.{what}", net.names[node.output]), &dims);
-            net.nodes.push(LayerNode { name: format!("{}.{what}", node.name), layer, inputs, output, op: node.op.clone() });
+            net.nodes.push(LayerNode {
+                name: format!("{}.{what}", node.name),
+                layer,
+                inputs,
+                output,
+                op: node.op.clone(),
+            });
             output
         };
         let last = match &node.layer {

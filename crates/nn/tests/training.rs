@@ -280,10 +280,7 @@ fn long_trainings_stay_within_their_rings() {
 
 #[test]
 fn what_has_no_gradient_is_named() {
-    let graph = Build::new(&[4])
-        .full("full", "x", 4, 3)
-        .node("LogSoftmax", "strange", &["full"], &[])
-        .done("strange");
+    let graph = Build::new(&[4]).full("full", "x", 4, 3).node("LogSoftmax", "strange", &["full"], &[]).done("strange");
     let error = step(&network(&graph), &rule(SGD, 0.1)).err().map(|e| e.to_string()).unwrap();
     assert!(error.contains("strange") && error.contains("LogSoftmax"), "{error}");
 }

@@ -57,6 +57,9 @@ impl Material {
     }
 }
 
+/// Magnitude from which on numbers had better be scaled before a training.
+const LARGE: f32 = 20.0;
+
 impl Prepared {
     /// Takes ranges from the first `calibration` iterations in floats, with room of `margin` above them, and compiles the step.
     ///
@@ -84,10 +87,14 @@ impl Prepared {
             let rate = rule.rates.0.first().copied().unwrap_or(0.0);
             let reached = now.max_abs();
             let inputs = material.inputs(0)[0].max_abs();
-            let hint = if inputs > 20.0 {
-                format!("; inputs reach {inputs}, does --scale bring them near one?")
-            } else {
-                String::new()
+            let answers = material.sets.iter().map(|s| s.largest()[1]).fold(0.0, f32::max);
+            let hint = match (inputs > LARGE, answers > LARGE) {
+                (false, false) => String::new(),
+                (true, false) => format!("; inputs reach {inputs}: --scale, or --mean and --std, bring them near one"),
+                (false, true) => format!("; answers reach {answers}: divide them, so that they are near one"),
+                (true, true) => format!(
+                    "; inputs reach {inputs} and answers {answers}: standardise both (--mean and --std for inputs)"
+                ),
             };
             return Err(Error::Usage(format!(
                 "a rate of {rate} is too large: weights reach {reached:.1e} within the first iterations{hint}"

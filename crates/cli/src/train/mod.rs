@@ -116,6 +116,24 @@ pub(crate) struct Train {
     calibration_iterations: usize,
 }
 
+/// Says what a model for inference has lost, and what is not trained as it stands.
+fn notices(graph: &Graph, schedule: &Schedule) {
+    let count = |op: &str| graph.nodes.iter().filter(|n| n.op == op).count();
+    let biased = graph.nodes.iter().filter(|n| n.op == "Conv" && n.inputs.len() > 2).count();
+    if count("BatchNormalization") + count("Dropout") == 0 && biased >= MANY {
+        tell(&format!(
+            "the model has {biased} convolutions and neither batch norms nor dropouts: an export for inference has lost them; export in training mode to train with them"
+        ));
+    }
+    let last = graph.outputs.first().and_then(|o| graph.nodes.iter().find(|n| n.outputs.contains(o)));
+    if schedule.trains_classes() && last.is_some_and(|n| n.op == "Softmax") {
+        tell("the softmax at the model's end is part of the loss; it is not applied twice");
+    }
+}
+
+/// So many convolutions are trained with batch norms, as a rule.
+const MANY: usize = 8;
+
 /// A share that leaves something on both sides.
 fn share(text: &str) -> std::result::Result<f64, String> {
     match text.parse() {
@@ -216,6 +234,7 @@ impl Train {
         let graph = self.graph(schedule.seed())?;
         let (sets, validation, answers, preprocess) = self.sets(&schedule, &graph)?;
         self.outputs_fit(&schedule, &preprocess)?;
+        notices(&graph, &schedule);
         let (batch, seed) = (schedule.batch.unwrap_or(128), schedule.seed());
         let sizes: Vec<usize> = sets.iter().map(|s| s.samples.len()).collect();
         let length = Length { epochs: schedule.epochs, iterations: schedule.iterations };

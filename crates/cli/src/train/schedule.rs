@@ -166,6 +166,11 @@ impl Schedule {
         }
     }
 
+    /// True when classes are trained, and not numbers.
+    pub(super) fn trains_classes(&self) -> bool {
+        !matches!(self.loss, Some(LossArg::SquaredError))
+    }
+
     pub(super) fn seed(&self) -> u64 {
         self.seed.unwrap_or(0)
     }

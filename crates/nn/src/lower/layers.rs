@@ -1,5 +1,6 @@
 //! Each layer in protocol steps. Rank-4 values are laid out NHWC; everything else is row-major as in ONNX.
 
+use super::Ranges;
 use super::builder::{Builder, Pending};
 use super::pool;
 use super::shaping::{
@@ -8,7 +9,6 @@ use super::shaping::{
 };
 use super::softmax::{arg_max, softmax};
 use super::spline::{self, Function};
-use super::{Range, Ranges};
 use crate::network::{Layer, LayerNode, Network, Smooth};
 use crate::program::{LayerInfo, Op, Slot, View};
 use crate::tensor::Tensor;
@@ -93,6 +93,13 @@ pub(super) fn lower(net: &Network, ranges: &Ranges, states: &States<'_>, b: &mut
     Ok(())
 }
 
+/// A smooth function on the calibrated range of a layer's operand.
+fn function_of(net: &Network, node: &LayerNode, f: Smooth, ranges: &Ranges, b: &Builder) -> Result<Function> {
+    let argument = ranges.values.get(&net.names[node.inputs[0]]).copied().unwrap_or_default();
+    let fault = |why: String| Error::Range { layer: node.name.clone(), why };
+    Function::smooth(f, argument, b.options.margin).map_err(fault)
+}
+
 /// Magnitude from which on a number stands for infinity.
 const INFINITE: f64 = 1e30;
 
@@ -163,6 +170,10 @@ fn linear(net: &Network, nodes: &[&LayerNode], slots: &[Option<Slot>], range: f6
 }
 
 fn layer(net: &Network, node: &LayerNode, slots: &[Option<Slot>], ranges: &Ranges, b: &mut Builder) -> Result<Slot> {
+    // Where a function is not defined, that is what is wrong, and not what floats make of it.
+    if let Layer::Smooth(f) = &node.layer {
+        function_of(net, node, *f, ranges, b)?;
+    }
     let range = range_of(net, node, ranges, b)?;
     let x = operand(slots, node.inputs[0])?;
     let out = &net.shapes[node.output];
@@ -319,10 +330,7 @@ fn layer(net: &Network, node: &LayerNode, slots: &[Option<Slot>], ranges: &Range
             b.mul(x, share, None, &dims, range, b.cap())
         }
         Layer::Smooth(f) => {
-            let fault = |why: String| Error::Range { layer: node.name.clone(), why };
-            let argument = ranges.values.get(&net.names[node.inputs[0]]).copied();
-            let argument = argument.unwrap_or_else(|| Range::within(b.range(x)));
-            let function = Function::smooth(*f, argument, b.options.margin).map_err(fault)?;
+            let function = function_of(net, node, *f, ranges, b)?;
             let largest = function.largest();
             spline::apply(b, x, &function, largest)?
         }
