@@ -336,7 +336,7 @@ impl Maker {
     fn constant(&mut self, i: usize, node: &LayerNode) {
         let x = node.inputs[0];
         let dims = self.net.shapes[x].clone();
-        let mut stays = |m: &mut Self, what: &str, c: &Tensor| {
+        let stays = |m: &mut Self, what: &str, c: &Tensor| {
             let name = format!("{}.{what}", node.name);
             let state = m.state(&name, Kind::Statistic, c.clone());
             m.next.insert(state, state);
@@ -394,7 +394,10 @@ impl Maker {
                 self.net.nodes.push(LayerNode { layer: Layer::Training(layer), ..node.clone() });
                 return Ok(());
             }
-            Layer::AddConst(_) | Layer::MulConst(_) | Layer::Affine { .. } => return Ok(self.constant(i, node)),
+            Layer::AddConst(_) | Layer::MulConst(_) | Layer::Affine { .. } => {
+                self.constant(i, node);
+                return Ok(());
+            }
             _ => {
                 backward::supported(node)?;
                 self.net.nodes.push(node.clone());
