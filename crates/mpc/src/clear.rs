@@ -1,7 +1,7 @@
 //! The oracle: the same fixed-point program in the clear, with exact rounding, watching for values that do not fit.
 
 use crate::{Checked, Error, Local, Protocol, Result, Role, Settings, Step, Width};
-use sordino_ring::{Conv2d, Device, PAD, Shape};
+use sordino_ring::{Conv2d, Device, PAD, Shape, convolve, prepare_one};
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -68,8 +68,7 @@ impl<D: Device> Clear<D> {
     }
 
     fn panel(&self, values: &[i64], op: &Conv2d) -> D::Panel {
-        let zero = self.dev.upload(vec![0; values.len()]);
-        self.dev.prepare(&self.dev.upload(ring(values)), &zero, op, false)
+        prepare_one(&self.dev, &self.dev.upload(ring(values)), op)
     }
 
     /// The sum of convolutions.
@@ -77,9 +76,8 @@ impl<D: Device> Clear<D> {
         let mut sum: Option<Vec<i64>> = None;
         for (x, panel, op) in terms {
             crate::fit::fits_linear(&x.shape, op)?;
-            let x0 = self.dev.upload(ring(&x.values));
-            let x1 = self.dev.upload(vec![0u64; x.values.len()]);
-            let z = integers(self.dev.download(self.dev.linear(&x0, &x1, panel, op)));
+            let z = convolve(&self.dev, &self.dev.upload(ring(&x.values)), panel, op);
+            let z = integers(self.dev.download(z));
             sum = Some(match sum {
                 Some(s) => s.iter().zip(&z).map(|(a, b)| a.wrapping_add(*b)).collect(),
                 None => z,

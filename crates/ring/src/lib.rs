@@ -14,6 +14,7 @@ compile_error!("buffers travel as little-endian machine words; big-endian hosts 
 
 mod comparison;
 mod conv;
+mod convolve;
 mod cpu;
 mod device;
 mod fixed;
@@ -25,6 +26,7 @@ mod word;
 
 pub use comparison::Comparison;
 pub use conv::{Conv2d, ConvError, WindowSum};
+pub use convolve::{convolve, prepare_one};
 pub use cpu::{Cpu, Isa, Panel};
 pub use device::{Device, ZipOp};
 pub use fixed::{RangeError, Scale, decode, encode};

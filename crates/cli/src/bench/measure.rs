@@ -13,6 +13,7 @@ use sordino_nn::program::{Program, Secrets};
 use sordino_nn::{Graph, Options, Ranges, Tensor};
 use sordino_ring::PrgKey;
 use std::sync::atomic::AtomicU64;
+use std::time::Instant;
 
 /// Bytes of one run, all parties.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
@@ -30,6 +31,8 @@ pub(crate) struct Measured {
     pub(crate) seconds: f64,
     /// Fastest and slowest run.
     pub(crate) seconds_range: [f64; 2],
+    /// What a user waits for whose command runs once: compiling with ranges, starting parties, sharing the weights, and that run.
+    pub(crate) wall_seconds: f64,
     pub(crate) bytes: PerRun,
     pub(crate) rounds: u32,
     /// Most resident memory of a party's process.
@@ -44,6 +47,8 @@ pub(crate) struct Job {
     pub(crate) program: Program,
     pub(crate) secrets: Secrets,
     pub(crate) input: Tensor,
+    /// Seconds that it took to take ranges and to compile.
+    pub(crate) compiling: f64,
 }
 
 /// Numbers with mean zero and variance one, the same at every call.
@@ -58,11 +63,13 @@ pub(crate) fn normal(dims: &[usize], stream: u8) -> Tensor {
 impl Job {
     /// Compiles a graph for a batch, calibrated on one drawn sample.
     pub(crate) fn new(graph: &Graph, batch: usize, options: &Options) -> Result<Self> {
+        let start = Instant::now();
         let single = model::typed(graph, 1)?;
         let dims = single.reference.shapes[single.reference.inputs[0]].clone();
         let ranges = Ranges::calibrate(&single.passed, &[vec![normal(&dims, 1)]])?;
         let typed = if batch == 1 { single } else { model::typed(graph, batch)? };
         let (program, secrets) = model::compiled(&typed, &ranges, options)?;
+        let compiling = start.elapsed().as_secs_f64();
         // The calibrated sample, over and over: its values fit, and cost does not depend on them.
         let sample = normal(&dims, 1);
         let mut whole = dims;
@@ -70,15 +77,16 @@ impl Job {
             whole[0] = batch;
         }
         let data = sample.data.iter().copied().cycle().take(whole.iter().product()).collect();
-        Ok(Self { typed, program, secrets, input: Tensor::new(&whole, data) })
+        Ok(Self { typed, program, secrets, input: Tensor::new(&whole, data), compiling })
     }
 
     /// Compiles a network, calibrated on its one input.
     pub(crate) fn of(network: Network, input: Tensor, options: &Options) -> Result<Self> {
+        let start = Instant::now();
         let ranges = Ranges::calibrate(&network, &[vec![input.clone()]])?;
         let typed = Typed { reference: network.clone(), passed: network };
         let (program, secrets) = model::compiled(&typed, &ranges, options)?;
-        Ok(Self { typed, program, secrets, input })
+        Ok(Self { typed, program, secrets, input, compiling: start.elapsed().as_secs_f64() })
     }
 }
 
@@ -95,7 +103,12 @@ impl Common {
 
     /// Runs a job once to warm up and then as often as asked.
     pub(crate) fn measure(&self, job: &Job, link: LinkModel) -> Result<Measured> {
-        Measured::new(&self.run(job, link, self.runs + 1)?)
+        let start = Instant::now();
+        let done = self.run(job, link, self.runs + 1)?;
+        let session = start.elapsed().as_secs_f64();
+        // The first run is what a single one is; the others are more of the same.
+        let others: f64 = done.seconds().iter().skip(1).sum();
+        Ok(Measured { wall_seconds: job.compiling + session - others, ..Measured::new(&done)? })
     }
 }
 
@@ -110,6 +123,7 @@ impl Measured {
         Ok(Self {
             seconds: median(&seconds),
             seconds_range: [*seconds.first().ok_or_else(none)?, *seconds.last().ok_or_else(none)?],
+            wall_seconds: 0.0,
             bytes: PerRun { payload: bytes.payload / all.len() as u64, wire: bytes.wire / all.len() as u64 },
             rounds: done.rounds_of_last_run(),
             peak_rss_mb: servers.iter().map(|e| e.peak_rss_mb).fold(0.0, f64::max),
