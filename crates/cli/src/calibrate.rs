@@ -45,6 +45,11 @@ impl CalibrateArgs {
         let preprocess = self.inputs.preprocess.clone().or_beside(&self.model)?;
         let samples = self.inputs.read(&takes(&typed.reference), &preprocess)?;
         let ranges = Ranges::calibrate(&typed.passed, &samples)?;
+        let wild = ranges.values.iter().find(|(_, r)| !r.lo.is_finite() || !r.hi.is_finite());
+        if let Some((name, _)) = wild {
+            let why = format!("on these samples {name} is infinite, or no number, in floats; calibrate with others");
+            return Err(Error::File { path: self.model, why });
+        }
         let output = self.output.unwrap_or_else(|| beside(&self.model));
         let values = ranges.values.len();
         let mut text = format!("{}: ranges of {values} values from {} samples\n", output.display(), samples.len());

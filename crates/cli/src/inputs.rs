@@ -113,15 +113,26 @@ impl Inputs {
 
     /// Gives dimensions that a model of one input leaves open the sizes of the first array.
     pub(crate) fn bind(&self, graph: &mut Graph) -> Result<()> {
-        let open = sordino_nn::open_dimensions(graph);
-        if open.is_empty() || graph.inputs.len() != 1 {
+        if graph.inputs.len() != 1 {
             return Ok(());
         }
-        let Some(dims) = sordino::inputs::shape(&self.input[0])? else { return Ok(()) };
-        if dims.len() == graph.inputs[0].1.len() {
+        let of_rank = |graph: &Graph| -> Result<Option<Vec<usize>>> {
+            Ok(sordino::inputs::shape(&self.input[0])?.filter(|dims| dims.len() == graph.inputs[0].1.len()))
+        };
+        let open = sordino_nn::open_dimensions(graph);
+        if !open.is_empty()
+            && let Some(dims) = of_rank(graph)?
+        {
             for (symbol, _, axis) in &open {
                 graph.set(symbol, dims[*axis]);
             }
+        }
+        // Where samples meet, the batch that may vary is a size like others: all that an array holds is one input.
+        if let Some((symbol, axis)) = sordino_nn::batch_dimension(graph)
+            && sordino_nn::import(graph, 1).is_ok_and(|net| net.batch.is_none())
+            && let Some(dims) = of_rank(graph)?
+        {
+            graph.set(&symbol, dims[axis]);
         }
         Ok(())
     }

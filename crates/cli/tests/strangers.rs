@@ -140,6 +140,14 @@ fn the_batch_is_found_wherever_it_is() {
     assert_eq!(outputs(&["infer", &model, "--input", &many])[0].0, [2, 3, 2]);
     let told = |model: &str| String::from_utf8(sordino(&["inspect", model]).stdout).unwrap();
     assert!(told(&model).contains("batch   none"), "{}", told(&model));
+    // So does one whose batch may vary: all rows are one input.
+    let open = graph(
+        vec![symbol("batch"), Dim::Fixed(2)],
+        vec![node("Softmax", &["x"], "y", &[("axis", Attribute::Int(0))])],
+        &[],
+    );
+    let model = place.model("open.onnx", &open);
+    close(&outputs(&["infer", &model, "--input", &rows])[0], &[3, 2], &[1.0 / 3.0; 6]);
     // Which axis it is can be said.
     let either = graph(fixed(&[2, 2]), vec![node("Relu", &["x"], "y", &[])], &[]);
     let model = place.model("either.onnx", &either);
@@ -249,6 +257,14 @@ fn preprocessing_applies_to_arrays_and_tables_alike() {
     std::fs::remove_file(place.path("dense.toml")).unwrap();
     let gap = place.file("gap.csv", b"a,b,c,d\n1,2,3,4\n1,,3,4\n");
     refused(&["infer", &model, "--input", &gap], &["gap.csv", "line 3, column b", "missing"]);
+    // One odd cell makes no line of names.
+    let odd = place.file("odd.csv", b"1,2,red,4\n5,6,7,8\n");
+    refused(&["infer", &model, "--input", &odd], &["odd.csv", "line 1, column 3", "red is no number"]);
+    let pandas = place.file("pandas.csv", b"0,1,2,3\n10,20,30,40\n");
+    close(&outputs(&["infer", &model, "--input", &pandas])[0], &[1, 2], &[40.0, 60.0]);
+    let semicolons = place.file("semicolons.csv", b"1;2;3;4\n5;6;7;8\n");
+    refused(&["infer", &model, "--input", &semicolons], &["semicolons.csv", "separated by commas"]);
+    close(&outputs(&["infer", &model, "--input", &table, "--scale", "1/10"])[0], &[1, 2], &[4.0, 6.0]);
     let word = place.file("word.csv", b"a,b,c,d\n1,2,red,4\n");
     refused(&["infer", &model, "--input", &word], &["word.csv", "column c", "red is no number"]);
 }
@@ -267,6 +283,29 @@ fn a_calibration_is_of_one_model() {
     refused(&["infer", &model, "--input", &x], &["one.calibration.json", "which has been changed since"]);
     std::fs::write(&calibration, "{}").unwrap();
     refused(&["infer", &model, "--input", &x], &["one.calibration.json", "sordino calibrate"]);
+}
+
+/// Inputs within the calibrated range, and far below it: a variance that no calibration saw is still normalised by its own root.
+#[test]
+fn normalisations_hold_for_smaller_and_larger_inputs() {
+    let place = Place::new();
+    let ones = |v: f32| Tensor::new(&[2], vec![v; 2]);
+    let norm = node("InstanceNormalization", &["x", "s", "b"], "y", &[]);
+    let net = graph(vec![symbol("N"), Dim::Fixed(2), Dim::Fixed(8)], vec![norm], &[("s", ones(1.0)), ("b", ones(0.0))]);
+    let model = place.model("norm.onnx", &net);
+    let wave = |by: f32| (0..16).map(|i| by * ((i * i * 7 % 13) as f32 / 4.0 - 1.5)).collect::<Vec<f32>>();
+    let x = place.array("x.npy", &[1, 2, 8], &wave(1.0));
+    assert!(sordino(&["calibrate", &model, "--input", &x]).status.success());
+    let want = outputs(&["infer", &model, "--input", &x])[0].1.clone();
+    for by in [1.9, 0.5, 0.2] {
+        let other = place.array("other.npy", &[1, 2, 8], &wave(by));
+        close(&outputs(&["infer", &model, "--input", &other])[0], &[1, 2, 8], &want);
+    }
+    std::fs::remove_file(place.path("norm.calibration.json")).unwrap();
+    for by in [1e3, 1e5] {
+        let other = place.array("other.npy", &[1, 2, 8], &wave(by));
+        close(&outputs(&["infer", &model, "--input", &other])[0], &[1, 2, 8], &want);
+    }
 }
 
 #[test]

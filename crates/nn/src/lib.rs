@@ -30,7 +30,7 @@ pub mod zoo;
 pub use batch::Batch;
 pub use error::{Error, Result};
 pub use graph::{BatchAxis, Graph};
-pub use import::{check_inputs, import, open_dimensions, supported};
+pub use import::{batch_dimension, check_inputs, import, open_dimensions, supported};
 pub use lower::{Options, Range, Ranges, compile, compile_answer, compile_step, for_inference};
 pub use network::Network;
 pub use tame::tamed;

@@ -16,6 +16,8 @@ pub const PIXEL: f32 = 1.0 / 255.0;
 /// What one sample of a model's input is like.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Take {
+    /// The model's name for it.
+    pub name: String,
     /// Its dimensions, the batch's being one.
     pub dims: Vec<usize>,
     /// The axis of the batch; none where a sample is all that the model takes.
@@ -27,6 +29,7 @@ impl Take {
     #[must_use]
     pub fn all(net: &Network) -> Vec<Self> {
         let take = |(i, &id): (usize, &usize)| Self {
+            name: net.names[id].clone(),
             dims: net.shapes[id].clone(),
             batch: net.batch.as_ref().map(|b| b.inputs[i]),
         };
@@ -36,7 +39,7 @@ impl Take {
 
 impl From<&[usize]> for Take {
     fn from(dims: &[usize]) -> Self {
-        Self { dims: dims.to_vec(), batch: Some(0) }
+        Self { name: "x".into(), dims: dims.to_vec(), batch: Some(0) }
     }
 }
 
@@ -73,7 +76,18 @@ pub fn read(paths: &[PathBuf], take: impl Into<Take>, preprocess: &Preprocess) -
             continue;
         }
         let found = match kind(path) {
-            "npy" | "npz" => arrays(path)?,
+            "npy" | "npz" => match arrays(path)? {
+                one if one.len() < 2 => one,
+                // Which of several is meant must be clear.
+                several => {
+                    let named = |name: &str| several.iter().position(|a| a.0 == name);
+                    let Some(at) = named(&take.name).or_else(|| named("x")) else {
+                        let names = several.iter().map(|a| a.0.as_str()).collect::<Vec<_>>().join(", ");
+                        return Err(fault(format!("it holds arrays {names}; the model's input is {}", take.name)));
+                    };
+                    several.into_iter().skip(at).take(1).collect()
+                }
+            },
             "csv" | "tsv" => vec![(String::new(), tables::numbers(path)?)],
             _ => vec![(String::new(), idx::array(path)?)],
         };
@@ -227,9 +241,9 @@ mod tests {
         assert_eq!(got.len(), 2);
         assert_eq!(got[1].data, [4.0, 5.0, 6.0]);
         assert!(split(&x, &Take::from(&[1, 4])).is_err());
-        let side = split(&x, &Take { dims: vec![2, 1], batch: Some(1) }).unwrap_or_default();
+        let side = split(&x, &Take { batch: Some(1), ..Take::from(&[2, 1]) }).unwrap_or_default();
         assert_eq!(side.iter().map(|s| s.data.clone()).collect::<Vec<_>>(), [[1.0, 4.0], [2.0, 5.0], [3.0, 6.0]]);
-        assert_eq!(split(&x, &Take { dims: vec![2, 3], batch: None }).map(|s| s.len()), Ok(1));
-        assert!(split(&x, &Take { dims: vec![1, 3], batch: None }).is_ok_and(|s| s.len() == 2));
+        assert_eq!(split(&x, &Take { batch: None, ..Take::from(&[2, 3]) }).map(|s| s.len()), Ok(1));
+        assert!(split(&x, &Take { batch: None, ..Take::from(&[1, 3]) }).is_ok_and(|s| s.len() == 2));
     }
 }

@@ -53,7 +53,7 @@ pub(crate) fn read(path: &Path, dims: &[usize], p: &Preprocess) -> Result<Tensor
     let picture = decoded(open(path)?).map_err(|e| {
         fault(format!("not a readable picture ({e}); inputs are PNG, JPEG, WebP, BMP, TIFF, GIF, .npy, .npz, .csv or MNIST IDX files"))
     })?;
-    let picture = fitted(picture, [w as u32, h as u32], p.resize).map_err(fault)?;
+    let picture = fitted(picture, [w as u32, h as u32], p.resize, p.crop.is_some()).map_err(fault)?;
     let pixels = pixels(&picture, channels);
     let nhwc = Tensor::new(&[1, h, w, c], pixels);
     let mut sample = if layout == Layout::Nhwc { nhwc } else { nhwc.permute(&[0, 3, 1, 2]) };
@@ -63,7 +63,12 @@ pub(crate) fn read(path: &Path, dims: &[usize], p: &Preprocess) -> Result<Tensor
 }
 
 /// Brings a picture to the model's size.
-fn fitted(picture: DynamicImage, [w, h]: [u32; 2], resize: Option<u32>) -> std::result::Result<DynamicImage, String> {
+fn fitted(
+    picture: DynamicImage,
+    [w, h]: [u32; 2],
+    resize: Option<u32>,
+    crop: bool,
+) -> std::result::Result<DynamicImage, String> {
     let sizes = [picture.width(), picture.height()];
     if let Some(shorter) = resize {
         if shorter < w.min(h) || shorter < w.max(h) && w != h {
@@ -76,11 +81,15 @@ fn fitted(picture: DynamicImage, [w, h]: [u32; 2], resize: Option<u32>) -> std::
             return Err(format!("{} by {} pixels are too long a strip to be scaled", sizes[1], sizes[0]));
         }
         let picture = picture.resize_exact(wide as u32, high as u32, FilterType::Triangle);
-        let offset = |whole: u64, part: u32| {
-            let rest = whole - u64::from(part);
-            // Halves go to the even neighbour.
-            (rest / 2 + u64::from(rest % 2 == 1 && rest / 2 % 2 == 1)) as u32
-        };
+        return Ok(picture.crop_imm(offset(wide, w), offset(high, h), w, h));
+    }
+    if crop {
+        let [wide, high] = sizes.map(u64::from);
+        if wide < u64::from(w) || high < u64::from(h) {
+            return Err(format!(
+                "{high} by {wide} pixels are less than the {h} by {w} to be cut out; --resize scales it first"
+            ));
+        }
         return Ok(picture.crop_imm(offset(wide, w), offset(high, h), w, h));
     }
     if sizes == [w, h] {
@@ -89,6 +98,12 @@ fn fitted(picture: DynamicImage, [w, h]: [u32; 2], resize: Option<u32>) -> std::
     // Cut before it is scaled: a long strip would be scaled in its whole length.
     let [left, top, width, height] = middle(sizes, [w, h]);
     Ok(picture.crop_imm(left, top, width, height).resize_exact(w, h, FilterType::Triangle))
+}
+
+/// Where the middle begins; halves go to the even neighbour.
+fn offset(whole: u64, part: u32) -> u32 {
+    let rest = whole - u64::from(part);
+    (rest / 2 + u64::from(rest % 2 == 1 && rest / 2 % 2 == 1)) as u32
 }
 
 /// Pixels from 0 to 255, channels last; pictures of sixteen bits keep them.
@@ -136,6 +151,8 @@ fn decoded(file: BufReader<File>) -> image::ImageResult<DynamicImage> {
     let mut reader = ImageReader::new(file).with_guessed_format()?;
     let mut limits = image::Limits::default();
     limits.max_alloc = Some(512 << 20);
+    // A header alone must not make room.
+    (limits.max_image_width, limits.max_image_height) = (Some(1 << 24), Some(1 << 24));
     reader.limits(limits);
     let mut decoder = reader.into_decoder()?;
     let orientation = decoder.orientation()?;
@@ -202,12 +219,15 @@ mod tests {
     fn pictures_are_scaled_then_cut() {
         let column = |x: u32| image::Rgb([x as u8, 0, 0]);
         let picture = DynamicImage::from(image::RgbImage::from_fn(80, 40, |x, _| column(x)));
-        let cut = fitted(picture.clone(), [20, 20], Some(40)).map(|p| p.to_rgb8());
+        let cut = fitted(picture.clone(), [20, 20], Some(40), false).map(|p| p.to_rgb8());
         assert!(cut.is_ok_and(|p| (p.width(), p.height(), p[(0, 0)]) == (20, 20, column(30))));
-        assert!(fitted(picture.clone(), [20, 20], Some(10)).is_err());
+        assert!(fitted(picture.clone(), [20, 20], Some(10), false).is_err());
+        let middle = fitted(picture.clone(), [20, 20], None, true).map(|p| p.to_rgb8());
+        assert!(middle.is_ok_and(|p| p[(0, 0)] == column(30) && p[(19, 0)] == column(49)));
+        assert!(fitted(picture.clone(), [50, 50], None, true).is_err());
         let long = DynamicImage::from(image::GrayImage::new(1, 100_000));
-        assert!(fitted(long, [20, 20], Some(256)).is_err());
-        assert!(fitted(picture, [20, 20], None).is_ok_and(|p| (p.width(), p.height()) == (20, 20)));
+        assert!(fitted(long, [20, 20], Some(256), false).is_err());
+        assert!(fitted(picture, [20, 20], None, false).is_ok_and(|p| (p.width(), p.height()) == (20, 20)));
     }
 
     #[test]

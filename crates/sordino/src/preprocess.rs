@@ -41,7 +41,7 @@ pub struct Preprocess {
     /// Pictures: scale the shorter side to this, then cut out the middle; without it the middle is cut out first.
     #[cfg_attr(feature = "clap", arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..=65536)))]
     pub resize: Option<u32>,
-    /// Pictures: the size that is cut out of the middle; it must be the model's.
+    /// Pictures: cut this out of the middle, which is the model's size, and scale nothing but what --resize says.
     #[cfg_attr(feature = "clap", arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..=65536)))]
     pub crop: Option<u32>,
     /// Order of the model's axes.
@@ -157,9 +157,14 @@ impl Preprocess {
 /// A factor that leaves something of a pixel.
 #[cfg(feature = "clap")]
 fn factor(text: &str) -> std::result::Result<f32, String> {
-    match text.parse() {
+    // Also a quotient, as 1/255.
+    let number = match text.split_once('/') {
+        Some((a, b)) => a.parse::<f32>().and_then(|a| Ok(a / b.parse::<f32>()?)),
+        None => text.parse(),
+    };
+    match number {
         Ok(f) if f32::is_finite(f) && f != 0.0 => Ok(f),
-        _ => Err("expected a number other than zero".into()),
+        _ => Err("expected a number other than zero, or a quotient such as 1/255".into()),
     }
 }
 

@@ -12,7 +12,7 @@ pub(crate) struct Table {
     pub(crate) rows: Vec<Vec<String>>,
 }
 
-/// Reads a table. A first line that holds anything but numbers is one of names.
+/// Reads a table. A first line without numbers, or of the columns' own, is one of names.
 pub(crate) fn read(path: &Path) -> Result<Table> {
     let fault = |why: String| Error::File { path: path.into(), why };
     let file = open(path)?;
@@ -28,11 +28,17 @@ pub(crate) fn read(path: &Path) -> Result<Table> {
             left.checked_sub(record.len() * 8 + 8).ok_or_else(|| fault("it holds more cells than are read".into()))?;
         rows.push(record.iter().map(str::to_string).collect());
     }
-    let heading =
-        rows.first().is_some_and(|first| first.iter().any(|cell| !cell.is_empty() && cell.parse::<f32>().is_err()));
+    // A line of names has no numbers in it, but for the columns' own, as pandas writes them where there are no names.
+    let heading = rows.first().is_some_and(|first| {
+        let names = first.iter().all(|cell| cell.parse::<f32>().is_err()) && first.iter().any(|cell| !cell.is_empty());
+        let counted = first.len() > 1 && first.iter().enumerate().all(|(i, cell)| *cell == i.to_string());
+        names || counted && rows.len() > 1
+    });
     let names = heading.then(|| rows.remove(0));
     if rows.is_empty() {
-        return Err(fault("it holds no rows".into()));
+        let why =
+            if names.is_some() { "its only line is taken for names; it holds no rows" } else { "it holds no rows" };
+        return Err(fault(why.into()));
     }
     Ok(Table { names, rows })
 }
@@ -61,6 +67,9 @@ impl Table {
                 match cell.parse::<f32>() {
                     Ok(v) if v.is_finite() => data.push(v),
                     Ok(v) => return Err(format!("{}: {v} is not a finite number", place())),
+                    Err(_) if row.len() == 1 && cell.contains([';', '\t']) => {
+                        return Err(format!("{}: columns are separated by commas in .csv, by tabs in .tsv", place()));
+                    }
                     Err(_) => {
                         return Err(format!(
                             "{}: {cell} is no number; write categories as columns of 0 and 1",

@@ -175,7 +175,7 @@ impl Infer {
             let all = answer.iterations;
             eprintln!("infer: the training is not at its end; the model of iteration {first} of {all} answers");
         }
-        let take = |p: &Port| (p.name.clone(), Take { dims: p.dims.clone(), batch: p.batch });
+        let take = |p: &Port| (p.name.clone(), Take { name: p.name.clone(), dims: p.dims.clone(), batch: p.batch });
         let takes: Vec<(String, Take)> = answer.program.inputs.iter().map(take).collect();
         let preprocess = self.inputs.preprocess.clone().or(answer.preprocess);
         let samples = self.inputs.read(&takes, &preprocess)?;

@@ -47,6 +47,14 @@ fn batch_symbol(graph: &Graph) -> Option<&str> {
     }
 }
 
+/// The dimension of the first input that may be the batch: its name and its axis.
+#[must_use]
+pub fn batch_dimension(graph: &Graph) -> Option<(String, usize)> {
+    let symbol = batch_symbol(graph)?;
+    let axis = graph.inputs.first()?.1.iter().position(|d| matches!(d, Dim::Symbol(s) if s == symbol))?;
+    Some((symbol.to_string(), axis))
+}
+
 /// Dimensions besides the batch that the inputs leave open: their names, and input and axis of the first place of each.
 #[must_use]
 pub fn open_dimensions(graph: &Graph) -> Vec<(String, usize, usize)> {

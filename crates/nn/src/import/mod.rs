@@ -24,8 +24,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 pub use attributes::supported;
-pub use axes::open_dimensions;
 use axes::{Axes, axes};
+pub use axes::{batch_dimension, open_dimensions};
 
 /// A batch that nothing else in a model is likely to be as large as.
 const PROBE: usize = 11;

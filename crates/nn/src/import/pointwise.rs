@@ -240,9 +240,12 @@ impl Importer<'_> {
     }
 
     fn raised(&mut self, node: &Node, x: ValueId, p: f32) -> Result<ValueId> {
-        let twice = 2.0 * p;
-        if twice.fract() != 0.0 || p.abs() > 16.0 {
-            return fault(node, format!("a power of {p} is not supported; whole numbers and halves up to 16 are"));
+        // Exporters compute halves in floats.
+        let twice = (2.0 * p).round();
+        let near = (2.0 * p - twice).abs() < 1e-5;
+        let (given, p) = (p, twice / 2.0);
+        if !near || p.abs() > 16.0 {
+            return fault(node, format!("a power of {given} is not supported; whole numbers and halves up to 16 are"));
         }
         if p == 0.0 {
             return self.scaled(node, x, 0.0, 1.0);

@@ -445,7 +445,15 @@ impl Finisher {
                 shift.round().clamp(0.0, f64::from(most)) as u32
             }
         };
-        let product = self.scale(out) * 2f64.powi(shift as i32);
+        // Where the result is far smaller than what it is the sum of, as its bias, that must fit the ring all the same.
+        let at = |shift: u32| self.scale(out) * 2f64.powi(shift as i32);
+        let largest = |shift: u32| {
+            let weights = terms.iter().map(|(x, w, _)| f64::from(w.max_abs()) * at(shift) / self.scale(*x));
+            let bias = bias.as_ref().map_or(0.0, |b| f64::from(b.max_abs()) * at(shift));
+            weights.fold(bias, f64::max)
+        };
+        let shift = (0..=shift).rev().find(|s| largest(*s) < 2f64.powi(61)).unwrap_or(0);
+        let product = at(shift);
         let mut packed = vec![];
         for (x, weight, op) in terms {
             let secret = self.secret(layer, SecretForm::Weight(*op), weight, product / self.scale(*x))?;

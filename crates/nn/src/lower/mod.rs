@@ -1,5 +1,6 @@
 //! From the typed network to the compiled program: layouts, scales, widths, and each layer in protocol steps.
 
+mod bounds;
 mod builder;
 mod finish;
 mod layers;
@@ -195,6 +196,7 @@ pub(crate) fn truncated_at_once(net: &Network, ranges: &Ranges, options: &Option
         }
     }
     let (net, ranges) = tamed(net, ranges, options.margin);
+    let ranges = bounds::widened(&net, &ranges, options.margin);
     let (net, ranges, columns) = evened(&net, &ranges);
     let mut builder = builder::Builder::new(options.clone());
     builder.columns = columns;

@@ -23,6 +23,8 @@ const MOST_EXPONENT: f64 = 60.0;
 const LEAST_SQUARE: f64 = 1.0 / 16777216.0;
 /// Share of the range by which an argument of a square root may be below zero: float rounding of sums of squares.
 const ZERO: f64 = 1e-5;
+/// Least range of a function that is near its argument at zero.
+const SMALLEST: f64 = 1e-8;
 /// Ratio of the largest to the least argument, with their margins, that leaves both some bits.
 const WIDEST: f64 = 1048576.0;
 /// Least argument of derivatives that are steep near zero; smaller ones count as this.
@@ -91,8 +93,9 @@ impl Function {
         let least = least.max(1e-30).log2().floor().exp2();
         Ok(match f {
             Smooth::Sigmoid => Self::symmetric(value, reach, 1.0, 14.0),
-            Smooth::Tanh => Self::symmetric(value, reach, 0.5, 7.5),
-            Smooth::Erf => Self::symmetric(value, reach, 0.5, 3.7),
+            // Near zero they are as small as their argument.
+            Smooth::Tanh => Self::symmetric(value, reach, SMALLEST, 7.5),
+            Smooth::Erf => Self::symmetric(value, reach, SMALLEST, 3.7),
             Smooth::SoftplusRest => Self { ends: [0.0, 0.0], ..Self::symmetric(value, reach, 0.5, 14.0) },
             Smooth::Gelu => Self::symmetric(value, reach, 0.5, reach.max(0.5)),
             Smooth::Exp => {
@@ -163,7 +166,7 @@ impl Function {
     }
     /// A bound of its values.
     pub(super) fn largest(&self) -> f64 {
-        1.02 * (0..=64).map(|i| (self.f)(self.point(f64::from(i) / 64.0)).abs()).fold(1e-9, f64::max)
+        1.02 * (0..=64).map(|i| (self.f)(self.point(f64::from(i) / 64.0)).abs()).fold(1e-15, f64::max)
     }
     /// The argument at a share of the range, as thresholds are spaced.
     fn point(&self, t: f64) -> f64 {
@@ -255,6 +258,11 @@ pub(super) fn step(b: &mut Builder, x: Slot) -> Slot {
     y
 }
 
+/// Fractional bits of an intermediate value: as many more as it is smaller than one.
+fn bits(largest: f64) -> u32 {
+    26 + (-largest.max(1e-12).log2()).ceil().clamp(0.0, 40.0) as u32
+}
+
 /// Applies a function; `range` bounds its values.
 pub(super) fn apply(b: &mut Builder, x: Slot, function: &Function, range: f64) -> Result<Slot> {
     let Some(fit) = fitted(function, range) else {
@@ -266,14 +274,14 @@ pub(super) fn apply(b: &mut Builder, x: Slot, function: &Function, range: f64) -
     let rows: Vec<usize> = std::iter::once(0).chain(dims.iter().copied()).collect();
     let pieces = b.source(Pending::Piecewise { x, thresholds: Arc::new(fit.thresholds.clone()) }, &rows, 1.0, 0);
     b.values[pieces].exact = true;
-    let largest = |list: &[f64]| list.iter().fold(1e-9f64, |m, v| m.max(v.abs()));
+    let largest = |list: &[f64]| list.iter().fold(1e-15f64, |m, v| m.max(v.abs()));
     let row = |list: &[f64]| Pending::Row { x: pieces, values: list.to_vec() };
 
     let reach = largest(&fit.centre).max(b.range(x));
     let centre = b.like(x, 1.0, row(&fit.centre), &dims, largest(&fit.centre));
     let local = b.like(x, 1.0, Pending::Done(Op::Sub { x, y: centre }), &dims, 2.0 * reach);
     let local = refine(b, local, &fit, reach);
-    let inverse = b.source(row(&fit.inverse), &dims, largest(&fit.inverse), 26);
+    let inverse = b.source(row(&fit.inverse), &dims, largest(&fit.inverse), bits(largest(&fit.inverse)));
     // The function's scale does not follow from the argument's.
     b.values[inverse].ratio = mantissa(1.0 / b.total_ratio(local));
     let v = b.mul(local, inverse, None, &dims, 1.1, 26);
@@ -281,13 +289,13 @@ pub(super) fn apply(b: &mut Builder, x: Slot, function: &Function, range: f64) -
 
     let [c0, c1, c2, c3, c4] = &fit.coefficients;
     let mut bound = largest(c4);
-    let mut y = b.source(row(c4), &dims, bound, 26);
+    let mut y = b.source(row(c4), &dims, bound, bits(bound));
     b.values[y].ratio = function.ratio;
     for (i, c) in [c3, c2, c1, c0].into_iter().enumerate() {
         let step = Pending::RowAtProduct { of: pieces, values: c.clone(), x: v, y };
-        let bias = b.source(step, &dims, largest(c), 52);
         bound = if i == 3 { range } else { bound + largest(c) };
-        let cap = if i == 3 { b.cap().max(24) } else { 26 };
+        let cap = if i == 3 { b.cap().max(24) } else { bits(bound) };
+        let bias = b.source(step, &dims, largest(c), 26 + bits(bound));
         y = b.mul(v, y, Some(bias), &dims, bound, cap);
     }
     Ok(y)
