@@ -1,7 +1,7 @@
 //! Models that nobody would write: random graphs over all operators, ranks 0 to 5, empty lists, odd attributes. Each is
 //! refused with a sentence, or its answers agree: floats before and after the passes, integers in the clear, shares.
 //!
-//! `GENERATED=10000 cargo test --release -p sordino-nn --test generated` tries more of them; `GENERATED_FROM` starts elsewhere.
+//! `GENERATED=100000 cargo test --release -p sordino-nn --test generated` tries more of them; `GENERATED_FROM` starts elsewhere.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -426,7 +426,7 @@ fn check(number: u64) -> Came {
 #[test]
 fn generated_models_are_refused_or_right() {
     let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
-    let (from, count) = (number("GENERATED_FROM").unwrap_or(0), number("GENERATED").unwrap_or(2000));
+    let (from, count) = (number("GENERATED_FROM").unwrap_or(0), number("GENERATED").unwrap_or(20_000));
     let mut came = [0u64; 4];
     let mut failed = vec![];
     for i in from..from + count {

@@ -29,7 +29,9 @@ pub(super) fn widened(net: &Network, ranges: &Ranges, margin: f64) -> Ranges {
         let name = &net.names[node.output];
         let Some(range) = ranges.values.get(name).copied() else { continue };
         let by = margin.powf(own.degree.max(1.0) - 1.0);
-        ranges.values.insert(name.clone(), Range { lo: range.lo * by, hi: range.hi * by });
+        // Outwards alone: an end on the other side of zero stays where it is.
+        let (lo, hi) = (range.lo.min(range.lo * by), range.hi.max(range.hi * by));
+        ranges.values.insert(name.clone(), Range { lo, hi });
     }
     for node in &net.nodes {
         let Layer::Smooth(f) = node.layer else { continue };
