@@ -2,7 +2,7 @@
 
 use super::{Inputs, Open, of_model, print, takes};
 use clap::Args;
-use sordino::model::{self, Calibration};
+use sordino::model::Calibration;
 use sordino::widths::{self, Chosen, Widths};
 use sordino::{Error, Result};
 use sordino_nn::{Options, Ranges};
@@ -40,8 +40,7 @@ pub(super) fn beside(model: &Path) -> PathBuf {
 impl CalibrateArgs {
     pub(crate) fn run(self) -> Result<()> {
         let mut graph = self.open.read(&self.model)?;
-        self.inputs.bind(&mut graph)?;
-        let typed = model::typed(&graph, 1).map_err(|e| of_model(&self.model, e))?;
+        let typed = self.inputs.typed(&mut graph).map_err(|e| of_model(&self.model, e))?;
         let preprocess = self.inputs.preprocess.clone().or_beside(&self.model)?;
         let samples = self.inputs.read(&takes(&typed.reference), &preprocess)?;
         let ranges = Ranges::calibrate(&typed.passed, &samples)?;

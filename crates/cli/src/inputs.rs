@@ -3,6 +3,7 @@
 use super::positive;
 use clap::Args;
 use sordino::inputs::{Preprocess, Take};
+use sordino::model::{self, Typed};
 use sordino::samples::Sample;
 use sordino::{Error, Result};
 use sordino_nn::{BatchAxis, Graph};
@@ -37,7 +38,7 @@ fn batch_axis(text: &str) -> std::result::Result<BatchAxis, String> {
 impl Open {
     /// Reads a model and says what it leaves open.
     pub(crate) fn read(&self, path: &std::path::Path) -> Result<Graph> {
-        let mut graph = sordino::model::read(path)?;
+        let mut graph = model::read(path)?;
         self.apply(&mut graph, path)?;
         Ok(graph)
     }
@@ -112,29 +113,40 @@ impl Inputs {
     }
 
     /// Gives dimensions that a model of one input leaves open the sizes of the first array.
-    pub(crate) fn bind(&self, graph: &mut Graph) -> Result<()> {
+    fn bind(&self, graph: &mut Graph) -> Result<()> {
         if graph.inputs.len() != 1 {
             return Ok(());
         }
-        let of_rank = |graph: &Graph| -> Result<Option<Vec<usize>>> {
-            Ok(sordino::inputs::shape(&self.input[0])?.filter(|dims| dims.len() == graph.inputs[0].1.len()))
-        };
         let open = sordino_nn::open_dimensions(graph);
         if !open.is_empty()
-            && let Some(dims) = of_rank(graph)?
+            && let Some(dims) = self.of_rank(graph)?
         {
             for (symbol, _, axis) in &open {
                 graph.set(symbol, dims[*axis]);
             }
         }
-        // Where samples meet, the batch that may vary is a size like others: all that an array holds is one input.
-        if let Some((symbol, axis)) = sordino_nn::batch_dimension(graph)
-            && sordino_nn::import(graph, 1).is_ok_and(|net| net.batch.is_none())
-            && let Some(dims) = of_rank(graph)?
+        Ok(())
+    }
+
+    /// Types a model for one sample. Where samples meet, a batch that may vary is a size like others: all that an array holds is one
+    /// input.
+    pub(crate) fn typed(&self, graph: &mut Graph) -> Result<Typed> {
+        self.bind(graph)?;
+        let single = model::typed(graph, 1)?;
+        if single.reference.batch.is_none()
+            && graph.inputs.len() == 1
+            && let Some((symbol, axis)) = sordino_nn::batch_dimension(graph)
+            && let Some(dims) = self.of_rank(graph)?
         {
             graph.set(&symbol, dims[axis]);
+            return model::typed(graph, 1);
         }
-        Ok(())
+        Ok(single)
+    }
+
+    /// The shape of the first array, if it has as many axes as the model's first input.
+    fn of_rank(&self, graph: &Graph) -> Result<Option<Vec<usize>>> {
+        Ok(sordino::inputs::shape(&self.input[0])?.filter(|dims| dims.len() == graph.inputs[0].1.len()))
     }
 
     /// Samples of several inputs: one from each.

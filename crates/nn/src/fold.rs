@@ -204,16 +204,7 @@ fn folded(node: &Node, inputs: &[Option<Arc<Constant>>], left: usize) -> Result<
             }
         }
         ("Shape", Some(c)) => shape(c.dims(), int("start", 0), int("end", i64::MAX)),
-        ("Expand", Some(c)) => {
-            let target = input_ints(1).and_then(|t| t.into_iter().map(|d| usize::try_from(d).ok()).collect());
-            let Some(dims) = target.and_then(|t: Vec<usize>| broadcast(c.dims(), &t)) else {
-                return fault("the shape does not fit");
-            };
-            if too_large(&dims) {
-                return fault(LARGE);
-            }
-            pick(c, &IndexMap::broadcast(c.dims(), &dims))
-        }
+        ("Size", Some(c)) => Constant::Int(vec![], vec![c.dims().iter().product::<usize>() as i64]),
         ("CastLike", Some(c)) => match inputs.get(1).and_then(|c| c.as_deref()) {
             Some(Constant::Float(_)) => Constant::Float(Arc::new(as_float(c))),
             Some(Constant::Int(..)) => as_int(c),

@@ -58,17 +58,6 @@ pub enum BatchAxis {
     At(usize),
 }
 
-impl BatchAxis {
-    /// The axis, if it was given.
-    #[must_use]
-    pub fn at(self) -> Option<usize> {
-        match self {
-            Self::At(axis) => Some(axis),
-            Self::Found | Self::None => None,
-        }
-    }
-}
-
 /// A model.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Graph {

@@ -302,18 +302,6 @@ fn words(all: Vec<String>) -> Told {
     }
 }
 
-/// Labels of a file for a model with so many answers: classes, or the answers themselves.
-///
-/// # Errors
-/// [`Error::File`].
-pub fn labels(path: &Path, answers: usize) -> Result<Labels> {
-    let fault = |why: String| Error::File { path: path.into(), why };
-    match told(path)? {
-        Told::Numbers(x) => array_labels(&x, answers).map_err(fault),
-        Told::Names(_) => Err(fault("labels are numbers here".into())),
-    }
-}
-
 /// Classes, if there is one whole number a row and the model has several answers; else answers.
 fn array_labels(x: &Tensor, answers: usize) -> std::result::Result<Labels, String> {
     let rows = x.dims.first().copied().unwrap_or(0);

@@ -5,10 +5,9 @@ use sordino::Result;
 use sordino::model::Typed;
 use sordino::owners::Finished;
 use sordino::report::{Check, LayerError, check};
-use sordino::samples::{self, Sample};
+use sordino::samples;
 use sordino_mpc::{Clear, ClearTensor, Step};
 use sordino_nn::exec::{Loaded, decode_outputs, encode_inputs};
-use sordino_nn::program::{Program, Secrets};
 use sordino_nn::{Tensor, float};
 use sordino_ring::Cpu;
 use std::collections::BTreeMap;
@@ -33,11 +32,9 @@ pub(super) fn checked(typed: &Typed, job: &Job, done: &Finished) -> Result<Check
     };
     let mut check = compared(&got, &want);
     check.float_doubt = compared(&again, &want).mean_rel_err;
-    let seen = seen(typed, program, &job.secrets, &job.batches)?;
-    check.overflows = seen.overflows;
-    if check.mean_rel_err > OFF || check.mean_rel_err.is_nan() {
-        check.layers = seen.errors;
-    }
+    let off = check.mean_rel_err > OFF || check.mean_rel_err.is_nan();
+    let seen = seen(typed, job, off)?;
+    (check.overflows, check.layers) = (seen.overflows, seen.errors);
     Ok(check)
 }
 
@@ -48,11 +45,12 @@ struct Seen {
 }
 
 /// Names the layers whose values leave their ring: results by the float reference, whose values cannot wrap, and what
-/// lies within a layer by the fixed-point oracle. Says how far each layer's result there is from floats.
-fn seen(typed: &Typed, program: &Program, secrets: &Secrets, batches: &[Sample]) -> Result<Seen> {
+/// lies within a layer by the fixed-point oracle. Where the answer is off, says how far each layer's result there is from floats.
+fn seen(typed: &Typed, job: &Job, off: bool) -> Result<Seen> {
+    let program = &job.program;
     let clear = Clear::new(Cpu::new(1)).with(program.settings);
     let mut at = Step::root([0; 16]);
-    let loaded = Loaded::load(&clear, at.child("load"), program, Some(secrets))?;
+    let loaded = Loaded::load(&clear, at.child("load"), program, Some(&job.secrets))?;
     clear.take_overflow();
     let mut found: BTreeMap<usize, String> = BTreeMap::new();
     let places: BTreeMap<&str, usize> =
@@ -61,13 +59,13 @@ fn seen(typed: &Typed, program: &Program, secrets: &Secrets, batches: &[Sample])
         program.layers.iter().enumerate().filter_map(|(i, l)| Some((l.result.as_ref()?.1, i))).collect();
     // Sums of distances and of magnitudes.
     let mut errors: BTreeMap<usize, [f64; 2]> = BTreeMap::new();
-    for (number, batch) in batches.iter().enumerate() {
+    for (number, batch) in job.batches.iter().enumerate() {
         let (mut wild, mut floats) = (vec![], BTreeMap::new());
         float::evaluate(&typed.passed, batch, |node, value| {
             let place = places.get(typed.passed.names[node.output].as_str());
             let Some(&layer) = place else { return };
             // One batch is enough to see where an answer goes wrong.
-            if number == 0 {
+            if off && number == 0 {
                 floats.insert(layer, laid_out(value));
             }
             if let Some(capacity) = program.capacity(layer)

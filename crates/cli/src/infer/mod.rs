@@ -129,9 +129,8 @@ impl Infer {
         let (mut wall, mut clock) = (Wall::default(), Instant::now());
         let mut lap = || std::mem::replace(&mut clock, Instant::now()).elapsed().as_secs_f64();
         let mut graph = self.open.read(path)?;
-        self.inputs.bind(&mut graph)?;
         let named = |e| of_model(path, e);
-        let single = model::typed(&graph, 1).map_err(named)?;
+        let single = self.inputs.typed(&mut graph).map_err(named)?;
         let preprocess = self.inputs.preprocess.clone().or_beside(path)?;
         let samples = self.inputs.read(&takes(&single.reference), &preprocess)?;
         wall.reading_seconds = lap();

@@ -1,6 +1,6 @@
 //! Arithmetic, comparisons and choices on constants, and constants whose elements are moved.
 
-use super::{LARGE, as_float, broadcast, with_dims};
+use super::{LARGE, as_float, broadcast};
 use crate::graph::{Attribute, Node};
 use crate::limits::elements;
 use crate::tensor::{Constant, Tensor};
@@ -227,7 +227,7 @@ pub(crate) fn elementwise(node: &Node, inputs: &[Option<Arc<Constant>>], left: u
         let n = all.len() as f32;
         sum = Constant::Float(Arc::new(Tensor { dims: t.dims, data: t.data.into_iter().map(|v| v / n).collect() }));
     }
-    Ok(Some(with_dims(&sum, &dims)))
+    Ok(Some(sum))
 }
 
 /// Integers as the reals they stand for: less the zero point, times the scale, each one number or one for every element of an axis.

@@ -61,9 +61,6 @@ impl Importer<'_> {
         if let Some(result) = fold::elementwise(node, inputs, left)? {
             return Ok(vec![result]);
         }
-        if let ("Size", Some(Some(c))) = (node.op.as_str(), inputs.first()) {
-            return Ok(vec![Constant::Int(vec![], vec![c.dims().iter().product::<usize>() as i64])]);
-        }
         let Some(Some(first)) = inputs.first() else {
             return fault(node, "it is not computed on constants");
         };

@@ -219,6 +219,7 @@ impl Importer<'_> {
         }
         weight = match (first, vector) {
             (true, false) => Arc::new(Tensor::new(&matrix, weight.data.clone()).permute(&[1, 0])),
+            _ if weight.dims == matrix => weight,
             _ => Arc::new(Tensor::new(&matrix, weight.data.clone())),
         };
         if weight.dims[0] != k {

@@ -18,10 +18,11 @@ impl Importer<'_> {
         if matches!(node.op.as_str(), "ScatterElements" | "ScatterND") {
             return self.scattered(node, attrs).map(|()| true);
         }
-        let Some(Moved { source, dims: out, fill }) = self.places(node, attrs, &dims)? else { return Ok(false) };
         if node.op == "Expand" {
+            let out = self.expanded(node, &dims)?;
             return self.push_output(node, 0, Layer::Broadcast, vec![x], &out).map(|()| true);
         }
+        let Some(Moved { source, dims: out, fill }) = self.places(node, attrs, &dims)? else { return Ok(false) };
         self.charge(node, source.len())?;
         self.push_output(node, 0, Layer::Gather { source: Arc::new(source), fill }, vec![x], &out)?;
         Ok(true)
@@ -37,14 +38,7 @@ impl Importer<'_> {
             }
         };
         let m = match node.op.as_str() {
-            "Expand" => {
-                let target: Option<Vec<usize>> = ints(1)?.into_iter().map(|d| usize::try_from(d).ok()).collect();
-                let Some(out) = target.and_then(|t| fold::broadcast(dims, &t)) else {
-                    return fault(node, "the shape does not fit");
-                };
-                self.room(node, &out)?;
-                moved(IndexMap::broadcast(dims, &out))
-            }
+            "Expand" => moved(IndexMap::broadcast(dims, &self.expanded(node, dims)?)),
             "Gather" => {
                 let at = axis(node, attrs.int("axis", 0), rank)?;
                 let places = self.indices(node, 1, dims[at])?;
@@ -132,6 +126,17 @@ impl Importer<'_> {
         Ok(Some(m))
     }
 
+    /// The dimensions that an operand is expanded to.
+    fn expanded(&self, node: &Node, dims: &[usize]) -> Result<Vec<usize>> {
+        let Some(target) = self.ints(node, 1)? else { return fault(node, "input 1 is missing") };
+        let target: Option<Vec<usize>> = target.into_iter().map(|d| usize::try_from(d).ok()).collect();
+        let Some(out) = target.and_then(|t| fold::broadcast(dims, &t)) else {
+            return fault(node, "the shape does not fit");
+        };
+        self.room(node, &out)?;
+        Ok(out)
+    }
+
     /// Room for so many places.
     fn room(&self, node: &Node, dims: &[usize]) -> Result<()> {
         match elements(dims) {
@@ -143,8 +148,7 @@ impl Importer<'_> {
     /// Public indices into an axis, counted from its end when negative.
     fn indices(&self, node: &Node, i: usize, len: usize) -> Result<Vec<usize>> {
         let Some(indices) = self.ints(node, i)? else { return fault(node, "the indices are missing") };
-        let at = |&i: &i64| usize::try_from(if i < 0 { i.saturating_add(len as i64) } else { i }).ok();
-        let all: Option<Vec<usize>> = indices.iter().map(|i| at(i).filter(|&i| i < len)).collect();
+        let all: Option<Vec<usize>> = indices.iter().map(|&i| wrapped(i, len)).collect();
         all.map_or_else(|| fault(node, "an index lies outside its axis"), Ok)
     }
 
@@ -167,7 +171,7 @@ impl Importer<'_> {
         for (row, index) in indices.chunks_exact(depth).enumerate() {
             let mut place = row.checked_div(per_batch).unwrap_or(0);
             for (&i, &d) in index.iter().zip(&dims[shared..]) {
-                let at = usize::try_from(if i < 0 { i.saturating_add(d as i64) } else { i }).ok().filter(|&i| i < d);
+                let at = wrapped(i, d);
                 let Some(at) = at else { return fault(node, "an index lies outside its axis") };
                 place = place * d + at;
             }
@@ -352,8 +356,7 @@ impl Importer<'_> {
             for index in indices.chunks_exact(depth) {
                 let mut place = 0;
                 for (&i, &d) in index.iter().zip(&dims) {
-                    let at =
-                        usize::try_from(if i < 0 { i.saturating_add(d as i64) } else { i }).ok().filter(|&i| i < d);
+                    let at = wrapped(i, d);
                     let Some(at) = at else { return fault(node, "an index lies outside its axis") };
                     place = place * d + at;
                 }
@@ -393,6 +396,11 @@ fn as_floats(known: &Known) -> Known {
         Known::Constant(c) => Known::Constant(Arc::new(Constant::Float(Arc::new(fold::as_float(c))))),
         Known::Value(id) => Known::Value(*id),
     }
+}
+
+/// A place on an axis, counted from its end when negative.
+fn wrapped(i: i64, len: usize) -> Option<usize> {
+    usize::try_from(if i < 0 { i.saturating_add(len as i64) } else { i }).ok().filter(|&i| i < len)
 }
 
 fn moved(map: IndexMap) -> Moved {

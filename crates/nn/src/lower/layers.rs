@@ -4,8 +4,8 @@ use super::Ranges;
 use super::builder::{Builder, Pending};
 use super::pool;
 use super::shaping::{
-    FEW, axis, border_factors, conv2d, from_row_major, gather, line_sums, permute, physical, reorder, reshape,
-    row_major,
+    FEW, axis, border_factors, conv2d, factor_bits, from_row_major, gather, line_sums, permute, physical, reorder,
+    reshape, row_major,
 };
 use super::softmax::{arg_max, softmax};
 use super::spline::{self, Function};
@@ -365,11 +365,6 @@ fn full_constant(c: &Tensor, dims: &[usize]) -> Tensor {
     let map = sordino_ring::IndexMap::broadcast(&c.dims, dims);
     let full = Tensor::new(dims, map.source.iter().map(|&s| c.data[s as usize]).collect());
     if dims.len() == 4 { full.permute(&[0, 2, 3, 1]) } else { full }
-}
-
-/// Fractional bits of a factor: as many more as it is smaller than one.
-fn factor_bits(largest: f64) -> u32 {
-    26 + (-largest.max(1e-9).log2()).ceil().clamp(0.0, 30.0) as u32
 }
 
 /// x * scale + shift per channel, both secret: one product, one truncation.

@@ -8,6 +8,11 @@ use sordino_ring::{Conv2d, WindowSum};
 /// Elements of a mean whose divisor a product of two values can bear.
 pub(super) const FEW: f64 = 9.0;
 
+/// Fractional bits of a factor, or of a coefficient: as many more as it is smaller than one.
+pub(super) fn factor_bits(largest: f64) -> u32 {
+    26 + (-largest.max(1e-12).log2()).ceil().clamp(0.0, 40.0) as u32
+}
+
 /// Dimensions of a value as it is laid out.
 pub(super) fn physical(dims: &[usize]) -> Vec<usize> {
     if dims.len() == 4 { vec![dims[0], dims[2], dims[3], dims[1]] } else { dims.to_vec() }

@@ -6,6 +6,7 @@
 
 use super::Range;
 use super::builder::{Builder, Pending, mantissa};
+use super::shaping::factor_bits;
 use crate::network::Smooth;
 use crate::program::{Op, Slot};
 use crate::{Error, Result};
@@ -258,11 +259,6 @@ pub(super) fn step(b: &mut Builder, x: Slot) -> Slot {
     y
 }
 
-/// Fractional bits of an intermediate value: as many more as it is smaller than one.
-fn bits(largest: f64) -> u32 {
-    26 + (-largest.max(1e-12).log2()).ceil().clamp(0.0, 40.0) as u32
-}
-
 /// Applies a function; `range` bounds its values.
 pub(super) fn apply(b: &mut Builder, x: Slot, function: &Function, range: f64) -> Result<Slot> {
     let Some(fit) = fitted(function, range) else {
@@ -281,7 +277,7 @@ pub(super) fn apply(b: &mut Builder, x: Slot, function: &Function, range: f64) -
     let centre = b.like(x, 1.0, row(&fit.centre), &dims, largest(&fit.centre));
     let local = b.like(x, 1.0, Pending::Done(Op::Sub { x, y: centre }), &dims, 2.0 * reach);
     let local = refine(b, local, &fit, reach);
-    let inverse = b.source(row(&fit.inverse), &dims, largest(&fit.inverse), bits(largest(&fit.inverse)));
+    let inverse = b.source(row(&fit.inverse), &dims, largest(&fit.inverse), factor_bits(largest(&fit.inverse)));
     // The function's scale does not follow from the argument's.
     b.values[inverse].ratio = mantissa(1.0 / b.total_ratio(local));
     let v = b.mul(local, inverse, None, &dims, 1.1, 26);
@@ -289,13 +285,13 @@ pub(super) fn apply(b: &mut Builder, x: Slot, function: &Function, range: f64) -
 
     let [c0, c1, c2, c3, c4] = &fit.coefficients;
     let mut bound = largest(c4);
-    let mut y = b.source(row(c4), &dims, bound, bits(bound));
+    let mut y = b.source(row(c4), &dims, bound, factor_bits(bound));
     b.values[y].ratio = function.ratio;
     for (i, c) in [c3, c2, c1, c0].into_iter().enumerate() {
         let step = Pending::RowAtProduct { of: pieces, values: c.clone(), x: v, y };
         bound = if i == 3 { range } else { bound + largest(c) };
-        let cap = if i == 3 { b.cap().max(24) } else { bits(bound) };
-        let bias = b.source(step, &dims, largest(c), 26 + bits(bound));
+        let cap = if i == 3 { b.cap().max(24) } else { factor_bits(bound) };
+        let bias = b.source(step, &dims, largest(c), 26 + factor_bits(bound));
         y = b.mul(v, y, Some(bias), &dims, bound, cap);
     }
     Ok(y)
