@@ -13,9 +13,9 @@ mod zoo;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use inputs::{Inputs, Open, of_model, one_input, takes};
-use sordino::widths::Chosen;
+use sordino::widths::{Chosen, Widths};
 use sordino::{Error, Result};
-use sordino_mpc::Settings;
+use sordino_mpc::{Kind, Settings};
 use sordino_net::LinkModel;
 use sordino_nn::Options;
 use std::path::PathBuf;
@@ -103,9 +103,26 @@ fn parse_link(text: &str) -> std::result::Result<LinkArg, String> {
     Ok(model(ms, bits))
 }
 
+/// Who computes.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Protocol {
+    /// Three servers, of which one may be curious.
+    #[value(name = "3pc")]
+    Three,
+    /// The model's owner and the client, of whom either may be curious; nobody else.
+    #[value(name = "2pc")]
+    Two,
+}
+
+/// Widths of two parties where nothing else is said: those of CrypTFlow2's ResNet-50.
+const TWO_PARTY: Widths = Widths { narrow: 25, wide: 37 };
+
 /// How to compile.
 #[derive(Args, Clone)]
 pub(crate) struct Compile {
+    /// Who computes: three servers (3pc), or the model's owner and the client alone (2pc).
+    #[arg(long, value_enum, default_value = "3pc")]
+    protocol: Protocol,
     /// Fractional bits of activations, at most [default: as many as the ranges leave; they cost nothing].
     #[arg(long, value_parser = clap::value_parser!(u32).range(4..=30))]
     frac_bits: Option<u32>,
@@ -113,12 +130,12 @@ pub(crate) struct Compile {
     #[arg(long, value_parser = clap::value_parser!(u32).range(4..=32))]
     weight_bits: Option<u32>,
     /// Width of the ring of activations, sign included; fewer bits send less and round more coarsely [default: the
-    /// calibration's choice, else 32].
+    /// calibration's choice, else 32; with two parties 25].
     #[arg(long, value_parser = clap::value_parser!(u32).range(16..=32))]
     narrow_bits: Option<u32>,
     /// Width of the ring of products, at most 32 more than the other; fewer bits leave weights fewer fractional bits
-    /// [default: the calibration's choice, else 64].
-    #[arg(long, value_parser = clap::value_parser!(u32).range(36..=64))]
+    /// [default: the calibration's choice, else 64; with two parties 37].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(20..=64))]
     wide_bits: Option<u32>,
     /// Room above the calibrated ranges, as a factor.
     #[arg(long, default_value_t = 2.0, value_parser = margin)]
@@ -145,9 +162,13 @@ impl Compile {
             }
         }
         let calibrated = calibrated.map(|c| c.widths);
-        let narrow_bits = self.narrow_bits.or(calibrated.map(|w| w.narrow)).unwrap_or(32);
-        let wide_bits = self.wide_bits.or(calibrated.map(|w| w.wide)).unwrap_or(64).min(narrow_bits + 32);
-        let settings = Settings { faithful: self.faithful, narrow_bits, wide_bits, ..Settings::default() };
+        let (kind, narrow, wide) = match self.protocol {
+            Protocol::Three => (Kind::Three, 32, 64),
+            Protocol::Two => (Kind::Two, TWO_PARTY.narrow, TWO_PARTY.wide),
+        };
+        let narrow_bits = self.narrow_bits.or(calibrated.map(|w| w.narrow)).unwrap_or(narrow);
+        let wide_bits = self.wide_bits.or(calibrated.map(|w| w.wide)).unwrap_or(wide).min(narrow_bits + 32);
+        let settings = Settings { kind, faithful: self.faithful, narrow_bits, wide_bits, ..Settings::default() };
         settings.check().map_err(|e| Error::Usage(e.to_string()))?;
         Ok(Options { frac_bits: self.frac_bits, weight_bits: self.weight_bits, margin: self.margin, settings })
     }

@@ -5,7 +5,7 @@ use clap::Args;
 use serde::Serialize;
 use sordino::model::{self, Calibration};
 use sordino::{Error, Result};
-use sordino_mpc::{Cost, Plan, Step};
+use sordino_mpc::{Cost, Costs, Kind, Plan, Step, two};
 use sordino_nn::exec::Loaded;
 use sordino_nn::program::Program;
 use sordino_nn::{Ranges, Tensor};
@@ -86,12 +86,19 @@ impl PlanArgs {
 impl Planned {
     /// One run of a program over a link.
     pub(super) fn of(program: &Program, link: &LinkArg) -> Result<Self> {
-        let plan = Plan::new(program.settings);
+        match program.settings.kind {
+            Kind::Three => Self::with(&Plan::new(program.settings), program, link),
+            Kind::Two => Self::with(&Plan::<two::Declared>::of(program.settings), program, link),
+        }
+    }
+
+    fn with<C: Costs>(plan: &Plan<C>, program: &Program, link: &LinkArg) -> Result<Self> {
         let mut at = Step::root([0; 16]);
-        let loaded = Loaded::load(&plan, at.child("load"), program, None)?;
+        let loaded = Loaded::load(plan, at.child("load"), program, None)?;
+        loaded.agree(plan, at.child("agree"))?;
         plan.restart();
         let mut marks: Vec<(usize, Cost)> = vec![];
-        loaded.run(&plan, at.child("run"), None, |layer| marks.push((layer, plan.cost())))?;
+        loaded.run(plan, at.child("run"), None, |layer| marks.push((layer, plan.cost())))?;
         let total = plan.cost();
         let link = link.0;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as f64;

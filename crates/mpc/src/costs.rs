@@ -51,16 +51,27 @@ pub trait Costs {
     /// The declaration of a program with these settings.
     fn new(settings: Settings) -> Self;
 
+    /// Chains of messages are counted anew.
+    fn restart(&self) {}
+
     /// A tensor of `n` elements from an owner.
     fn input(&self, n: usize) -> Cost;
-    /// What products with prepared weights come multiplied by.
-    fn gain(&self, op: &Conv2d) -> u64 {
+    /// Takes note of prepared weights; what products with them come multiplied by.
+    fn prepare(&self, op: &Conv2d) -> u64 {
         let _ = op;
         1
     }
+    /// Bits below a sum of so many products that only its truncation takes off.
+    fn guard(&self, terms: usize) -> u32 {
+        let _ = terms;
+        0
+    }
     /// What convolutions with weights of these gains, summed, send before the truncation, for a truncation by `shift`: the
     /// bits it really shifts by, and the multiplications.
-    fn linear(&self, terms: &[(Conv2d, u64)], shift: u32) -> (u32, Cost);
+    ///
+    /// # Errors
+    /// When the protocol cannot do them.
+    fn linear(&self, terms: &[(Conv2d, u64)], shift: u32) -> Result<(u32, Cost)>;
     /// Truncation of `n` elements after a product, or of a value.
     fn truncate(&self, n: usize, shift: u32) -> Cost;
     /// Signs of `n` elements.

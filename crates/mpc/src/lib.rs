@@ -52,6 +52,7 @@ mod protocol;
 pub mod rep3;
 mod step;
 mod topology;
+pub mod two;
 
 pub use clear::{Clear, ClearTensor, Overflow};
 pub use client::Client;

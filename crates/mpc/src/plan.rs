@@ -35,6 +35,8 @@ impl Drop for Lease {
 pub struct Symbol {
     shape: Shape,
     width: Width,
+    /// Bits below it that its truncation takes off too.
+    guard: u32,
     _lease: Rc<Lease>,
 }
 
@@ -74,6 +76,7 @@ impl<C: Costs> Plan<C> {
     }
     /// Starts counting cost anew. What lives now counts as loaded.
     pub fn restart(&self) {
+        self.costs.restart();
         let mut state = self.state.borrow_mut();
         state.peak_before = state.peak_before.max(state.peak);
         (state.loaded, state.peak) = (state.live, state.live);
@@ -103,7 +106,7 @@ impl<C: Costs> Plan<C> {
     }
     fn symbol(&self, shape: Shape, width: Width) -> Symbol {
         let lease = self.lease(self.costs.tensor_bytes(shape.len(), width));
-        Symbol { shape, width, _lease: lease }
+        Symbol { shape, width, guard: 0, _lease: lease }
     }
     fn bits(&self, shape: &Shape, dealt: bool) -> PlannedBits {
         let lease = self.lease(self.costs.bits_bytes(shape.len(), dealt));
@@ -167,7 +170,7 @@ impl<C: Costs> Protocol for Plan<C> {
         self.spend_input(self.costs.input(op.weight().len()));
         // Both components and the message one of them came in.
         let _unpacked = self.lease(24 * op.weight().len() as u64);
-        let gain = self.costs.gain(op);
+        let gain = self.costs.prepare(op);
         Ok(PlannedWeight { gain, _lease: self.lease(self.costs.panel_bytes(op, gain)) })
     }
     fn constant(&self, _values: &[i64], shape: &Shape, width: Width) -> Symbol {
@@ -183,7 +186,8 @@ impl<C: Costs> Protocol for Plan<C> {
         if operands.iter().any(|x| operands[0].width != x.width) {
             return Err(Error::Usage("operands of a local operation must have one width".into()));
         }
-        Ok(self.symbol(shape, width))
+        let guard = operands.iter().map(|x| x.guard).max().unwrap_or(0);
+        Ok(Symbol { guard, ..self.symbol(shape, width) })
     }
     fn linear(
         &self,
@@ -193,7 +197,7 @@ impl<C: Costs> Protocol for Plan<C> {
         shift: u32,
     ) -> Result<Symbol> {
         let (op, gains) = self.convolved(terms)?;
-        let (shift, cost) = self.costs.linear(&gains, shift);
+        let (shift, cost) = self.costs.linear(&gains, shift)?;
         self.spend(cost);
         Ok(self.truncated(&op.output(), shift))
     }
@@ -205,10 +209,10 @@ impl<C: Costs> Protocol for Plan<C> {
     ) -> Result<Symbol> {
         let (op, gains) = self.convolved(terms)?;
         self.spend(self.costs.linear_wide(&gains)?);
-        Ok(self.symbol(op.output(), Width::Wide))
+        Ok(Symbol { guard: self.costs.guard(terms.len()), ..self.symbol(op.output(), Width::Wide) })
     }
     fn relu_truncated(&self, mut at: Step, x: &Symbol, shift: u32, out: Width) -> Result<(Symbol, PlannedBits)> {
-        match self.costs.relu_truncated(x.shape.len(), shift, out) {
+        match self.costs.relu_truncated(x.shape.len(), shift + x.guard, out) {
             Some(cost) => {
                 self.spend(cost);
                 drop(self.lease(comparison_bytes(x.shape.len())));
@@ -239,7 +243,7 @@ impl<C: Costs> Protocol for Plan<C> {
         Ok(self.truncated(&x.shape, shift))
     }
     fn truncate(&self, _at: Step, x: &Symbol, shift: u32) -> Result<Symbol> {
-        Ok(self.truncated(&x.shape, shift))
+        Ok(self.truncated(&x.shape, shift + x.guard))
     }
     fn msb(&self, _at: Step, x: &Symbol) -> Result<PlannedBits> {
         self.spend(self.costs.msb(x.shape.len()));

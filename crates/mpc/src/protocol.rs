@@ -22,8 +22,13 @@ pub struct Settings {
     pub faithful: bool,
     /// Width n of the narrow ring Z/2^n: 4 to 32. Narrower messages are packed; signs and maxima compare fewer bits.
     pub narrow_bits: u32,
-    /// Width w of the wide ring Z/2^w: from n + 4 to n + 32, and from 33 to 64. Truncations shift by at most w - n.
+    /// Width w of the wide ring Z/2^w: with three servers from n + 4 to n + 32, and from 33 to 64; with two parties from n to 53.
+    /// Truncations shift by at most w - n.
     pub wide_bits: u32,
+    /// Bits of the largest weight, sign included, where weights stay with their owner and others must know what noise to expect: of two
+    /// parties. Otherwise zero.
+    #[serde(default)]
+    pub weight_bits: u32,
 }
 
 impl Settings {
@@ -56,7 +61,7 @@ impl Settings {
         let (n, w) = (self.narrow_bits, self.wide_bits);
         let (wide, needs) = match self.kind {
             Kind::Three => (33.max(n + 4)..=64.min(n + 32), "4 to 32 more and from 33 to 64"),
-            Kind::Two => (n..=54, "at least as many and at most 54"),
+            Kind::Two => (n..=53, "at least as many and at most 53"),
         };
         if (4..=32).contains(&n) && wide.contains(&w) {
             return Ok(());
@@ -67,7 +72,7 @@ impl Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { kind: Kind::Three, faithful: false, narrow_bits: 32, wide_bits: 64 }
+        Self { kind: Kind::Three, faithful: false, narrow_bits: 32, wide_bits: 64, weight_bits: 0 }
     }
 }
 

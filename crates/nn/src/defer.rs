@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn no_integer_changes() {
-        let settings = Settings { kind: Kind::Two, narrow_bits: 32, wide_bits: 54, ..Settings::default() };
+        let settings = Settings { kind: Kind::Two, narrow_bits: 32, wide_bits: 53, ..Settings::default() };
         let options = Options { settings, ..Options::default() };
         let average = zoo::Pool::Average;
         for (name, least) in [("lenet", 2), ("resnet20-cifar10", 9), ("vgg16-cifar10", 13), ("squeezenet1.1", 18)] {

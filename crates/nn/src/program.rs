@@ -407,6 +407,12 @@ impl Secret {
     pub fn encoded(&self) -> Vec<i64> {
         self.values.data.iter().map(|&v| (f64::from(v) * self.scale).round() as i64).collect()
     }
+
+    /// Largest magnitude of the integers.
+    #[must_use]
+    pub fn largest(&self) -> u64 {
+        (f64::from(self.values.max_abs()) * self.scale).round() as u64
+    }
 }
 
 impl Program {

@@ -1,8 +1,8 @@
 //! A whole session on threads of this process, over memory links.
 
 use crate::checkpoint::Checkpoints;
-use crate::owners::{self, Finished, Owners};
-use crate::session::{Job, Owned, cause, three};
+use crate::owners::{self, Finished, Owners, Running};
+use crate::session::{self, Job, Owned, cause};
 use crate::threads::{join, spawn};
 use crate::{Error, Result};
 use sordino_mpc::{Entropy, System, Topology};
@@ -92,17 +92,21 @@ pub fn in_process_with(
     };
     std::thread::scope(|scope| {
         let mut servers = vec![];
-        for end in topology.computing() {
+        // Two parties own everything between them.
+        let owning = if topology.owning().is_empty() { topology.ends() } else { topology.owning() };
+        for end in topology.computing().into_iter().filter(|end| !owning.contains(end)) {
             let net = net(end)?;
             let server = spawn(scope, &topology.name(end), move || {
                 let quiet = AtomicU64::new(0);
                 let progress = if end.0 == 0 { progress } else { &quiet };
                 let owned = Owned { checkpoints, ..Owned::default() };
-                three(job, net, owned, setup.threads, &*entropy(end), progress)
+                session::run(job, net, owned, setup.threads, &*entropy(end), progress)
             });
             servers.push(server.inspect_err(|_| abandon())?);
         }
-        let owned = owners::run(job, owners, entropy, &net, &abandon);
+        let running =
+            Running { ends: owning, entropy, net: &net, abandon: &abandon, threads: setup.threads, progress };
+        let owned = owners::run(job, owners, &running);
         abandon();
         let (mut reports, mut errors) = (vec![], vec![]);
         for server in servers {

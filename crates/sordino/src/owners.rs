@@ -1,7 +1,7 @@
 //! The owners of a session that run in this process, each an end of its own, and what they end with.
 
 use crate::report::{Bytes, EndReport};
-use crate::session::{Ended, Inputs, Job, Outputs, Owned, UNCONNECTED, cause, three};
+use crate::session::{self, Ended, Inputs, Job, Outputs, Owned, UNCONNECTED, cause};
 use crate::threads::{join, spawn};
 use crate::{Error, Result};
 use sordino_mpc::{Entropy, Role, Topology};
@@ -85,17 +85,30 @@ impl Finished {
     }
 }
 
-/// Runs all owners on threads of their own, with the links that `net` makes for each. `abandon` ends the waiting of all
-/// others if one cannot even start.
+/// How owners are run.
+pub(crate) struct Running<'a> {
+    /// The ends that run here.
+    pub(crate) ends: Vec<Endpoint>,
+    /// Randomness of each.
+    pub(crate) entropy: &'a (dyn Fn(Endpoint) -> Box<dyn Entropy> + Sync),
+    /// Links of each.
+    pub(crate) net: &'a (dyn Fn(Endpoint) -> Result<Net> + Sync),
+    /// Ends the waiting of all others if one cannot even start.
+    pub(crate) abandon: &'a dyn Fn(),
+    /// Worker threads of an owner who computes.
+    pub(crate) threads: usize,
+    /// Counts layers of an owner who computes.
+    pub(crate) progress: &'a AtomicU64,
+}
+
+/// Runs owners on threads of their own.
 ///
 /// # Errors
 /// The likeliest cause, if one of them fails, with its rank.
 pub(crate) fn run(
     job: Job<'_>,
     owners: Owners<'_>,
-    entropy: &(dyn Fn(Endpoint) -> Box<dyn Entropy> + Sync),
-    net: &(dyn Fn(Endpoint) -> Result<Net> + Sync),
-    abandon: &dyn Fn(),
+    running: &Running<'_>,
 ) -> std::result::Result<Vec<Ended>, (u8, Error)> {
     let topology = job.topology();
     if owners.data.len() != usize::from(topology.data_owners()) {
@@ -104,22 +117,29 @@ pub(crate) fn run(
     }
     let mut data = owners.data.into_iter();
     let (mut weights, mut receiver) = (Some(owners.weights), Some(owners.receiver));
+    let quiet = AtomicU64::new(0);
     std::thread::scope(|scope| {
         let mut threads = vec![];
-        for end in topology.owning() {
+        for &end in &running.ends {
             let mut owned = Owned::default();
             if end == topology.end(Role::ModelOwner) {
                 owned.weights = weights.take();
-            } else if end == topology.end(Role::Receiver) {
+            }
+            if end == topology.end(Role::Receiver) {
                 owned.outputs = receiver.take().map(|r| r as &mut dyn Outputs);
-            } else {
+            }
+            if (0..topology.data_owners()).any(|k| end == topology.end(Role::DataOwner(k))) {
                 owned.inputs = data.next().map(|d| d as &mut dyn Inputs);
             }
+            let (entropy, net) = (running.entropy, running.net);
+            let (threads_of_it, progress) =
+                if topology.computes(end) { (running.threads, running.progress) } else { (1, &quiet) };
+            let progress = if end.0 == 1 { &quiet } else { progress };
             let thread = spawn(scope, &topology.name(end), move || {
                 let entropy = entropy(end);
-                Ok(three(job, net(end)?, owned, 1, &*entropy, &AtomicU64::new(0)))
+                Ok(session::run(job, net(end)?, owned, threads_of_it, &*entropy, progress))
             });
-            threads.push(thread.inspect_err(|_| abandon()).map_err(|e| (0, e))?);
+            threads.push(thread.inspect_err(|_| (running.abandon)()).map_err(|e| (0, e))?);
         }
         let (mut ended, mut errors) = (vec![], vec![]);
         let mut unconnected = None;

@@ -4,7 +4,7 @@ use crate::checkpoint::Checkpoints;
 use crate::error::sentence;
 use crate::links::{Connecting, connect};
 use crate::report::EndReport;
-use crate::session::{Job, Owned, UNCONNECTED, rank, three};
+use crate::session::{self, Job, Owned, UNCONNECTED, rank};
 use crate::threads::spawn;
 use crate::tls::{Ends, Identity};
 use serde::{Deserialize, Serialize};
@@ -159,7 +159,7 @@ fn body() -> Result<EndReport, (String, u8)> {
         // Who cannot connect is likelier to be told of another's failure than to be the cause.
         let net = connect(me, &ends, Some(&listener), &how).map_err(|e| (e.to_string(), UNCONNECTED))?;
         let owned = Owned { checkpoints: task.checkpoints.as_ref(), ..Owned::default() };
-        let ended = three(job, net, owned, task.threads, &System, &progress);
+        let ended = session::run(job, net, owned, task.threads, &System, &progress);
         let named = |e| (format!("{}: {}", topology.name(me), sentence(&topology, &e)), rank(&e));
         ended.map(|e| e.report).map_err(named)
     })

@@ -3,7 +3,7 @@
 use crate::checkpoint::Checkpoints;
 use crate::in_process::PATIENT;
 use crate::links::{Connecting, connect};
-use crate::owners::{self, Finished, Owners};
+use crate::owners::{self, Finished, Owners, Running};
 use crate::party::{Assignment, BEAT, Said};
 use crate::report::EndReport;
 use crate::session::Job;
@@ -206,7 +206,15 @@ pub fn run(
             };
             connect(me, &ends, None, &how).map_err(|e| Error::Session(e.to_string()))
         };
-        let driven = owners::run(job, owners, &|_| Box::new(System), &net, &|| children.kill());
+        let running = Running {
+            ends: topology.owning(),
+            entropy: &|_| Box::new(System),
+            net: &net,
+            abandon: &|| children.kill(),
+            threads: setup.threads,
+            progress,
+        };
+        let driven = owners::run(job, owners, &running);
         // The supervisor goes on until the children's last words are heard.
         watch.done.store(true, Ordering::Relaxed);
         driven

@@ -11,7 +11,7 @@ use crate::marks::Marks;
 use crate::report::EndReport;
 use crate::{Error, Result};
 use sordino_mpc::rep3::{Rep3, SessionInfo, establish};
-use sordino_mpc::{Client, Entropy, Party, Role, Step, Topology};
+use sordino_mpc::{Client, Entropy, Kind, Party, Role, Step, Topology, two};
 use sordino_net::{Endpoint, Net, Tag};
 use sordino_nn::exec::Loaded;
 use sordino_nn::program::{Program, Secrets};
@@ -201,11 +201,11 @@ pub fn end<P: Party>(job: Job<'_>, party: &P, mut owned: Owned<'_>, progress: &A
     Ok(Ended { outputs, states, report })
 }
 
-/// Runs whatever end the links belong to, over the protocol of three servers.
+/// Runs whatever end the links belong to, over the protocol of its kind of session.
 ///
 /// # Errors
 /// As [`end`].
-pub fn three(
+pub fn run(
     job: Job<'_>,
     net: Net,
     owned: Owned<'_>,
@@ -214,6 +214,12 @@ pub fn three(
     progress: &AtomicU64,
 ) -> sordino_nn::Result<Ended> {
     let settings = job.program.settings;
+    if settings.kind == Kind::Two {
+        let info = SessionInfo { session: job.session, program: job.program.hash() };
+        let keys = two::establish(&net, &info, entropy).map_err(sordino_nn::Error::Protocol)?;
+        let party = two::Two::new(Cpu::new(threads), net, keys, settings).map_err(sordino_nn::Error::Protocol)?;
+        return end(job, &party, owned, progress);
+    }
     if !job.topology().computes(net.me()) {
         return end(job, &Client::new(net, settings, entropy), owned, progress);
     }

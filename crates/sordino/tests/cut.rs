@@ -6,7 +6,7 @@
 use sordino::inputs::{Preprocess, read};
 use sordino::links::{Connecting, connect};
 use sordino::model;
-use sordino::session::{Job, Owned, three};
+use sordino::session::{self, Job, Owned};
 use sordino::tls::{Authority, Ends};
 use sordino_mpc::{Error as Mpc, Role, System};
 use sordino_net::{Endpoint, LinkModel, Net};
@@ -108,7 +108,7 @@ fn run(bytes: usize, deadline: Duration, nearby: impl Fn(&[SocketAddr])) -> (Vec
                     if end == topology.end(Role::Receiver) {
                         owned.outputs = Some(&mut receiver);
                     }
-                    three(job, net, owned, 1, &System, &AtomicU64::new(0)).map(|e| e.outputs.len())
+                    session::run(job, net, owned, 1, &System, &AtomicU64::new(0)).map(|e| e.outputs.len())
                 })
             })
             .collect();

@@ -172,7 +172,7 @@ impl Outputs for Heard {
 }
 
 fn two() -> Settings {
-    Settings { kind: Kind::Two, narrow_bits: 32, wide_bits: 54, ..Settings::default() }
+    Settings { kind: Kind::Two, narrow_bits: 32, wide_bits: 53, ..Settings::default() }
 }
 
 fn compiled(graph: &Graph, settings: Settings, samples: &[Tensor]) -> (Program, Secrets) {

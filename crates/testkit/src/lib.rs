@@ -6,7 +6,7 @@ pub mod transcript;
 
 use seed::Seeded;
 use sordino_mpc::rep3::{Rep3, SessionInfo, establish};
-use sordino_mpc::{Client, Party, Protocol, Result, Settings, Step, Topology};
+use sordino_mpc::{Client, Kind, Party, Protocol, Result, Settings, Step, Topology, two};
 use sordino_net::{Endpoint, Frame, Link, LinkModel, Meter, Net, Segment, memory_links};
 use sordino_ring::{Cpu, PrgKey};
 use std::collections::BTreeMap;
@@ -42,7 +42,7 @@ pub struct World {
     pub holds: Option<usize>,
     /// What all randomness follows from.
     pub seed: [u8; 32],
-    /// Each server's session, to make them disagree.
+    /// The session of each end that computes, to make them disagree.
     pub sessions: [SessionInfo; 3],
 }
 
@@ -146,7 +146,7 @@ impl World {
         ends
     }
 
-    /// Runs a job at three servers and all owners.
+    /// Runs a job at all ends.
     pub fn run<J: Job>(&self, job: &J) -> Outcome<J::Out> {
         let links = self.links();
         let ends = std::thread::scope(|scope| {
@@ -157,6 +157,13 @@ impl World {
                     scope.spawn(move || {
                         let net = Net::new(Endpoint(i as u8), links);
                         let entropy = Seeded::of(self.seed, i as u8);
+                        if self.settings.kind == Kind::Two {
+                            let session = &self.sessions[i];
+                            let keys = two::establish(&net, session, &entropy)?;
+                            let party = two::Two::new(Cpu::new(1), net, keys, self.settings)?;
+                            let out = job.run(&party, Step::root(session.session))?;
+                            return Ok((out, party.net().meter()));
+                        }
                         let Some(session) = self.sessions.get(i) else {
                             let owner = Client::new(net, self.settings, &entropy);
                             let out = job.run(&owner, Step::root(self.sessions[0].session))?;

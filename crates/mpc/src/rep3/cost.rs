@@ -72,12 +72,12 @@ impl Costs for Declared {
     fn input(&self, n: usize) -> Cost {
         input(n, self.0)
     }
-    fn gain(&self, op: &Conv2d) -> u64 {
+    fn prepare(&self, op: &Conv2d) -> u64 {
         op.gain()
     }
-    fn linear(&self, terms: &[(Conv2d, u64)], shift: u32) -> (u32, Cost) {
+    fn linear(&self, terms: &[(Conv2d, u64)], shift: u32) -> Result<(u32, Cost)> {
         let gain = terms.iter().map(|t| t.1).max().unwrap_or(1);
-        (shift + gain.trailing_zeros(), products(terms.iter().map(|t| t.0.macs()).sum()))
+        Ok((shift + gain.trailing_zeros(), products(terms.iter().map(|t| t.0.macs()).sum())))
     }
     fn truncate(&self, n: usize, shift: u32) -> Cost {
         truncate(n, shift, self.0)

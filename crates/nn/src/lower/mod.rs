@@ -14,7 +14,7 @@ mod training;
 
 use crate::columns::evened;
 use crate::network::Network;
-use crate::program::{Program, Secrets};
+use crate::program::{Program, SecretForm, Secrets};
 use crate::tame::tamed;
 use crate::tensor::Tensor;
 use crate::training::TrainingStep;
@@ -181,8 +181,16 @@ pub fn compile(net: &Network, ranges: &Ranges, options: &Options) -> Result<(Pro
     let (mut program, secrets) = truncated_at_once(net, ranges, options)?;
     if options.settings.kind == Kind::Two {
         crate::defer::defer(&mut program);
+        program.settings.weight_bits = weight_bits(&program, &secrets);
     }
     Ok((program, secrets))
+}
+
+/// Bits of the largest weight of a linear layer, sign included.
+fn weight_bits(program: &Program, secrets: &Secrets) -> u32 {
+    let weights = program.secrets.iter().zip(&secrets.0).filter(|(form, _)| matches!(form, SecretForm::Weight(_)));
+    let largest = weights.map(|(_, secret)| secret.largest()).max().unwrap_or(0);
+    65 - largest.leading_zeros()
 }
 
 /// The program before truncations are put off.

@@ -1,0 +1,200 @@
+//! Keys, encryption of polynomials over Z/2^w, and decryption of answers.
+
+use crate::modulus::{Modulus, WIDEST};
+use crate::ntt::Ntt;
+use crate::params::{EXTRA, Params};
+use crate::{Error, N, Result, sample};
+use sordino_ot::Stream;
+use sordino_ring::{pack, unpack};
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+/// A polynomial modulo both primes.
+pub(crate) type Residues = [Vec<u64>; 2];
+
+/// Everything public of a modulus.
+pub struct Scheme {
+    /// Its size.
+    pub params: Params,
+    pub(crate) ntts: [Ntt; 2],
+    /// 1 / (q / p_i) mod p_i, and floor(2^(63 + bits) / p_i): fractions of q.
+    fractions: [(u64, u64); 2],
+    /// For the client's product with its secret.
+    plain: Ntt,
+}
+
+impl Scheme {
+    /// Of a modulus.
+    #[must_use]
+    pub fn new(params: Params) -> Self {
+        let bits = params.prime_bits;
+        let moduli = [0, 1].map(|skip| Modulus::below(bits, skip));
+        let fraction = |i: usize| {
+            let (own, other) = (moduli[i], moduli[1 - i]);
+            let ratio = (1u128 << (63 + bits)) / u128::from(own.p);
+            (own.inverse(other.p % own.p), ratio as u64)
+        };
+        Self {
+            params,
+            fractions: [fraction(0), fraction(1)],
+            ntts: moduli.map(Ntt::new),
+            plain: Ntt::new(Modulus::below(WIDEST, 0)),
+        }
+    }
+
+    /// round(2^bits x / q) mod 2^bits of every coefficient.
+    pub(crate) fn rescaled(&self, x: &Residues, bits: u32) -> Vec<u64> {
+        let shift = self.params.prime_bits - 1;
+        let term = |i: usize, v: u64| {
+            let (inverse, ratio) = self.fractions[i];
+            ((u128::from(self.ntts[i].modulus.mul(v, inverse)) * u128::from(ratio)) >> shift) as u64
+        };
+        let half = if bits == 64 { 0 } else { 1u64 << (63 - bits) };
+        let both = x[0].iter().zip(&x[1]);
+        both.map(|(a, b)| term(0, *a).wrapping_add(term(1, *b)).wrapping_add(half) >> (64 - bits)).collect()
+    }
+
+    /// Small integers modulo both primes, transformed.
+    pub(crate) fn transformed(&self, x: &[i64]) -> Residues {
+        [0, 1].map(|i| {
+            let ntt = &self.ntts[i];
+            let mut x: Vec<u64> = x.iter().map(|v| ntt.modulus.signed(*v)).collect();
+            ntt.forward(&mut x);
+            x
+        })
+    }
+
+    /// The public polynomials of a seed, one after the other.
+    pub(crate) fn uniform(&self, public: &mut Stream) -> Residues {
+        [0, 1].map(|i| sample::uniform(public, self.ntts[i].modulus.p))
+    }
+
+    pub(crate) fn packed(&self, x: &Residues, message: &mut Vec<u64>) {
+        x.iter().for_each(|x| message.extend(pack(x, self.params.prime_bits)));
+    }
+
+    /// A polynomial from its words; a peer's values may be anything below the power of two above p.
+    pub(crate) fn unpacked(&self, words: &[u64]) -> Result<Residues> {
+        let half = self.params.words() / 2;
+        if words.len() != 2 * half {
+            return Err(Error::Length);
+        }
+        let residue = |i: usize| -> Vec<u64> {
+            let p = self.ntts[i].modulus.p;
+            let values: Vec<u64> = unpack(&words[i * half..(i + 1) * half], N, self.params.prime_bits);
+            values.into_iter().map(|v| v.min(v.wrapping_sub(p))).collect()
+        };
+        Ok([residue(0), residue(1)])
+    }
+}
+
+/// The client's key. No `Debug`, no `Clone`.
+#[derive(Zeroize, ZeroizeOnDrop)]
+pub struct SecretKey {
+    /// Transformed.
+    s: Residues,
+    /// Transformed modulo the plain prime.
+    plain: Vec<u64>,
+}
+
+/// What the model's owner makes answers fresh with: (b, a) with b = e - a s, transformed.
+pub struct PublicKey(pub(crate) [Residues; 2]);
+
+/// Words of a seed.
+pub(crate) const SEED: usize = 2;
+
+pub(crate) fn seeded(words: &[u64]) -> Result<Stream> {
+    let words: [u64; SEED] = words.try_into().map_err(|_| Error::Length)?;
+    let mut seed = [0; 16];
+    seed.chunks_exact_mut(8).zip(words).for_each(|(s, w)| s.copy_from_slice(&w.to_le_bytes()));
+    Ok(Stream::new(seed))
+}
+
+impl SecretKey {
+    /// A fresh key, and the message that tells the other end the public key.
+    #[must_use]
+    pub fn new(scheme: &Scheme, random: &mut Stream) -> (Self, Vec<u64>) {
+        let mut s = sample::ternary(random);
+        let modulus = scheme.plain.modulus;
+        let mut plain: Vec<u64> = s.iter().map(|v| modulus.signed(*v)).collect();
+        scheme.plain.forward(&mut plain);
+        let key = Self { s: scheme.transformed(&s), plain };
+        s.zeroize();
+        let mut message = random.words(SEED);
+        let a = seeded(&message).map(|mut public| scheme.uniform(&mut public));
+        let mut e = sample::errors(random);
+        // A seed of the right length is one.
+        let b = a.map(|a| key.masked(scheme, &a, scheme.transformed(&e))).unwrap_or_default();
+        e.zeroize();
+        scheme.packed(&b, &mut message);
+        (key, message)
+    }
+
+    /// m - a s, transformed.
+    fn masked(&self, scheme: &Scheme, a: &Residues, m: Residues) -> Residues {
+        let mut out = m;
+        for (i, out) in out.iter_mut().enumerate() {
+            let modulus = &scheme.ntts[i].modulus;
+            let products = a[i].iter().zip(&self.s[i]);
+            out.iter_mut().zip(products).for_each(|(m, (a, s))| *m = modulus.sub(*m, modulus.mul(*a, *s)));
+        }
+        out
+    }
+
+    /// c_0 of an encryption of a polynomial over Z/2^w: e + round(q v / 2^w) - a s, transformed.
+    pub(crate) fn encrypted(&self, scheme: &Scheme, v: &[u64], w: u32, a: &Residues, random: &mut Stream) -> Residues {
+        let [p0, p1] = [0, 1].map(|i| scheme.ntts[i].modulus.p);
+        let q = u128::from(p0) * u128::from(p1);
+        let (hi, lo) = ((q >> 64) as u64, q as u64);
+        let mut e = sample::errors(random);
+        let mut m: Residues = [Vec::with_capacity(N), Vec::with_capacity(N)];
+        for (&v, &e) in v.iter().zip(&e) {
+            // q v / 2^w from the two halves of q; the rounding's direction does not matter.
+            let scaled = ((u128::from(hi) * u128::from(v)) << (64 - w)) + ((u128::from(lo) * u128::from(v)) >> w);
+            for (i, m) in m.iter_mut().enumerate() {
+                let modulus = &scheme.ntts[i].modulus;
+                m.push(modulus.add(modulus.reduce(scaled), modulus.signed(e)));
+            }
+        }
+        e.zeroize();
+        m.iter_mut().zip(&scheme.ntts).for_each(|(m, ntt)| ntt.forward(m));
+        self.masked(scheme, a, m)
+    }
+
+    /// round(2^bits (C_1 s) / 2^(bits + EXTRA)) mod 2^bits of every coefficient, from C_1 rescaled to bits + EXTRA bits.
+    pub(crate) fn decrypted(&self, scheme: &Scheme, c: &[u64], bits: u32) -> Vec<u64> {
+        let ntt = &scheme.plain;
+        let p = ntt.modulus.p;
+        // Halves of 32 bits times {-1, 0, 1}: sums stay below 2^44, so that the prime's residues are the integers.
+        let [low, high] = [0, 32].map(|shift| {
+            let mut x: Vec<u64> = c.iter().map(|v| v >> shift & 0xffff_ffff).collect();
+            ntt.forward(&mut x);
+            x.iter_mut().zip(&self.plain).for_each(|(x, s)| *x = ntt.modulus.mul(*x, *s));
+            ntt.backward(&mut x);
+            x
+        });
+        let signed = |v: u64| if v > p / 2 { v.wrapping_sub(p) } else { v };
+        let half = 1u64 << (EXTRA - 1);
+        let sum = |(l, h): (&u64, &u64)| {
+            let exact = signed(*l).wrapping_add(signed(*h) << 32);
+            (exact.wrapping_add(half) << (64 - bits - EXTRA)) >> (64 - bits)
+        };
+        low.iter().zip(&high).map(sum).collect()
+    }
+}
+
+impl PublicKey {
+    /// Words of the message that carries it.
+    #[must_use]
+    pub fn words(params: Params) -> usize {
+        SEED + params.words()
+    }
+
+    /// From the client's message.
+    ///
+    /// # Errors
+    /// [`Error::Length`].
+    pub fn read(scheme: &Scheme, message: &[u64]) -> Result<Self> {
+        let (seed, b) = message.split_at_checked(SEED).ok_or(Error::Length)?;
+        Ok(Self([scheme.unpacked(b)?, scheme.uniform(&mut seeded(seed)?)]))
+    }
+}

@@ -1,0 +1,112 @@
+//! Linear layers on shares: whatever the geometry, the two shares add up to 2^g times the product, with an error that the guard bits hold.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use sordino_he::layer::{answer, question, read};
+use sordino_he::params::{guard, noise};
+use sordino_he::{Layout, Params, PublicKey, Scheme, SecretKey};
+use sordino_ot::Stream;
+use sordino_ring::{Conv2d, Cpu, Device, convolve, prepare_one};
+
+const W: u32 = 37;
+
+fn masked(v: u64, bits: u32) -> u64 {
+    v & (u64::MAX >> (64 - bits))
+}
+
+/// The errors of all elements.
+fn errors(op: Conv2d, weight_bits: u32, params: Option<Params>, seed: u8) -> Vec<i64> {
+    let bits = W + guard(1);
+    let params = params
+        .unwrap_or_else(|| Params::new(bits, noise(weight_bits, Layout::weights_per_answer(&op, op.cout))).unwrap());
+    let scheme = Scheme::new(params);
+    let (mut client, mut owner) = (Stream::new([seed; 16]), Stream::new([seed + 1; 16]));
+    let (key, said) = SecretKey::new(&scheme, &mut client);
+    let public = PublicKey::read(&scheme, &said).unwrap();
+    let layout = Layout::new(op, params, bits);
+    let x: Vec<u64> = client.words(op.input().len()).into_iter().map(|v| masked(v, W)).collect();
+    // The largest weights: signs alone are random.
+    let most = (1i64 << (weight_bits - 1)) - 1;
+    let weights: Vec<i64> =
+        owner.words(op.weight().len()).iter().map(|v| if v & 1 == 0 { most } else { -most }).collect();
+    let asked = question(&scheme, &key, &layout, &x, W, &mut client);
+    let (answered, share) = answer(&scheme, &public, &layout, &weights, &asked, bits, &mut owner).unwrap();
+    let other = read(&scheme, &key, &layout, &answered, bits).unwrap();
+    let cpu = Cpu::new(1);
+    let panel = prepare_one(&cpu, &cpu.upload(weights.iter().map(|v| *v as u64).collect()), &op);
+    let want = cpu.download(convolve(&cpu, &cpu.upload(x), &panel, &op));
+    let error = |((a, b), y): ((&u64, &u64), &u64)| {
+        let difference = a.wrapping_add(*b).wrapping_sub(y << guard(1));
+        ((difference << (64 - bits)) as i64) >> (64 - bits)
+    };
+    share.iter().zip(&other).zip(&want).map(error).collect()
+}
+
+#[test]
+fn every_geometry_is_exact_but_for_the_guard_bits() {
+    let base = Conv2d { n: 1, h: 9, w: 7, cin: 5, cout: 6, ..Conv2d::matmul(1, 1, 1) };
+    let all = [
+        Conv2d::matmul(1, 700, 10),
+        Conv2d::matmul(3, 64, 100),
+        Conv2d { h: 14, w: 14, cin: 96, cout: 40, ..base },
+        Conv2d { h: 15, w: 13, cin: 20, cout: 33, stride: [2, 2], ..base },
+        Conv2d { kernel: [3, 3], pad: [1; 4], ..base },
+        Conv2d { kernel: [3, 2], pad: [1, 0, 2, 1], stride: [2, 1], n: 2, ..base },
+        Conv2d { kernel: [3, 3], pad: [2; 4], dilation: [2, 2], ..base },
+        Conv2d { h: 70, w: 90, cin: 3, cout: 8, kernel: [7, 7], pad: [3; 4], stride: [2, 2], ..base },
+        Conv2d { cin: 12, cout: 8, kernel: [3, 3], pad: [1; 4], groups: 4, ..base },
+        Conv2d { cin: 16, cout: 16, kernel: [3, 3], pad: [1; 4], groups: 16, ..base },
+        Conv2d { kernel: [1, 1], pad: [1; 4], ..base },
+        Conv2d { cin: 6, cout: 9, groups: 3, ..base },
+    ];
+    for (i, op) in all.into_iter().enumerate() {
+        op.check().unwrap();
+        let most = errors(op, 13, None, 10 + i as u8).into_iter().map(i64::abs).max().unwrap();
+        assert!(most <= 1, "{op:?}: {most}");
+    }
+}
+
+#[test]
+fn noise_is_within_its_bound_and_a_shorter_modulus_is_not() {
+    // 512 channels of 3 x 3, all weights of the largest size.
+    let op = Conv2d { n: 1, h: 14, w: 14, cin: 512, cout: 12, kernel: [3, 3], pad: [1; 4], ..Conv2d::matmul(1, 1, 1) };
+    let bits = W + guard(1);
+    let params = Params::new(bits, noise(13, Layout::weights_per_answer(&op, op.cout))).unwrap();
+    let spread = |e: &[i64]| (e.iter().map(|v| v * v).sum::<i64>() as f64 / e.len() as f64).sqrt();
+    let good = errors(op, 13, Some(params), 50);
+    // Two roundings to whole units of a value with a deviation of 0.1 and a quarter of a unit: at most one, seldom.
+    assert!(good.iter().all(|e| e.abs() <= 1) && spread(&good) < 0.6, "{}", spread(&good));
+    let short = Params { prime_bits: params.prime_bits - 3 };
+    assert!(errors(op, 13, Some(short), 50).iter().any(|e| e.abs() > 1));
+}
+
+#[test]
+fn answers_for_weights_of_zero_are_fresh() {
+    let op = Conv2d::matmul(1, 64, 8);
+    let bits = W + guard(1);
+    let params = Params::new(bits, noise(13, 512)).unwrap();
+    let (scheme, mut client) = (Scheme::new(params), Stream::new([1; 16]));
+    let (key, said) = SecretKey::new(&scheme, &mut client);
+    let public = PublicKey::read(&scheme, &said).unwrap();
+    let layout = Layout::new(op, params, bits);
+    let asked = question(&scheme, &key, &layout, &[5; 64], W, &mut client);
+    let answered =
+        |seed: u8| answer(&scheme, &public, &layout, &[0; 512], &asked, bits, &mut Stream::new([seed; 16])).unwrap().0;
+    let (a, b) = (answered(2), answered(3));
+    let equal = a.iter().zip(&b).filter(|(x, y)| x == y).count();
+    assert!(equal < 3 && a.iter().filter(|w| **w == 0).count() < 3);
+}
+
+#[test]
+fn what_is_too_long_or_too_short_is_refused() {
+    let op = Conv2d::matmul(1, 64, 8);
+    let params = Params::new(39, noise(13, 512)).unwrap();
+    let (scheme, mut client) = (Scheme::new(params), Stream::new([1; 16]));
+    let (key, said) = SecretKey::new(&scheme, &mut client);
+    assert!(PublicKey::read(&scheme, &said[1..]).is_err() && PublicKey::read(&scheme, &[]).is_err());
+    let public = PublicKey::read(&scheme, &said).unwrap();
+    let layout = Layout::new(op, params, 39);
+    let asked = question(&scheme, &key, &layout, &[5; 64], W, &mut client);
+    assert!(answer(&scheme, &public, &layout, &[0; 512], &asked[1..], 39, &mut client).is_err());
+    assert!(read(&scheme, &key, &layout, &asked, 39).is_err());
+}

@@ -1,0 +1,190 @@
+//! Declared cost of two parties: what is sent, exactly, as a formula of size and width.
+
+use super::compare::{Digits, levels};
+use super::linear::params;
+use super::relu::{Form, Kind, PIECE, table_planes};
+use super::transfers::Transfers;
+use crate::{Cost, Costs, Result, Settings, Width};
+use sordino_he::params::guard;
+use sordino_he::{Layout, Params, PublicKey, layer};
+use sordino_ot::Pool;
+use sordino_ring::{Conv2d, packed_words};
+use std::cell::{Cell, RefCell};
+
+/// The declared cost of the protocol with two parties.
+pub struct Declared {
+    settings: Settings,
+    known: RefCell<Known>,
+    /// Length of the longest chain of messages that ends at the owner, and at the client.
+    chain: Cell<[u32; 2]>,
+}
+
+/// Who sends words.
+#[derive(Clone, Copy)]
+enum Said {
+    Owner(usize),
+    Client(usize),
+    /// Neither waits for the other.
+    Both(usize, usize),
+}
+
+#[derive(Default)]
+struct Known {
+    /// Geometries of all prepared weights, which the modulus is chosen for.
+    ops: Vec<Conv2d>,
+    params: Option<Params>,
+    /// The owner has the public key.
+    keyed: bool,
+}
+
+impl Declared {
+    fn send(&self, said: Said) -> Cost {
+        let before = self.chain.get();
+        let [owner, client] = before;
+        let (words, after) = match said {
+            Said::Owner(n) => ([n, 0], [owner, client.max(owner + 1)]),
+            Said::Client(n) => ([0, n], [owner.max(client + 1), client]),
+            Said::Both(a, b) => ([a, b], [owner.max(client + 1), client.max(owner + 1)]),
+        };
+        self.chain.set(after);
+        let longest = |chain: [u32; 2]| chain[0].max(chain[1]);
+        let [a, b] = words.map(|n| 8 * n as u64);
+        Cost { sent: [a, b, 0, 0], rounds: longest(after) - longest(before), macs: 0 }
+    }
+
+    /// Transfers are asked for by their receivers.
+    fn make(&self, need: Transfers) -> Cost {
+        let words = |n: usize| if n > 0 { Pool::words(n) } else { 0 };
+        let (owner, client) = (words(need.from_client), words(need.from_owner));
+        match (owner, client) {
+            (0, 0) => Cost::default(),
+            (owner, 0) => self.send(Said::Owner(owner)),
+            (0, client) => self.send(Said::Client(client)),
+            (owner, client) => self.send(Said::Both(owner, client)),
+        }
+    }
+
+    /// An operation on so many elements, piece by piece.
+    fn each(&self, n: usize, kind: Kind) -> Cost {
+        let form = Form::new(kind, self.settings);
+        (0..n).step_by(PIECE).map(|at| self.piece(&form, PIECE.min(n - at))).sum()
+    }
+
+    fn piece(&self, form: &Form, n: usize) -> Cost {
+        let words = n.div_ceil(64);
+        let one = |bits: u32| usize::from(bits > 0);
+        let packed = |bits: u32| if bits > 0 { packed_words(n, bits) } else { 0 };
+        let digits = (form.lower() + form.upper()) as usize;
+        let mut cost = self.make(form.transfers(n));
+        if digits + one(form.top()) > 0 {
+            let corrections = (digits + one(form.top())) * words;
+            cost += self.send(Said::Owner(corrections));
+            cost += self.send(Said::Client(table_planes(form) * words + packed(form.top())));
+        }
+        // Trees go level by level together; a pair opens two bits, or three with both products.
+        let trees: Vec<_> =
+            form.numbers().into_iter().map(|(b, equal)| levels(Digits::new(b).0.len(), equal)).collect();
+        for level in 0..trees.iter().map(Vec::len).max().unwrap_or(0) {
+            let planes: usize =
+                trees.iter().flat_map(|t| t.get(level)).flatten().map(|both| 2 + usize::from(*both)).sum();
+            cost += self.send(Said::Both(planes * words, planes * words));
+        }
+        if form.joined() {
+            cost += self.send(Said::Both(3 * words, 3 * words));
+        }
+        let opened = (one(form.selected()) + one(form.carried())) * words;
+        if opened > 0 {
+            let selected = packed(form.selected());
+            cost += self.send(Said::Both(opened + selected, opened + selected + packed(form.carried())));
+        }
+        cost
+    }
+
+    fn params(&self) -> Result<Params> {
+        let mut known = self.known.borrow_mut();
+        if let Some(params) = known.params {
+            return Ok(params);
+        }
+        let found = params(&known.ops, self.settings.wide_bits, self.settings.weight_bits)?;
+        known.params = Some(found);
+        Ok(found)
+    }
+}
+
+impl Costs for Declared {
+    fn new(settings: Settings) -> Self {
+        Self { settings, known: RefCell::default(), chain: Cell::default() }
+    }
+    fn restart(&self) {
+        self.chain.set([0, 0]);
+    }
+    /// An owner's share is the value itself.
+    fn input(&self, _n: usize) -> Cost {
+        Cost::default()
+    }
+    fn prepare(&self, op: &Conv2d) -> u64 {
+        self.known.borrow_mut().ops.push(*op);
+        1
+    }
+    fn guard(&self, terms: usize) -> u32 {
+        guard(terms)
+    }
+    fn linear(&self, terms: &[(Conv2d, u64)], shift: u32) -> Result<(u32, Cost)> {
+        Ok((shift + guard(terms.len()), self.linear_wide(terms)?))
+    }
+    fn linear_wide(&self, terms: &[(Conv2d, u64)]) -> Result<Cost> {
+        let (params, bits) = (self.params()?, self.settings.wide_bits + guard(terms.len()));
+        let term = |(op, _): &(Conv2d, u64)| {
+            let layout = Layout::new(*op, params, bits);
+            let asked = self.send(Said::Client(layer::question_words(params, &layout)));
+            let cost = asked + self.send(Said::Owner(layout.answer_words(bits)));
+            Cost { macs: op.macs(), ..cost }
+        };
+        Ok(terms.iter().map(term).sum())
+    }
+    fn truncate(&self, n: usize, shift: u32) -> Cost {
+        self.each(n, Kind::Truncate { low: shift })
+    }
+    fn msb(&self, n: usize) -> Cost {
+        self.each(n, Kind::Sign)
+    }
+    fn relu(&self, n: usize, out: Width) -> Cost {
+        self.each(n, Kind::Relu { low: 0, out })
+    }
+    fn relu_truncated(&self, n: usize, shift: u32, out: Width) -> Option<Cost> {
+        Some(self.each(n, Kind::Relu { low: shift, out }))
+    }
+    fn extend(&self, n: usize) -> Cost {
+        self.each(n, Kind::Extend)
+    }
+    fn open(&self, n: usize, width: Width) -> Cost {
+        self.send(Said::Owner(packed_words(n, self.settings.bits(width))))
+    }
+    /// The client's public key, before the first run.
+    fn agree(&self) -> Cost {
+        let needed =
+            !self.known.borrow().ops.is_empty() && !std::mem::replace(&mut self.known.borrow_mut().keyed, true);
+        match self.params() {
+            Ok(params) if needed => self.send(Said::Client(PublicKey::words(params))),
+            _ => Cost::default(),
+        }
+    }
+    fn select(&self, n: usize, _dealt: bool, out: Width) -> Result<Cost> {
+        let form = Form::new(Kind::Relu { low: 0, out }, self.settings);
+        let extended = if out == Width::Wide { self.extend(n) } else { Cost::default() };
+        let words = packed_words(n, form.selected()) + n.div_ceil(64);
+        let made = self.make(Transfers { from_owner: n, from_client: n });
+        Ok(extended + made + self.send(Said::Both(words, words)))
+    }
+
+    fn tensor_bytes(&self, n: usize, _width: Width) -> u64 {
+        8 * n as u64
+    }
+    fn bits_bytes(&self, n: usize, _dealt: bool) -> u64 {
+        8 * n.div_ceil(64) as u64
+    }
+    /// The owner's integers, and what its own product reads.
+    fn panel_bytes(&self, op: &Conv2d, _gain: u64) -> u64 {
+        24 * op.weight().len() as u64
+    }
+}

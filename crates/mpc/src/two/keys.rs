@@ -1,0 +1,88 @@
+//! How two parties begin: what they run, a seed that is both's, and their first oblivious transfers.
+
+use super::engine::wrong_form;
+use crate::rep3::SessionInfo;
+use crate::{Entropy, Error, Result, Step};
+use sha2::{Digest, Sha256};
+use sordino_net::{Endpoint, Net, Part, Segment};
+use sordino_ot::{Pool, Setup, Stream, base};
+use zeroize::{Zeroize, Zeroizing};
+
+const VERSION: u64 = 1;
+
+/// What one party has when a session begins. No `Debug`, no `Clone`.
+pub struct Keys {
+    /// Transfers in both directions.
+    pub(super) pool: Pool,
+    /// This party's own randomness: masks, encryption.
+    pub(super) own: Stream,
+}
+
+pub(super) fn words(bytes: &[u8]) -> Vec<u64> {
+    bytes.chunks_exact(8).map(|c| c.iter().rev().fold(0, |v, &b| v << 8 | u64::from(b))).collect()
+}
+
+fn stream(entropy: &dyn Entropy) -> Result<Stream> {
+    let mut seed = [0; 16];
+    entropy.fill(&mut seed)?;
+    let stream = Stream::new(seed);
+    seed.zeroize();
+    Ok(stream)
+}
+
+/// Words of a received message of one part.
+pub(super) fn heard(net: &Net, from: Endpoint, at: &Step, label: &str, words: usize) -> Result<Vec<u64>> {
+    match net.recv(from, at.tag(label), &[Segment::Wide(words)])?.pop() {
+        Some(Part::Wide(v)) => Ok(v),
+        _ => Err(wrong_form()),
+    }
+}
+
+/// Agrees on a session: both say what they run and a random contribution to a seed that keys the hash of transfers, and make the
+/// transfers by public keys that all others come from. Three messages from each, three rounds, 28 KiB each; the meter starts counting
+/// afterwards.
+///
+/// # Errors
+/// Lost peers; a peer with another version, session or program; points that are none.
+pub fn establish(net: &Net, info: &SessionInfo, entropy: &dyn Entropy) -> Result<Keys> {
+    let me = net.me();
+    let peer = Endpoint(1 - me.0.min(1));
+    let mut at = Step::root(info.session);
+    let at = at.child("keys");
+    let name = [&info.session[..], &info.program].concat();
+    let (mut setup, point) = Setup::new(&name, me.0 == 0, stream(entropy)?);
+    let mut own = Zeroizing::new([0u8; 32]);
+    entropy.fill(&mut *own)?;
+    let hello = vec![
+        Part::Wide(vec![VERSION]),
+        Part::Wide(words(&info.session)),
+        Part::Wide(words(&info.program)),
+        Part::Wide(words(&*own)),
+        Part::Wide(point),
+    ];
+    net.send(peer, at.tag("hello"), hello)?;
+    let form = [1, 2, 4, 4, base::POINT].map(Segment::Wide);
+    let theirs = net.recv(peer, at.tag("hello"), &form)?;
+    let expect = [vec![VERSION], words(&info.session), words(&info.program)];
+    for ((part, want), what) in theirs.iter().zip(expect).zip(["version", "session", "program"]) {
+        if *part != Part::Wide(want) {
+            return Err(Error::Incompatible { peer, what });
+        }
+    }
+    let [_, _, _, contribution, Part::Wide(point)] = &theirs[..] else { return Err(wrong_form()) };
+    let mine = Part::Wide(words(&*own));
+    let both = if me.0 == 0 { [&mine, contribution] } else { [contribution, &mine] };
+    let mut digest = Sha256::new().chain_update(b"sordino transfers").chain_update(&name);
+    both.iter().for_each(|part| digest.update(part.bytes()));
+    let mut seed = [0; 16];
+    seed.copy_from_slice(&digest.finalize()[..16]);
+    let second = setup.second(point)?;
+    net.send(peer, at.tag("choices"), vec![Part::Wide(second)])?;
+    let second = heard(net, peer, &at, "choices", Setup::SECOND)?;
+    let pool = setup.finish(&second, u128::from_le_bytes(seed), |third| -> Result<Vec<u64>> {
+        net.send(peer, at.tag("seeds"), vec![Part::Wide(third)])?;
+        heard(net, peer, &at, "seeds", Setup::THIRD)
+    })?;
+    net.reset_meter();
+    Ok(Keys { pool, own: stream(entropy)? })
+}

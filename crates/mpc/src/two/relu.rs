@@ -1,0 +1,399 @@
+//! Truncation and ReLU from one comparison, and what else is made of comparisons.
+//!
+//! A value is x = x_0 + x_1 in Z/2^(n + low), of which `low` bits are truncated. With t_i the n bits above them, m_i the top one of these,
+//! u_i the rest, and c the carry of the low bits: x >> low = t_0 + t_1 + c mod 2^n, and its sign is m_0 ^ m_1 ^ [u_0 + u_1 + c >= 2^(n-1)]
+//! = m_0 ^ m_1 ^ larger ^ equal c, where u_1 is compared with not u_0. Where it is not negative it is the integer
+//! T_0 + T_1 + c + 2^n m_0 m_1 for T_i = t_i - 2^n m_i.
+//!
+//! Nothing is opened but bits masked by random choices of transfers: d ^ rho with shares of rho T, and c ^ r with shares of r, that were
+//! made while the tree ran.
+
+use super::compare::{Compared, Digits, Number, levels};
+use super::engine::{Two, wrong_form};
+use super::share::{Bits, Shared, local};
+use super::transfers::{Plane, Transfers, mask, xor};
+use crate::{Local, Result, Settings, Step, Width};
+use sordino_net::{Part, Segment};
+use sordino_ring::{Device, packed_words};
+
+/// Elements that go through together: a bound on memory, since all transfers of a piece are there at once.
+pub(super) const PIECE: usize = 1 << 17;
+
+/// What is done to every element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// [x < 0], of a narrow value.
+    Sign,
+    /// max(x, 0), after `low` bits are truncated.
+    Relu { low: u32, out: Width },
+    /// x >> low.
+    Truncate { low: u32 },
+    /// A narrow value that is not negative, in the wide ring.
+    Extend,
+}
+
+/// The widths an operation works with, and what it draws.
+#[derive(Clone, Copy)]
+pub(super) struct Form {
+    /// Narrow bits.
+    n: u32,
+    /// Bits of the result.
+    out: u32,
+    /// Truncated bits.
+    low: u32,
+    kind: Kind,
+}
+
+impl Form {
+    pub(super) fn new(kind: Kind, settings: Settings) -> Self {
+        let (n, wide) = (settings.narrow_bits, settings.wide_bits);
+        let (low, out) = match kind {
+            Kind::Sign => (0, n),
+            Kind::Relu { low, out } => (low, settings.bits(out)),
+            Kind::Truncate { low } => (low, n),
+            Kind::Extend => (0, wide),
+        };
+        Self { n, out, low, kind }
+    }
+
+    /// Bits that are compared below: the truncated ones.
+    pub(super) fn lower(&self) -> u32 {
+        self.low
+    }
+
+    /// Bits that are compared for the sign.
+    pub(super) fn upper(&self) -> u32 {
+        match self.kind {
+            Kind::Sign | Kind::Relu { .. } => self.n - 1,
+            Kind::Truncate { .. } | Kind::Extend => 0,
+        }
+    }
+
+    /// Bits of the product of the two top bits: where the result is wider than the narrow ring.
+    pub(super) fn top(&self) -> u32 {
+        match self.kind {
+            Kind::Relu { .. } | Kind::Extend => self.out - self.n,
+            Kind::Sign | Kind::Truncate { .. } => 0,
+        }
+    }
+
+    /// Bits of shares of rho T.
+    pub(super) fn selected(&self) -> u32 {
+        if matches!(self.kind, Kind::Relu { .. }) { self.out } else { 0 }
+    }
+
+    /// Bits of shares of r, for a carry.
+    pub(super) fn carried(&self) -> u32 {
+        match self.kind {
+            Kind::Relu { low, .. } | Kind::Truncate { low } if low > 0 => self.out,
+            _ => 0,
+        }
+    }
+
+    /// The two numbers' bits that are compared, and whether equality is wanted.
+    pub(super) fn numbers(&self) -> Vec<(u32, bool)> {
+        let lower = (self.lower() > 0).then_some((self.lower(), false));
+        // The carry decides where the upper bits are equal.
+        let upper = (self.upper() > 0).then_some((self.upper(), self.lower() > 0));
+        lower.into_iter().chain(upper).collect()
+    }
+
+    /// Whether the carry and the comparison are joined.
+    pub(super) fn joined(&self) -> bool {
+        self.lower() > 0 && self.upper() > 0
+    }
+
+    /// Products of the trees, and of the carry's and the comparison's.
+    pub(super) fn nodes(&self) -> usize {
+        let trees = self.numbers().into_iter().flat_map(|(bits, equal)| levels(Digits::new(bits).0.len(), equal));
+        trees.map(|level| level.len()).sum::<usize>() + usize::from(self.joined())
+    }
+
+    /// Transfers of so many elements.
+    pub(super) fn transfers(&self, n: usize) -> Transfers {
+        let (nodes, one) = (self.nodes(), |bits: u32| usize::from(bits > 0));
+        let digits = (self.lower() + self.upper()) as usize;
+        Transfers {
+            from_owner: n * (nodes + one(self.selected())),
+            from_client: n * (digits + one(self.top()) + nodes + one(self.selected()) + one(self.carried())),
+        }
+    }
+}
+
+impl<D: Device> Two<D> {
+    /// An operation on all elements of a share whose words' low bits count: shares of its value, and of its bit.
+    pub(super) fn each(&self, mut at: Step, x: &[u64], kind: Kind) -> Result<(Vec<u64>, Plane)> {
+        let (mut values, mut bits) = (Vec::with_capacity(x.len()), Vec::with_capacity(x.len().div_ceil(64)));
+        for piece in x.chunks(PIECE) {
+            let (v, b) = self.piece(at.child("piece"), piece, Form::new(kind, self.settings))?;
+            values.extend(v);
+            bits.extend(b);
+        }
+        Ok((values, bits))
+    }
+
+    fn piece(&self, mut at: Step, x: &[u64], form: Form) -> Result<(Vec<u64>, Plane)> {
+        let n = x.len();
+        self.make(&at, form.transfers(n))?;
+        let planes = self.planes(x, form.low + form.n);
+        let (low, high) = planes.split_at(form.low as usize);
+        let (top, high) = high.split_last().ok_or_else(wrong_form)?;
+        // The owner compares with the complement of its own bits.
+        let own = |planes: &[Plane]| -> Vec<Plane> {
+            if self.client { planes.to_vec() } else { planes.iter().map(not).collect() }
+        };
+        let (low, high) = (own(low), own(if form.upper() > 0 { high } else { &[] }));
+        let lower = (!low.is_empty()).then_some(Number { planes: &low, equal: false });
+        // The carry decides where the upper bits are equal.
+        let upper = (!high.is_empty()).then_some(Number { planes: &high, equal: !low.is_empty() });
+        let numbers: Vec<Number<'_>> = lower.into_iter().chain(upper).collect();
+        let t = |(i, v): (usize, &u64)| {
+            let t = (v >> form.low) & (u64::MAX >> (64 - form.n));
+            t.wrapping_sub(mask(top, i) & (1 << form.n))
+        };
+        let mut value: Vec<u64> = x.iter().enumerate().map(t).collect();
+        let leaves = self.leaves(&at, n, &numbers, top, &mut value, &form)?;
+        let compared = self.trees(&mut at, n, &numbers, leaves)?;
+        self.decide(at, value, compared, top, &form)
+    }
+
+    /// The owner's choices and the client's tables; on the way the value gets its missing 2^n.
+    fn leaves(
+        &self,
+        at: &Step,
+        n: usize,
+        numbers: &[Number<'_>],
+        top: &Plane,
+        value: &mut [u64],
+        form: &Form,
+    ) -> Result<Vec<Vec<Compared>>> {
+        let words = n.div_ceil(64);
+        let wrap = form.top();
+        let bits: usize = numbers.iter().map(|n| n.planes.len()).sum();
+        let carries = |value: &mut [u64], share: Vec<u64>| {
+            value.iter_mut().zip(share).for_each(|(v, s)| *v = v.wrapping_add(s << form.n));
+        };
+        if bits == 0 && wrap == 0 {
+            return Ok(vec![]);
+        }
+        if self.client {
+            let planes = bits + usize::from(wrap > 0);
+            let corrections = self.recv_words(at, "digits", planes * words)?;
+            let (digits, flips) = corrections.split_at(bits * words);
+            let (leaves, tables) = self.offer_tables(n, numbers, digits)?;
+            let mut message = vec![Part::Wide(tables)];
+            if wrap > 0 {
+                let own: Vec<u64> = (0..n).map(|i| mask(top, i) & 1).collect();
+                let (share, part) = self.correlate(&own, Some(flips), wrap)?;
+                carries(value, share);
+                message.push(part);
+            }
+            self.send(at, "tables", message)?;
+            return Ok(leaves);
+        }
+        let (waiting, mut corrections) = self.choose_digits(n, numbers)?;
+        let string = match wrap {
+            0 => vec![],
+            _ => {
+                let (choices, string) = self.chosen(n)?;
+                corrections.extend(xor(&choices, top));
+                string
+            }
+        };
+        self.send(at, "digits", vec![Part::Wide(corrections)])?;
+        let mut expect = vec![Segment::Wide(table_planes(form) * words)];
+        if wrap > 0 {
+            expect.push(Segment::Wide(packed_words(n, wrap)));
+        }
+        let mut message = self.recv(at, "tables", &expect)?.into_iter();
+        let Some(Part::Wide(tables)) = message.next() else { return Err(wrong_form()) };
+        if let Some(part) = message.next() {
+            carries(value, self.correlated(top, string, part, wrap)?);
+        }
+        self.take_tables(n, numbers, waiting, &tables)
+    }
+
+    /// The result from the compared numbers.
+    fn decide(
+        &self,
+        mut at: Step,
+        value: Vec<u64>,
+        mut compared: Vec<Compared>,
+        top: &Plane,
+        form: &Form,
+    ) -> Result<(Vec<u64>, Plane)> {
+        let n = value.len();
+        let upper = (form.upper() > 0).then(|| compared.pop()).flatten();
+        let carry = compared.pop().map(|c| c.larger);
+        // Of both parties' shares together: 1 ^ m_0 ^ m_1 ^ larger.
+        let positive = upper.as_ref().map(|u| xor(&if self.client { top.clone() } else { not(top) }, &u.larger));
+        let (positive, carry) = match (positive, carry, upper.and_then(|u| u.equal)) {
+            (Some(positive), Some(carry), Some(equal)) => {
+                let both = xor(&positive, &equal);
+                let mut products = self.multiply(&at.child("join"), n, &[(&carry, &equal, Some(&both))])?;
+                let Some((turned, Some(kept))) = products.pop() else { return Err(wrong_form()) };
+                (Some(xor(&positive, &turned)), Some(kept))
+            }
+            (positive, carry, _) => (positive, carry),
+        };
+        if form.kind == Kind::Sign {
+            let positive = positive.ok_or_else(wrong_form)?;
+            return Ok((vec![], if self.client { positive } else { not(&positive) }));
+        }
+        let selecting = positive.as_ref().filter(|_| form.selected() > 0);
+        self.selected(&at, value, selecting, carry.as_ref(), form).map(|y| (y, positive.unwrap_or_default()))
+    }
+
+    /// The value where a bit is set, if one is given, plus a carry, if there is one: what is opened is masked by choices of
+    /// transfers; 2 bits an element and, for each, a message of shares.
+    fn selected(
+        &self,
+        at: &Step,
+        value: Vec<u64>,
+        bit: Option<&Plane>,
+        carry: Option<&Plane>,
+        form: &Form,
+    ) -> Result<Vec<u64>> {
+        let n = value.len();
+        if bit.is_none() && carry.is_none() {
+            return Ok(value);
+        }
+        let (mut planes, mut message) = (vec![], vec![]);
+        let (mut expect, mut waiting) = (vec![], vec![]);
+        let mut shares = vec![];
+        if let Some(bit) = bit {
+            let (rho, string) = self.chosen(n)?;
+            let signed: Vec<u64> = value.iter().enumerate().map(|(i, v)| negated_if(*v, mask(&rho, i))).collect();
+            let (share, part) = self.correlate(&signed, None, form.selected())?;
+            let own = |(i, s): (usize, u64)| s.wrapping_add(value[i] & mask(&rho, i));
+            shares.push(share.into_iter().enumerate().map(own).collect::<Vec<u64>>());
+            planes.push(xor(bit, &rho));
+            message.push(part);
+            expect.push(Segment::Wide(packed_words(n, form.selected())));
+            waiting.push((rho, string, form.selected()));
+        }
+        if let Some(carry) = carry {
+            // r = r_0 ^ r_1 = r_0 + r_1 - 2 r_0 r_1, where the owner's bit is a choice.
+            if self.client {
+                let r = self.own_plane(n);
+                let d: Vec<u64> = (0..n).map(|i| (mask(&r, i) & 2).wrapping_neg()).collect();
+                let (share, part) = self.correlate(&d, None, form.carried())?;
+                shares.push(share.into_iter().enumerate().map(|(i, s)| s.wrapping_add(mask(&r, i) & 1)).collect());
+                planes.push(xor(carry, &r));
+                message.push(part);
+            } else {
+                let (r, string) = self.chosen(n)?;
+                shares.push((0..n).map(|i| mask(&r, i) & 1).collect());
+                planes.push(xor(carry, &r));
+                expect.push(Segment::Wide(packed_words(n, form.carried())));
+                waiting.push((r, string, form.carried()));
+            }
+        }
+        let words = n.div_ceil(64);
+        let own: Vec<u64> = planes.concat();
+        message.insert(0, Part::Wide(own.clone()));
+        expect.insert(0, Segment::Wide(own.len()));
+        self.send(at, "select", message)?;
+        let mut theirs = self.recv(at, "select", &expect)?.into_iter();
+        let Some(Part::Wide(opened)) = theirs.next() else { return Err(wrong_form()) };
+        let opened = xor(&own, &opened);
+        for ((share, (c, string, bits)), part) in shares.iter_mut().zip(waiting).zip(theirs) {
+            let more = self.correlated(&c, string, part, bits)?;
+            share.iter_mut().zip(more).for_each(|(s, m)| *s = s.wrapping_add(m));
+        }
+        let (mut shares, mut opened) = (shares.into_iter(), opened.chunks(words));
+        // b v = e v + (1 - 2 e) rho v for e = b ^ rho.
+        let mut y = match bit {
+            Some(_) => {
+                let (share, e) = (shares.next().ok_or_else(wrong_form)?, opened.next().ok_or_else(wrong_form)?);
+                let one = |(i, (v, s)): (usize, (u64, u64))| (v & mask(e, i)).wrapping_add(negated_if(s, mask(e, i)));
+                value.into_iter().zip(share).enumerate().map(one).collect()
+            }
+            None => value,
+        };
+        if carry.is_some() {
+            let (share, f) = (shares.next().ok_or_else(wrong_form)?, opened.next().ok_or_else(wrong_form)?);
+            for (i, (y, s)) in y.iter_mut().zip(share).enumerate() {
+                let public = if self.client { 0 } else { mask(f, i) & 1 };
+                *y = y.wrapping_add(public).wrapping_add(negated_if(s, mask(f, i)));
+            }
+        }
+        Ok(y)
+    }
+
+    /// `bit ? x : 0` in the ring of `bits` bits.
+    pub(super) fn choose(&self, at: &Step, bit: &Plane, x: Vec<u64>, out: Width) -> Result<Vec<u64>> {
+        let form = Form::new(Kind::Relu { low: 0, out }, self.settings);
+        let n = x.len();
+        self.make(at, Transfers { from_owner: n, from_client: n })?;
+        self.selected(at, x, Some(bit), None, &form)
+    }
+
+    /// Planes `0 .. count` of a share's words.
+    fn planes(&self, x: &[u64], count: u32) -> Vec<Plane> {
+        let words = x.len().div_ceil(64);
+        let planes = self.dev.download(self.dev.planes(&self.dev.upload(x.to_vec()), 0, count));
+        planes.chunks(words.max(1)).map(<[u64]>::to_vec).collect()
+    }
+
+    /// Truncation's rounding: half of the result's unit, and half of the guard bits' range, at the owner; the bits that go.
+    pub(super) fn rounded(&self, x: &Shared<D>, shift: u32) -> (Vec<u64>, u32) {
+        let low = shift + x.guard;
+        let half = |bits: u32| if bits > 0 { 1u64 << (bits - 1) } else { 0 };
+        let unit = if shift > 0 { half(low) } else { 0 };
+        let add = if self.client { 0 } else { unit.wrapping_add(half(x.guard)) };
+        (self.dev.download(self.dev.affine(&x.data, 1, add)), low)
+    }
+
+    /// max(x, 0) of a narrow value, and the bit x >= 0.
+    pub(super) fn relu_shared(&self, at: Step, x: &Shared<D>, out: Width) -> Result<(Shared<D>, Bits)> {
+        let (y, plane) = self.each(at, &x.narrow()?.exact()?.words(&self.dev), Kind::Relu { low: 0, out })?;
+        Ok((Shared::new(&self.dev, x.shape.clone(), out, 0, y), Bits { shape: x.shape.clone(), plane }))
+    }
+
+    /// The same of round(x / 2^shift) for wide x.
+    pub(super) fn relu_rounded(&self, at: Step, x: &Shared<D>, shift: u32, out: Width) -> Result<(Shared<D>, Bits)> {
+        let (words, low) = self.rounded(x.wide()?, shift);
+        let (y, plane) = self.each(at, &words, Kind::Relu { low, out })?;
+        Ok((Shared::new(&self.dev, x.shape.clone(), out, 0, y), Bits { shape: x.shape.clone(), plane }))
+    }
+
+    /// round(x / 2^shift), narrow.
+    pub(super) fn truncate_shared(&self, at: Step, x: &Shared<D>, shift: u32) -> Result<Shared<D>> {
+        let (words, low) = self.rounded(x.wide()?, shift);
+        let (y, _) = self.each(at, &words, Kind::Truncate { low })?;
+        Ok(Shared::new(&self.dev, x.shape.clone(), Width::Narrow, 0, y))
+    }
+
+    /// A signed narrow value in the wide ring: an offset makes it non-negative.
+    pub(super) fn extend_shared(&self, at: Step, x: &Shared<D>) -> Result<Shared<D>> {
+        let offset = 1i64 << (self.settings.narrow_bits - 2);
+        let raised = local(&self.dev, !self.client, &Local::Offset(offset), &[x.narrow()?.exact()?])?;
+        let (y, _) = self.each(at, &raised.words(&self.dev), Kind::Extend)?;
+        let wide = Shared::new(&self.dev, x.shape.clone(), Width::Wide, 0, y);
+        local(&self.dev, !self.client, &Local::Offset(-offset), &[&wide])
+    }
+
+    /// x < 0.
+    pub(super) fn sign(&self, at: Step, x: &Shared<D>) -> Result<Bits> {
+        let (_, plane) = self.each(at, &x.narrow()?.exact()?.words(&self.dev), Kind::Sign)?;
+        Ok(Bits { shape: x.shape.clone(), plane })
+    }
+}
+
+fn not(plane: &Plane) -> Plane {
+    plane.iter().map(|w| !w).collect()
+}
+
+/// -v where the mask is all ones.
+fn negated_if(v: u64, mask: u64) -> u64 {
+    (v ^ mask).wrapping_sub(mask)
+}
+
+/// Planes of all tables.
+pub(super) fn table_planes(form: &Form) -> usize {
+    let of = |(bits, equal): (u32, bool)| -> usize {
+        Digits::new(bits).kinds(equal).map(|(bits, kind)| ((1 << bits) - 1) * kind).sum()
+    };
+    form.numbers().into_iter().map(of).sum()
+}

@@ -1,0 +1,139 @@
+//! What transfers are used for: pairs of products of bits, and additive shares of a bit times a value.
+//!
+//! Both parties draw from their pools in the same order, which follows from the program alone.
+
+use super::engine::{Two, wrong_form};
+use crate::{Result, Step};
+use sordino_net::{Part, Segment};
+use sordino_ot::Pool;
+use sordino_ring::{Device, packed_words};
+
+/// One bit of every element, 64 to a word.
+pub(super) type Plane = Vec<u64>;
+
+/// Transfers that an operation uses: those the model's owner sends, and those the client sends.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Transfers {
+    pub(super) from_owner: usize,
+    pub(super) from_client: usize,
+}
+
+/// Shares of two products with a common factor that is not known yet (Beaver, CRYPTO 1991).
+pub(super) struct Triple {
+    pub(super) common: Plane,
+    pub(super) other: [Plane; 2],
+    pub(super) product: [Plane; 2],
+}
+
+pub(super) fn xor(a: &[u64], b: &[u64]) -> Plane {
+    a.iter().zip(b).map(|(a, b)| a ^ b).collect()
+}
+
+pub(super) fn and(a: &[u64], b: &[u64]) -> Plane {
+    a.iter().zip(b).map(|(a, b)| a & b).collect()
+}
+
+/// All ones where the element's bit is set.
+pub(super) fn mask(plane: &[u64], i: usize) -> u64 {
+    0u64.wrapping_sub(plane[i / 64] >> (i % 64) & 1)
+}
+
+impl<D: Device> Two<D> {
+    /// Makes the transfers that an operation draws. Both parties are receivers of one direction, so this is one round.
+    pub(super) fn make(&self, at: &Step, need: Transfers) -> Result<()> {
+        let (sent, received) =
+            if self.client { (need.from_client, need.from_owner) } else { (need.from_owner, need.from_client) };
+        let mut pool = self.pool.borrow_mut();
+        pool.settle();
+        if received > 0 {
+            let message = pool.ask(received);
+            self.send(at, "transfers", vec![Part::Wide(message)])?;
+        }
+        if sent > 0 {
+            let message = self.recv_words(at, "transfers", Pool::words(sent))?;
+            pool.answer(sent, &message)?;
+        }
+        Ok(())
+    }
+
+    /// Planes `0 .. count` of strings.
+    pub(super) fn string_planes(&self, strings: Vec<u32>, count: u32) -> Vec<Plane> {
+        let words = strings.len().div_ceil(64);
+        let planes = self.dev.download(self.dev.planes(&self.dev.upload(strings), 0, count));
+        planes.chunks(words.max(1)).map(<[u64]>::to_vec).collect()
+    }
+
+    /// A pair of products of random bits, one transfer each way and no message: the receiver's choice is its share of the
+    /// common factor, the difference of the sender's strings its shares of the others.
+    pub(super) fn triple(&self, n: usize) -> Result<Triple> {
+        let (sent, (common, received)) = {
+            let mut pool = self.pool.borrow_mut();
+            (pool.send::<u32>(n)?, pool.receive::<u32>(n)?)
+        };
+        let [zero, one] = sent.map(|s| self.string_planes(s, 2));
+        let received = self.string_planes(received, 2);
+        let other = [0, 1].map(|b| xor(&zero[b], &one[b]));
+        let product = [0, 1].map(|b| xor(&xor(&zero[b], &received[b]), &and(&common, &other[b])));
+        Ok(Triple { common, other, product })
+    }
+
+    /// As sender: shares of c d for the receiver's bits c. Returns the share; the message is `bits` bits an element. With `flips`
+    /// the receiver has chosen its bits, and says where they differ from those it was given.
+    pub(super) fn correlate(&self, d: &[u64], flips: Option<&[u64]>, bits: u32) -> Result<(Vec<u64>, Part)> {
+        let [mut zero, mut one] = self.pool.borrow_mut().send::<u64>(d.len())?;
+        if let Some(flips) = flips {
+            for (i, (a, b)) in zero.iter_mut().zip(&mut one).enumerate() {
+                let swap = (*a ^ *b) & mask(flips, i);
+                *a ^= swap;
+                *b ^= swap;
+            }
+        }
+        let message = zero.iter().zip(&one).zip(d).map(|((a, b), d)| a.wrapping_sub(*b).wrapping_add(*d)).collect();
+        let share = zero.into_iter().map(u64::wrapping_neg).collect();
+        Ok((share, self.packed(message, bits)))
+    }
+
+    /// As receiver: the string of a transfer, and its choices.
+    pub(super) fn chosen(&self, n: usize) -> Result<(Plane, Vec<u64>)> {
+        Ok(self.pool.borrow_mut().receive::<u64>(n)?)
+    }
+
+    /// The receiver's share of c d, once the sender's message is there: for its bits c, and what it was given for them.
+    pub(super) fn correlated(&self, c: &[u64], string: Vec<u64>, message: Part, bits: u32) -> Result<Vec<u64>> {
+        let message = self.unpacked(message, string.len(), bits)?;
+        let share = |(i, (s, z)): (usize, (u64, u64))| s.wrapping_add(z & mask(c, i));
+        Ok(string.into_iter().zip(message).enumerate().map(share).collect())
+    }
+
+    /// Elements as they travel.
+    pub(super) fn packed(&self, values: Vec<u64>, bits: u32) -> Part {
+        Part::Wide(self.dev.pack(&self.dev.upload(values), bits))
+    }
+
+    /// Elements of a received part.
+    pub(super) fn unpacked(&self, part: Part, n: usize, bits: u32) -> Result<Vec<u64>> {
+        match part {
+            Part::Wide(words) if words.len() == packed_words(n, bits) => {
+                Ok(self.dev.download(self.dev.unpack(&words, n, bits)))
+            }
+            _ => Err(wrong_form()),
+        }
+    }
+
+    /// Opens planes to both parties: the sum of what each sends.
+    pub(super) fn opened(&self, at: &Step, label: &str, planes: &[&Plane]) -> Result<Vec<Plane>> {
+        let own: Vec<u64> = planes.iter().flat_map(|p| p.iter().copied()).collect();
+        let words = planes.first().map_or(0, |p| p.len());
+        self.send(at, label, vec![Part::Wide(own.clone())])?;
+        let theirs = self.recv_words(at, label, own.len())?;
+        Ok(xor(&own, &theirs).chunks(words.max(1)).map(<[u64]>::to_vec).collect())
+    }
+
+    /// Words of a message of one part.
+    pub(super) fn recv_words(&self, at: &Step, label: &str, n: usize) -> Result<Vec<u64>> {
+        match self.recv(at, label, &[Segment::Wide(n)])?.pop() {
+            Some(Part::Wide(words)) => Ok(words),
+            _ => Err(wrong_form()),
+        }
+    }
+}
