@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 /// How an end connects to the others.
 pub struct Connecting<'a> {
-    /// Where those listen who compute.
+    /// Where those listen who compute. A party that computes and does not listen dials for both directions.
     pub addresses: &'a BTreeMap<u8, SocketAddr>,
     /// Shape of every link.
     pub link: LinkModel,
@@ -75,9 +75,11 @@ pub fn connect(
             .flat_map(|peer| [Direction::Send, Direction::Receive].map(|d| how.dial(ends, peer, d)))
             .collect::<Result<_, _>>()?,
         Some(listener) => {
+            let dials = |s: &Endpoint| !how.addresses.contains_key(&s.0);
             let mut expected: Vec<_> = computing().map(|s| (s, Direction::Send)).collect();
-            expected
-                .extend(topology.owning().into_iter().flat_map(|o| [(o, Direction::Send), (o, Direction::Receive)]));
+            let both = |o| [(o, Direction::Send), (o, Direction::Receive)];
+            expected.extend(topology.owning().into_iter().flat_map(both));
+            expected.extend(computing().filter(dials).map(|s| (s, Direction::Receive)));
             let stop = AtomicBool::new(false);
             // Accepting goes on while dialling: the others do the same.
             std::thread::scope(|scope| {
@@ -88,7 +90,7 @@ pub fn connect(
                 let broken = |why: String| ConnectError::Handshake { peer: "a peer".into(), why };
                 let accepting = accepting.map_err(|e| broken(e.to_string()))?;
                 let dialled: Result<Vec<_>, _> =
-                    computing().map(|peer| how.dial(ends, peer, Direction::Send)).collect();
+                    computing().filter(|s| !dials(s)).map(|peer| how.dial(ends, peer, Direction::Send)).collect();
                 stop.store(dialled.is_err(), Ordering::Relaxed);
                 let accepted = crate::threads::join(accepting).map_err(|e| broken(e.to_string()));
                 let mut all = dialled?;

@@ -111,8 +111,10 @@ pub(crate) fn run(
     running: &Running<'_>,
 ) -> std::result::Result<Vec<Ended>, (u8, Error)> {
     let topology = job.topology();
-    if owners.data.len() != usize::from(topology.data_owners()) {
-        let (given, takes) = (owners.data.len(), topology.data_owners());
+    let provides = |end: &Endpoint| (0..topology.data_owners()).any(|k| *end == topology.end(Role::DataOwner(k)));
+    let takes = running.ends.iter().filter(|end| provides(end)).count();
+    if owners.data.len() != takes {
+        let given = owners.data.len();
         return Err((0, Error::Usage(format!("{given} data owners where the program takes {takes}"))));
     }
     let mut data = owners.data.into_iter();
@@ -128,7 +130,7 @@ pub(crate) fn run(
             if end == topology.end(Role::Receiver) {
                 owned.outputs = receiver.take().map(|r| r as &mut dyn Outputs);
             }
-            if (0..topology.data_owners()).any(|k| end == topology.end(Role::DataOwner(k))) {
+            if provides(&end) {
                 owned.inputs = data.next().map(|d| d as &mut dyn Inputs);
             }
             let (entropy, net) = (running.entropy, running.net);

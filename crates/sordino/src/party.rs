@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 /// What a child process is told, as one line of JSON on its standard input.
 #[derive(Serialize, Deserialize)]
 pub struct Assignment {
-    /// Which server it is.
-    pub server: u8,
+    /// Which end it is.
+    pub end: u8,
     /// Its certificate and key.
     pub identity: Identity,
     /// The session.
@@ -46,6 +46,17 @@ pub struct Assignment {
     pub threads: usize,
     /// The compiled program.
     pub program: Program,
+    /// Of a client of two: the encoded inputs of every run.
+    pub inputs: Option<Vec<Vec<Vec<i64>>>>,
+}
+
+/// What a child process has when it is done.
+#[derive(Serialize, Deserialize)]
+pub struct Done {
+    /// Traffic and times.
+    pub report: EndReport,
+    /// Integers of every output of every run, at a receiver.
+    pub outputs: Vec<Vec<Vec<i64>>>,
 }
 
 /// Longest that a server which runs says nothing.
@@ -60,7 +71,7 @@ pub enum Said {
     /// So many layers are done; said every [`BEAT`] at least, also while nothing happens: who says nothing is stopped.
     Progress(u64),
     /// It is done.
-    Done(Box<EndReport>),
+    Done(Box<Done>),
     /// It failed.
     Failed {
         /// One sentence.
@@ -82,8 +93,8 @@ fn say(said: &Said) {
 #[must_use]
 pub fn run() -> u8 {
     match body() {
-        Ok(report) => {
-            say(&Said::Done(Box::new(report)));
+        Ok(done) => {
+            say(&Said::Done(Box::new(done)));
             0
         }
         Err((why, rank)) => {
@@ -102,7 +113,7 @@ impl Drop for Finish<'_> {
     }
 }
 
-fn body() -> Result<EndReport, (String, u8)> {
+fn body() -> Result<Done, (String, u8)> {
     let plain = |e: &dyn std::fmt::Display| (e.to_string(), 0);
     let mut lines = std::io::stdin().lock().lines();
     // The first line holds a private key.
@@ -111,7 +122,7 @@ fn body() -> Result<EndReport, (String, u8)> {
         _ => Err(("the parent process is gone".to_string(), 0)),
     };
     let task: Assignment = serde_json::from_str(&line()?).map_err(|e| plain(&e))?;
-    let me = Endpoint(task.server);
+    let me = Endpoint(task.end);
     let topology = task.program.topology();
     let deadline = Duration::from_secs_f64(task.deadline);
     let link = LinkModel { latency: Duration::from_secs_f64(task.link.0), bandwidth: task.link.1 };
@@ -158,9 +169,14 @@ fn body() -> Result<EndReport, (String, u8)> {
             Connecting { addresses: &addresses, link, connect: deadline, deadline, patience: deadline, stop: &stop };
         // Who cannot connect is likelier to be told of another's failure than to be the cause.
         let net = connect(me, &ends, Some(&listener), &how).map_err(|e| (e.to_string(), UNCONNECTED))?;
-        let owned = Owned { checkpoints: task.checkpoints.as_ref(), ..Owned::default() };
+        let (mut inputs, mut unwatched) = (task.inputs.as_deref().unwrap_or_default(), ());
+        let mut owned = Owned { checkpoints: task.checkpoints.as_ref(), ..Owned::default() };
+        if task.inputs.is_some() {
+            owned.inputs = Some(&mut inputs);
+            owned.outputs = Some(&mut unwatched);
+        }
         let ended = session::run(job, net, owned, task.threads, &System, &progress);
         let named = |e| (format!("{}: {}", topology.name(me), sentence(&topology, &e)), rank(&e));
-        ended.map(|e| e.report).map_err(named)
+        ended.map(|e| Done { report: e.report, outputs: e.outputs }).map_err(named)
     })
 }

@@ -4,13 +4,12 @@ use crate::checkpoint::Checkpoints;
 use crate::in_process::PATIENT;
 use crate::links::{Connecting, connect};
 use crate::owners::{self, Finished, Owners, Running};
-use crate::party::{Assignment, BEAT, Said};
-use crate::report::EndReport;
-use crate::session::Job;
+use crate::party::{Assignment, BEAT, Done, Said};
+use crate::session::{Ended, Job};
 use crate::threads::{join, spawn};
 use crate::tls::{Authority, Ends};
 use crate::{Error, Result};
-use sordino_mpc::System;
+use sordino_mpc::{Role, System, Topology};
 use sordino_net::{Endpoint, LinkModel, Net};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -62,10 +61,11 @@ impl Drop for Reaper {
 fn start(
     children: &Children,
     program: &PathBuf,
-    server: u8,
+    end: Endpoint,
+    name: &str,
     said: &mpsc::Sender<(u8, Option<Said>)>,
 ) -> Result<ChildStdin> {
-    let failed = |e: std::io::Error| Error::Session(format!("cannot start server {server}: {e}"));
+    let failed = |e: std::io::Error| Error::Session(format!("cannot start {name}: {e}"));
     let mut command = Command::new(program);
     // Large buffers come and go with every layer: giving them back to the system each time costs up to a quarter of a
     // training step in page faults.
@@ -84,27 +84,27 @@ fn start(
         list.push(child);
     }
     let Some((stdin, stdout)) = pipes else {
-        return Err(Error::Session(format!("server {server} has no pipes")));
+        return Err(Error::Session(format!("{name} has no pipes")));
     };
     let said = said.clone();
     let listen = move || {
         for line in BufReader::new(stdout).lines().map_while(std::result::Result::ok) {
             if let Ok(message) = serde_json::from_str(&line)
-                && said.send((server, Some(message))).is_err()
+                && said.send((end.0, Some(message))).is_err()
             {
                 return;
             }
         }
-        let _ = said.send((server, None));
+        let _ = said.send((end.0, None));
     };
-    std::thread::Builder::new().name(format!("hears server {server}")).spawn(listen).map_err(failed)?;
+    std::thread::Builder::new().name(format!("hears {name}")).spawn(listen).map_err(failed)?;
     Ok(stdin)
 }
 
 /// What the children said, and how they ended.
 #[derive(Default)]
 struct Heard {
-    reports: BTreeMap<u8, EndReport>,
+    done: BTreeMap<u8, Done>,
     /// Failures in the order they came, with their ranks.
     failures: Vec<(u8, String, u8)>,
     gone: BTreeMap<u8, bool>,
@@ -113,10 +113,13 @@ struct Heard {
 impl Heard {
     /// The likeliest cause: what an end found out by itself, a party that vanished without a word, a silent one, then whoever
     /// failed first.
-    fn cause(&self, owners: Option<(u8, Error)>) -> Option<Error> {
+    fn cause(&self, topology: &Topology, owners: Option<(u8, Error)>) -> Option<Error> {
         let vanished =
-            self.gone.keys().find(|s| !self.failures.iter().any(|f| f.0 == **s) && !self.reports.contains_key(s));
-        let vanished = vanished.map(|s| (0, Error::Session(format!("server {s} stopped without finishing"))));
+            self.gone.keys().find(|s| !self.failures.iter().any(|f| f.0 == **s) && !self.done.contains_key(s));
+        let vanished = vanished.map(|s| {
+            let name = topology.name(Endpoint(*s));
+            (0, Error::Session(format!("{name} stopped without finishing")))
+        });
         let failed = self.failures.iter().map(|(_, why, rank)| (*rank, Error::Session(why.clone())));
         // What somebody found out comes before somebody's end, which may be our own doing; an owner's loss of a server comes last.
         let (found, lost): (Vec<_>, Vec<_>) = failed.partition(|f| f.0 == 0);
@@ -145,10 +148,16 @@ pub fn run(
     let _reaper = Reaper(children.clone());
     let (said, hears) = mpsc::channel();
     let mut tasks = vec![];
-    for end in topology.computing() {
-        let stdin = start(&children, &setup.program, end.0, &said)?;
+    // Of two parties the model's owner stays here, and the client gets its inputs along.
+    let here = if topology.owning().is_empty() { vec![topology.end(Role::ModelOwner)] } else { topology.owning() };
+    let away: Vec<Endpoint> = topology.ends().into_iter().filter(|end| !here.contains(end)).collect();
+    let mut owners = owners;
+    let given = away.iter().any(|end| *end == topology.end(Role::DataOwner(0)));
+    let inputs = if given { Some(all_inputs(job, &mut owners)?) } else { None };
+    for &end in &away {
+        let stdin = start(&children, &setup.program, end, &topology.name(end), &said)?;
         let task = Assignment {
-            server: end.0,
+            end: end.0,
             identity: authority.identity(&topology, end).map_err(certificate)?,
             session: job.session,
             kept: job.kept,
@@ -161,6 +170,7 @@ pub fn run(
             link: (setup.link.latency.as_secs_f64(), setup.link.bandwidth),
             threads: setup.threads,
             program: job.program.clone(),
+            inputs: inputs.clone(),
         };
         tasks.push((stdin, task));
     }
@@ -169,24 +179,24 @@ pub fn run(
     let (addresses, mut pipes) = std::thread::scope(|scope| {
         let writer = spawn(scope, "the servers' assignments", move || {
             let write = |(mut stdin, task): (ChildStdin, Assignment)| {
-                write_line(&mut stdin, &task, task.server)?;
+                write_line(&mut stdin, &task, &topology.name(Endpoint(task.end)))?;
                 Ok(stdin)
             };
             tasks.into_iter().map(write).collect::<Result<Vec<_>>>()
         })?;
-        let addresses = listening(&hears, setup).inspect_err(|_| children.kill());
+        let addresses = listening(&hears, setup, &topology, away.len()).inspect_err(|_| children.kill());
         let pipes = join(writer).and_then(|pipes| pipes);
         Ok::<_, Error>((addresses?, pipes?))
     })?;
-    for (server, stdin) in pipes.iter_mut().enumerate() {
-        write_line(stdin, &addresses, server as u8)?;
+    for (end, stdin) in away.iter().zip(&mut pipes) {
+        write_line(stdin, &addresses, &topology.name(*end))?;
     }
 
     let watch = Watch::default();
     let driven = std::thread::scope(|scope| {
-        let (watch, killed) = (&watch, children.clone());
+        let (watch, killed, away) = (&watch, children.clone(), &away[..]);
         let supervisor = move || {
-            supervise(&hears, watch, &killed, setup, progress);
+            supervise(&hears, watch, &killed, &Supervised { setup, topology, away }, progress);
             watch.failed.store(true, Ordering::Relaxed);
         };
         spawn(scope, "the supervisor", supervisor).inspect_err(|_| children.kill()).map_err(|e| (0, e))?;
@@ -207,7 +217,7 @@ pub fn run(
             connect(me, &ends, None, &how).map_err(|e| Error::Session(e.to_string()))
         };
         let running = Running {
-            ends: topology.owning(),
+            ends: here.clone(),
             entropy: &|_| Box::new(System),
             net: &net,
             abandon: &|| children.kill(),
@@ -224,21 +234,41 @@ pub fn run(
     }
     let heard = watch.heard.into_inner().map_err(|_| Error::Session("the supervisor stopped".into()))?;
     match driven {
-        Ok(owners) if heard.reports.len() == topology.computing().len() => {
-            Ok(Finished::new(topology, heard.reports.into_values().collect(), owners))
-        }
+        Ok(ended) if heard.done.len() == away.len() => Ok(finished(topology, ended, heard.done)),
         other => {
-            let none = || Error::Session("a server gave no report".into());
-            Err(heard.cause(other.err()).unwrap_or_else(none))
+            let none = || Error::Session("a party gave no report".into());
+            Err(heard.cause(&topology, other.err()).unwrap_or_else(none))
         }
     }
 }
 
+/// What the ends here and the children ended with.
+fn finished(topology: Topology, here: Vec<Ended>, children: BTreeMap<u8, Done>) -> Finished {
+    if topology.owning().is_empty() {
+        let child = |done: Done| Ended { outputs: done.outputs, states: vec![], report: done.report };
+        return Finished::new(topology, vec![], here.into_iter().chain(children.into_values().map(child)).collect());
+    }
+    Finished::new(topology, children.into_values().map(|done| done.report).collect(), here)
+}
+
+/// The inputs of all runs, of an owner who is not here.
+fn all_inputs(job: Job<'_>, owners: &mut Owners<'_>) -> Result<Vec<Vec<Vec<i64>>>> {
+    let mut data = std::mem::take(&mut owners.data).into_iter();
+    let owner = data.next().ok_or_else(|| Error::Usage("there is no data owner".into()))?;
+    (job.first..job.runs).map(|run| Ok(owner.inputs(run)?)).collect()
+}
+
 /// Waits until all children listen.
-fn listening(hears: &mpsc::Receiver<(u8, Option<Said>)>, setup: &Processes) -> Result<BTreeMap<u8, SocketAddr>> {
+fn listening(
+    hears: &mpsc::Receiver<(u8, Option<Said>)>,
+    setup: &Processes,
+    topology: &Topology,
+    children: usize,
+) -> Result<BTreeMap<u8, SocketAddr>> {
     let end = Instant::now() + setup.deadline + Duration::from_secs(10);
     let mut addresses = BTreeMap::new();
-    while addresses.len() < 3 {
+    let name = |end: u8| topology.name(Endpoint(end));
+    while addresses.len() < children {
         if setup.interrupted.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
         }
@@ -247,14 +277,14 @@ fn listening(hears: &mpsc::Receiver<(u8, Option<Said>)>, setup: &Processes) -> R
                 addresses.insert(server, address);
             }
             Ok((server, Some(Said::Failed { why, .. }))) => {
-                return Err(Error::Session(format!("server {server}: {why}")));
+                return Err(Error::Session(format!("{}: {why}", name(server))));
             }
-            Ok((server, None)) => return Err(Error::Session(format!("server {server} did not start"))),
+            Ok((server, None)) => return Err(Error::Session(format!("{} did not start", name(server)))),
             Ok(_) | Err(mpsc::RecvTimeoutError::Timeout) if Instant::now() > end => {
-                return Err(Error::Session("a server did not start in time".into()));
+                return Err(Error::Session("a party did not start in time".into()));
             }
             Ok(_) | Err(mpsc::RecvTimeoutError::Timeout) => {}
-            Err(mpsc::RecvTimeoutError::Disconnected) => return Err(Error::Session("no server started".into())),
+            Err(mpsc::RecvTimeoutError::Disconnected) => return Err(Error::Session("no party started".into())),
         }
     }
     Ok(addresses)
@@ -273,8 +303,8 @@ impl Write for Length {
     }
 }
 
-fn write_line(stdin: &mut ChildStdin, value: &impl serde::Serialize, server: u8) -> Result<()> {
-    let failed = |e: String| Error::Session(format!("cannot talk to server {server}: {e}"));
+fn write_line(stdin: &mut ChildStdin, value: &impl serde::Serialize, name: &str) -> Result<()> {
+    let failed = |e: String| Error::Session(format!("cannot talk to {name}: {e}"));
     // Keys are in it: a buffer that grows would leave copies behind.
     let mut length = Length(0);
     serde_json::to_writer(&mut length, value).map_err(|e| failed(e.to_string()))?;
@@ -294,37 +324,43 @@ struct Watch {
     failed: AtomicBool,
 }
 
+/// Who is supervised, and how.
+struct Supervised<'a> {
+    setup: &'a Processes,
+    topology: Topology,
+    away: &'a [Endpoint],
+}
+
 /// Listens to the children until all are done. When one fails, gives the others a moment to say why, then ends all.
 fn supervise(
     hears: &mpsc::Receiver<(u8, Option<Said>)>,
     watch: &Watch,
     children: &Children,
-    setup: &Processes,
+    Supervised { setup, topology, away }: &Supervised<'_>,
     progress: &AtomicU64,
 ) {
     let mut end: Option<Instant> = None;
     // A stopped server may be waited for by everybody, who in turn are not waited for with a deadline.
-    let mut last = [Instant::now(); 3];
+    let mut last: BTreeMap<u8, Instant> = away.iter().map(|end| (end.0, Instant::now())).collect();
     loop {
         let grace = Duration::from_millis(1500);
         let message = hears.recv_timeout(Duration::from_millis(50));
         let Ok(mut heard) = watch.heard.lock() else { return };
         if let Ok((server, _)) = &message {
-            last[usize::from(*server)] = Instant::now();
+            last.insert(*server, Instant::now());
         }
-        for server in 0..3 {
-            let over = heard.gone.contains_key(&server) || heard.reports.contains_key(&server);
-            let silent = last[usize::from(server)].elapsed();
-            if !over && end.is_none() && silent > setup.deadline + BEAT + grace {
-                let why = format!("server {server} sent nothing for {:.0} seconds", setup.deadline.as_secs_f64());
-                heard.failures.push((server, why, 1));
+        for (server, last) in &last {
+            let over = heard.gone.contains_key(server) || heard.done.contains_key(server);
+            if !over && end.is_none() && last.elapsed() > setup.deadline + BEAT + grace {
+                let (name, seconds) = (topology.name(Endpoint(*server)), setup.deadline.as_secs_f64());
+                heard.failures.push((*server, format!("{name} sent nothing for {seconds:.0} seconds"), 1));
                 end = Some(Instant::now());
             }
         }
         match message {
             Ok((0, Some(Said::Progress(n)))) => progress.store(n, Ordering::Relaxed),
-            Ok((server, Some(Said::Done(report)))) => {
-                heard.reports.insert(server, *report);
+            Ok((server, Some(Said::Done(done)))) => {
+                heard.done.insert(server, *done);
             }
             Ok((server, Some(Said::Failed { why, rank }))) => {
                 heard.failures.push((server, why, rank));
@@ -332,14 +368,14 @@ fn supervise(
             }
             Ok((server, None)) => {
                 heard.gone.insert(server, true);
-                if !heard.reports.contains_key(&server) {
+                if !heard.done.contains_key(&server) {
                     end.get_or_insert_with(|| Instant::now() + grace);
                 }
             }
             Ok(_) | Err(mpsc::RecvTimeoutError::Timeout) => {}
             Err(mpsc::RecvTimeoutError::Disconnected) => return,
         }
-        if heard.gone.len() == 3 {
+        if heard.gone.len() == away.len() {
             return;
         }
         watch.failed.store(end.is_some(), Ordering::Relaxed);
@@ -364,7 +400,7 @@ mod tests {
         let error = |why: &str| Error::Session(why.into());
         let mut heard = Heard::default();
         heard.failures.push((2, "lost the receiver".into(), 2));
-        let said = |heard: &Heard, owners| heard.cause(owners).map(|e| e.to_string()).unwrap_or_default();
+        let said = |heard: &Heard, owners| heard.cause(&Topology::three(1), owners).map(|e| e.to_string()).unwrap_or_default();
         assert_eq!(said(&heard, Some((0, error("copies differ")))), "copies differ");
         assert_eq!(said(&heard, Some((2, error("lost server 2")))), "lost the receiver");
         heard.failures.push((1, "server 0 sent nothing".into(), 1));

@@ -9,6 +9,7 @@ use super::maxima::Axis;
 use crate::network::ValueId;
 use crate::program::{Op, Slot};
 use crate::tensor::Tensor;
+use sordino_mpc::Kind;
 use sordino_ring::Conv2d;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -309,8 +310,13 @@ impl Builder {
         self.values[x].range
     }
     /// Most fractional bits of an activation. In training they are few: what a step is made of must leave room for a learning
-    /// rate of many units.
+    /// rate of many units. With two parties every bit costs, and weights have only what the rings differ by: activations have as many.
     pub(super) fn cap(&self) -> u32 {
-        self.options.frac_bits.unwrap_or(if self.training { TRAINING_BITS } else { MOST_BITS })
+        let settings = &self.options.settings;
+        self.options.frac_bits.unwrap_or(match settings.kind {
+            Kind::Two => settings.most_shift(),
+            Kind::Three if self.training => TRAINING_BITS,
+            Kind::Three => MOST_BITS,
+        })
     }
 }
