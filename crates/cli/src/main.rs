@@ -15,7 +15,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use inputs::{Inputs, Open, of_model, one_input, takes};
 use sordino::widths::{Chosen, Widths};
 use sordino::{Error, Result};
-use sordino_mpc::{Kind, Settings};
+use sordino_mpc::{Kind, Settings, Transfers};
 use sordino_net::LinkModel;
 use sordino_nn::Options;
 use std::path::PathBuf;
@@ -117,12 +117,23 @@ enum Protocol {
 /// Widths of two parties where nothing else is said: those of CrypTFlow2's ResNet-50.
 const TWO_PARTY: Widths = Widths { narrow: 25, wide: 37 };
 
+/// How oblivious transfers are made.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Ot {
+    Silent,
+    Softspoken,
+}
+
 /// How to compile.
 #[derive(Args, Clone)]
 pub(crate) struct Compile {
     /// Who computes: three servers (3pc), or the model's owner and the client alone (2pc).
     #[arg(long, value_enum, default_value = "3pc")]
     protocol: Protocol,
+    /// How two parties make their oblivious transfers: silent (about a bit each, from learning parity with noise), or softspoken (31
+    /// bits each, without that assumption).
+    #[arg(long, value_enum, default_value = "silent")]
+    ot: Ot,
     /// Fractional bits of activations, at most [default: as many as the ranges leave; they cost nothing].
     #[arg(long, value_parser = clap::value_parser!(u32).range(4..=30))]
     frac_bits: Option<u32>,
@@ -168,7 +179,12 @@ impl Compile {
         };
         let narrow_bits = self.narrow_bits.or(calibrated.map(|w| w.narrow)).unwrap_or(narrow);
         let wide_bits = self.wide_bits.or(calibrated.map(|w| w.wide)).unwrap_or(wide).min(narrow_bits + 32);
-        let settings = Settings { kind, faithful: self.faithful, narrow_bits, wide_bits, ..Settings::default() };
+        let transfers = match self.ot {
+            Ot::Silent => Transfers::Silent,
+            Ot::Softspoken => Transfers::Softspoken,
+        };
+        let settings =
+            Settings { kind, transfers, faithful: self.faithful, narrow_bits, wide_bits, ..Settings::default() };
         settings.check().map_err(|e| Error::Usage(e.to_string()))?;
         Ok(Options { frac_bits: self.frac_bits, weight_bits: self.weight_bits, margin: self.margin, settings })
     }

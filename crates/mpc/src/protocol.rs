@@ -12,6 +12,17 @@ pub enum Width {
     Wide,
 }
 
+/// How two parties make their oblivious transfers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transfers {
+    /// Silently, from learning parity with noise: an assumption of its own, for about a bit a transfer.
+    #[default]
+    Silent,
+    /// From symmetric cryptography alone, for 31 bits a transfer.
+    Softspoken,
+}
+
 /// What a compiled program fixes for the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Settings {
@@ -29,6 +40,9 @@ pub struct Settings {
     /// parties. Otherwise zero.
     #[serde(default)]
     pub weight_bits: u32,
+    /// Of two parties.
+    #[serde(default)]
+    pub transfers: Transfers,
 }
 
 impl Settings {
@@ -72,7 +86,14 @@ impl Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { kind: Kind::Three, faithful: false, narrow_bits: 32, wide_bits: 64, weight_bits: 0 }
+        Self {
+            kind: Kind::Three,
+            faithful: false,
+            narrow_bits: 32,
+            wide_bits: 64,
+            weight_bits: 0,
+            transfers: Transfers::Silent,
+        }
     }
 }
 

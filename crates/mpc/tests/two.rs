@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use sordino_mpc::{Clear, Kind, Local, Plan, Protocol, Result, Role, Settings, Step, Width, two};
+use sordino_mpc::{Clear, Kind, Local, Plan, Protocol, Result, Role, Settings, Step, Transfers, Width, two};
 use sordino_ring::{Conv2d, Cpu, IndexMap, PAD, Shape};
 use sordino_testkit::{Job, World, integers};
 
@@ -50,7 +50,7 @@ fn settings(narrow_bits: u32, wide_bits: u32) -> Settings {
 impl One {
     fn new(op: Op, n: usize, settings: Settings) -> Self {
         let conv = match op {
-            Op::Linear { .. } | Op::Deferred { .. } if n % 2 == 0 => Conv2d {
+            Op::Linear { .. } | Op::Deferred { .. } if n.is_multiple_of(2) => Conv2d {
                 h: 5,
                 w: 4,
                 cin: n / 2,
@@ -192,7 +192,8 @@ fn all_ops() -> Vec<Op> {
 fn every_operation_equals_the_oracle_at_its_declared_cost() {
     for op in all_ops() {
         for n in [1, 2, 63, 64, 130, 1000] {
-            check(op, n, settings(25, 37));
+            check(op, n, Settings { transfers: Transfers::Softspoken, ..settings(25, 37) });
         }
+        check(op, 300, settings(25, 37));
     }
 }

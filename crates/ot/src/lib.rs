@@ -11,6 +11,7 @@
 mod aes128;
 pub mod base;
 mod error;
+mod ferret;
 mod hash;
 mod pool;
 mod softspoken;
@@ -19,4 +20,4 @@ mod transpose;
 pub use aes128::Stream;
 pub use error::{Error, Result};
 pub use hash::Cut;
-pub use pool::{Pool, Setup};
+pub use pool::{Method, Pool, Setup, Supply, Words};

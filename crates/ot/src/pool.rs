@@ -1,10 +1,21 @@
 //! One end's supply of correlated transfers in both directions: made in bulk, handed out once.
 
+use crate::ferret::{Ferret, INSTANCES, sent_by};
 use crate::hash::Hash;
 use crate::softspoken::{self, Receiver, Sender};
 use crate::{Cut, Error, Result, Stream, base};
 
-/// Transfers are made in multiples of this.
+/// How transfers are made in bulk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Method {
+    /// Silently, from learning parity with noise: about a bit a transfer.
+    #[default]
+    Silent,
+    /// By SoftSpokenOT, from symmetric cryptography alone: 31 bits a transfer.
+    SoftSpoken,
+}
+
+/// Transfers are made in multiples of this by SoftSpokenOT.
 const ROUND: usize = 128;
 
 /// Blocks of one direction that are made and not drawn yet.
@@ -40,7 +51,55 @@ impl Made {
     }
 }
 
-/// The beginning of a session: three messages from each end, each after the other's one before.
+/// How many transfers are at hand in both directions, and what making more of them says: known to both ends, and to whoever plans.
+/// Directions are named by who sends: the first end, or the second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Supply {
+    method: Method,
+    left: [usize; 2],
+    rounds: u64,
+}
+
+/// Words that the two ends say in one step of making transfers; a step in which neither says anything does not happen.
+pub type Words = [usize; 2];
+
+impl Supply {
+    /// At the beginning of a session.
+    #[must_use]
+    pub fn new(method: Method) -> Self {
+        Self { method, left: [0, 0], rounds: 0 }
+    }
+
+    /// What both ends say so that so many transfers can be drawn that the first end sends, and that the second one sends.
+    pub fn make(&mut self, need: [usize; 2]) -> Vec<Words> {
+        let mut steps = vec![];
+        if self.method == Method::SoftSpoken {
+            // What an operation leaves over is set aside, so that each asks for its own.
+            self.left = need.map(|n| n.next_multiple_of(ROUND));
+            let words = self.left.map(softspoken::words);
+            // The receiver of a direction asks.
+            steps.push([words[1], words[0]]);
+            return steps;
+        }
+        while self.left.iter().zip(need).any(|(left, need)| *left < need) {
+            steps.push([true, false].map(|first| Ferret::begin_words(first, self.rounds)));
+            steps.push([true, false].map(|first| Ferret::answer_words(first, self.rounds)));
+            let each = Ferret::yields(self.rounds);
+            for (left, first) in self.left.iter_mut().zip([true, false]) {
+                *left += sent_by(first).len() * each;
+            }
+            self.rounds += 1;
+        }
+        steps
+    }
+
+    /// So many are drawn.
+    pub fn draw(&mut self, used: [usize; 2]) {
+        self.left.iter_mut().zip(used).for_each(|(left, used)| *left = left.saturating_sub(used));
+    }
+}
+
+/// The beginning of a session: messages of both ends in steps, each after the other end's one before.
 pub struct Setup {
     random: Stream,
     session: Vec<u8>,
@@ -65,11 +124,6 @@ impl Setup {
         [&self.session[..], &[u8::from(from_first)]].concat()
     }
 
-    /// Words of the second message.
-    pub const SECOND: usize = 128 * base::POINT;
-    /// Words of the third message.
-    pub const THIRD: usize = softspoken::SETUP;
-
     /// Takes the other end's first message; the second one.
     ///
     /// # Errors
@@ -81,17 +135,11 @@ impl Setup {
         Ok(message)
     }
 
-    /// Takes the other end's second message; the third one, and the receiving half.
-    fn third(&mut self, theirs: &[u64]) -> Result<(Receiver, Vec<u64>)> {
-        if theirs.len() != Self::SECOND {
-            return Err(Error::Length);
-        }
-        let strings = self.base.strings(&self.name(self.first), theirs)?;
-        Receiver::new(&strings, &mut self.random)
-    }
+    /// Words of the second message.
+    pub const SECOND: usize = 128 * base::POINT;
 
-    /// Takes the other end's second message, hands out the third one, and takes the other's. `seed` is both ends', and fixed only
-    /// after both have said their first message.
+    /// Takes the other end's second message and does what is left. `exchange` hands out a message of this end and brings the other
+    /// end's, of so many words. `seed` is both ends', and fixed only after both have said their first message.
     ///
     /// # Errors
     /// Messages that cannot be right; those of `exchange`.
@@ -99,59 +147,103 @@ impl Setup {
         mut self,
         second: &[u64],
         seed: u128,
-        exchange: impl FnOnce(Vec<u64>) -> std::result::Result<Vec<u64>, E>,
+        method: Method,
+        mut exchange: impl FnMut(Vec<u64>, usize) -> std::result::Result<Vec<u64>, E>,
     ) -> std::result::Result<Pool, E> {
-        let (receiver, message) = self.third(second)?;
-        let theirs = exchange(message)?;
-        let sender = Sender::new(self.delta, &self.strings, &theirs)?;
+        if second.len() != Self::SECOND {
+            return Err(Error::Length.into());
+        }
+        let strings = self.base.strings(&self.name(self.first), second)?;
+        let (mut receiver, message) = Receiver::new(&strings, &mut self.random)?;
+        let mut sender = Sender::new(self.delta, &self.strings, &exchange(message, softspoken::SETUP)?)?;
+        let bulk = match method {
+            Method::SoftSpoken => Bulk::SoftSpoken(sender, receiver),
+            Method::Silent => {
+                let each = Ferret::params(0).base();
+                let made_for = |first: bool| (sent_by(first).len() * each).next_multiple_of(ROUND);
+                let (mut sent, mut received) = (vec![], vec![]);
+                let message = receiver.extend(made_for(!self.first), &mut received);
+                let theirs = exchange(message, softspoken::words(made_for(self.first)))?;
+                sender.extend(made_for(self.first), &theirs, &mut sent)?;
+                let mut base: [Vec<u128>; INSTANCES] = Default::default();
+                for (from_us, blocks) in [(self.first, sent), (!self.first, received)] {
+                    for (i, part) in sent_by(from_us).zip(blocks.chunks_exact(each)) {
+                        base[i] = part.to_vec();
+                    }
+                }
+                Bulk::Silent(Box::new(Ferret::new(self.first, seed, base)))
+            }
+        };
         let hash = |from_first: bool| Hash::new(seed, u8::from(from_first));
         Ok(Pool {
-            sending: (sender, Made::default(), hash(self.first)),
-            receiving: (receiver, Made::default(), hash(!self.first)),
+            first: self.first,
+            supply: Supply::new(method),
+            sent: (Made::default(), hash(self.first)),
+            received: (Made::default(), hash(!self.first)),
+            bulk,
             delta: self.delta,
+            random: self.random,
         })
     }
 }
 
+enum Bulk {
+    SoftSpoken(Sender, Receiver),
+    Silent(Box<Ferret>),
+}
+
 /// One end's supply. No `Debug`, no `Clone`.
 pub struct Pool {
-    sending: (Sender, Made, Hash),
-    receiving: (Receiver, Made, Hash),
+    first: bool,
+    supply: Supply,
+    sent: (Made, Hash),
+    received: (Made, Hash),
+    bulk: Bulk,
     delta: u128,
+    random: Stream,
 }
 
 impl Pool {
-    /// How many transfers are made when so many are asked for.
-    #[must_use]
-    pub fn made_for(n: usize) -> usize {
-        n.next_multiple_of(ROUND)
-    }
-
-    /// Words of [`Pool::ask`]'s message.
-    #[must_use]
-    pub fn words(n: usize) -> usize {
-        softspoken::words(Self::made_for(n))
-    }
-
-    /// As receiver: makes transfers for `n`; the message for the sender.
-    #[must_use]
-    pub fn ask(&mut self, n: usize) -> Vec<u64> {
-        self.receiving.0.extend(Self::made_for(n), self.receiving.1.grow())
-    }
-
-    /// As sender: makes transfers for `n` from the receiver's message.
+    /// Makes what is lacking of so many transfers that the first end sends, and that the second one sends; both ends do so at the same
+    /// place in the program. `exchange` hands out a message of this end and brings the other end's, of so many words; where one is empty,
+    /// that end says nothing.
     ///
     /// # Errors
-    /// [`Error::Length`].
-    pub fn answer(&mut self, n: usize, message: &[u64]) -> Result<()> {
-        self.sending.0.extend(Self::made_for(n), message, self.sending.1.grow())
-    }
-
-    /// What is left over of those made is set aside for good: both ends do so at the same place in the program.
-    pub fn settle(&mut self) {
-        for made in [&mut self.sending.1, &mut self.receiving.1] {
-            made.drawn = made.blocks.len();
+    /// Messages that cannot be right; those of `exchange`.
+    pub fn make<E: From<Error>>(
+        &mut self,
+        need: [usize; 2],
+        mut exchange: impl FnMut(Vec<u64>, usize) -> std::result::Result<Vec<u64>, E>,
+    ) -> std::result::Result<(), E> {
+        let (us, them) = if self.first { (0, 1) } else { (1, 0) };
+        let before = self.supply;
+        let steps = self.supply.make(need);
+        let (sent, received) = (&mut self.sent.0, &mut self.received.0);
+        match &mut self.bulk {
+            Bulk::SoftSpoken(sender, receiver) => {
+                sent.drawn = sent.blocks.len();
+                received.drawn = received.blocks.len();
+                let words = steps.first().copied().unwrap_or_default();
+                let message = receiver.extend(self.supply.left[them], received.grow());
+                let theirs = exchange(message, words[them])?;
+                sender.extend(self.supply.left[us], &theirs, sent.grow())?;
+            }
+            Bulk::Silent(ferret) => {
+                let rounds = before.rounds..self.supply.rounds;
+                for (_, step) in rounds.zip(steps.chunks_exact(2)) {
+                    let (round, message) = ferret.begin(&mut self.random);
+                    let begun = exchange(message, step[0][them])?;
+                    let (grown, message) = ferret.answer(self.delta, &begun, &mut self.random)?;
+                    let answered = exchange(message, step[1][them])?;
+                    let mut made = ferret.finish(round, grown, &answered)?;
+                    for (from_us, to) in [(self.first, &mut *sent), (!self.first, &mut *received)] {
+                        let to = to.grow();
+                        sent_by(from_us).for_each(|i| to.append(&mut made[i]));
+                    }
+                }
+            }
         }
+        Ok(())
     }
 
     /// As sender: both strings of the next `n` transfers.
@@ -159,8 +251,9 @@ impl Pool {
     /// # Errors
     /// [`Error::Short`].
     pub fn send<T: Cut>(&mut self, n: usize) -> Result<[Vec<T>; 2]> {
-        let (_, made, hash) = &mut self.sending;
+        let (made, hash) = &mut self.sent;
         let (number, blocks) = made.draw(n)?;
+        self.supply.draw(if self.first { [n, 0] } else { [0, n] });
         Ok([0, self.delta].map(|add| hash.cut(number, blocks, add)))
     }
 
@@ -169,8 +262,9 @@ impl Pool {
     /// # Errors
     /// [`Error::Short`].
     pub fn receive<T: Cut>(&mut self, n: usize) -> Result<(Vec<u64>, Vec<T>)> {
-        let (_, made, hash) = &mut self.receiving;
+        let (made, hash) = &mut self.received;
         let (number, blocks) = made.draw(n)?;
+        self.supply.draw(if self.first { [0, n] } else { [n, 0] });
         let choices = blocks.chunks(64).map(|c| c.iter().rev().fold(0, |w, b| w << 1 | (*b as u64 & 1))).collect();
         Ok((choices, hash.cut(number, blocks, 0)))
     }
@@ -180,69 +274,100 @@ impl Pool {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
+    use std::sync::mpsc::{Receiver, Sender, channel};
 
-    /// Two ends that have met.
-    fn pair(session: &[u8]) -> [Pool; 2] {
-        let (mut a, from_a) = Setup::new(session, true, Stream::new([1; 16]));
-        let (mut b, from_b) = Setup::new(session, false, Stream::new([2; 16]));
-        let (second_a, second_b) = (a.second(&from_b).unwrap(), b.second(&from_a).unwrap());
-        let (ab, ba) = (std::sync::mpsc::channel(), std::sync::mpsc::channel());
-        let end =
-            |setup: Setup, second: Vec<u64>, to: std::sync::mpsc::Sender<_>, from: std::sync::mpsc::Receiver<_>| {
-                move || {
-                    setup
-                        .finish(&second, 9, |message| -> Result<Vec<u64>> {
-                            to.send(message).unwrap();
-                            Ok(from.recv().unwrap())
-                        })
-                        .unwrap()
-                }
-            };
-        let a = std::thread::spawn(end(a, second_b, ab.0, ba.1));
-        let b = std::thread::spawn(end(b, second_a, ba.0, ab.1));
+    type Wire = (Sender<Vec<u64>>, Receiver<Vec<u64>>);
+
+    fn swap(wire: &Wire, message: Vec<u64>, words: usize) -> Result<Vec<u64>> {
+        if !message.is_empty() {
+            wire.0.send(message).unwrap();
+        }
+        Ok(if words > 0 { wire.1.recv().unwrap() } else { vec![] })
+    }
+
+    /// Both ends of a session, each on a thread of its own.
+    fn ends<T: Send + 'static>(method: Method, body: fn(Pool, Wire) -> T) -> [T; 2] {
+        let (ab, ba) = (channel(), channel());
+        let (mut a, from_a) = Setup::new(b"a session", true, Stream::new([1; 16]));
+        let (mut b, from_b) = Setup::new(b"a session", false, Stream::new([2; 16]));
+        let (from_a, from_b) = (a.second(&from_b).unwrap(), b.second(&from_a).unwrap());
+        let run = |setup: Setup, second: Vec<u64>, wire: Wire| {
+            std::thread::spawn(move || {
+                let pool = setup.finish(&second, 9, method, |m, n| swap(&wire, m, n)).unwrap();
+                body(pool, wire)
+            })
+        };
+        let (a, b) = (run(a, from_b, (ab.0, ba.1)), run(b, from_a, (ba.0, ab.1)));
         [a.join().unwrap(), b.join().unwrap()]
     }
 
-    fn check(sender: &mut Pool, receiver: &mut Pool, n: usize) -> Vec<u64> {
-        let [zero, one] = sender.send::<u64>(n).unwrap();
-        let (choices, got) = receiver.receive::<u64>(n).unwrap();
-        for i in 0..n {
-            let choice = choices[i / 64] >> (i % 64) & 1 == 1;
-            assert!(got[i] == if choice { one[i] } else { zero[i] });
-            assert!(zero[i] != one[i]);
+    type Drawn = (Vec<[Vec<u64>; 2]>, Vec<(Vec<u64>, Vec<u64>)>);
+
+    const SIZES: [[usize; 2]; 4] = [[64, 100], [1, 0], [5000, 30_000], [2_000_000, 3_000_000]];
+
+    fn draws(mut pool: Pool, wire: Wire) -> Drawn {
+        let (mut sent, mut received) = (vec![], vec![]);
+        for need in SIZES {
+            pool.make(need, |m, n| swap(&wire, m, n)).unwrap();
+            let (us, them) = if pool.first { (need[0], need[1]) } else { (need[1], need[0]) };
+            sent.push(pool.send(us).unwrap());
+            received.push(pool.receive(them).unwrap());
         }
-        got
+        (sent, received)
     }
 
     #[test]
     fn the_receiver_has_one_string_of_two_in_both_directions() {
-        let [mut a, mut b] = pair(b"a session");
-        let mut all = vec![];
-        for n in [64, 1, 5000] {
-            let message = b.ask(n);
-            assert_eq!(message.len(), Pool::words(n));
-            a.answer(n, &message).unwrap();
-            b.answer(n, &a.ask(n)).unwrap();
-            all.extend(check(&mut a, &mut b, n));
-            all.extend(check(&mut b, &mut a, n));
-            a.settle();
-            b.settle();
+        for method in [Method::SoftSpoken, Method::Silent] {
+            let [a, b] = ends(method, draws);
+            let (mut all, mut ones) = (Vec::<u64>::new(), 0u64);
+            for (sent, received) in [(&a.0, &b.1), (&b.0, &a.1)] {
+                for ([zero, one], (choices, got)) in sent.iter().zip(received) {
+                    assert_eq!((zero.len(), zero.len()), (one.len(), got.len()));
+                    for i in 0..got.len() {
+                        let choice = choices[i / 64] >> (i % 64) & 1;
+                        assert!(got[i] == if choice == 1 { one[i] } else { zero[i] } && zero[i] != one[i]);
+                        ones += choice;
+                    }
+                    all.extend(zero);
+                    all.extend(one);
+                }
+            }
+            // Fair bits: six standard deviations.
+            let n = all.len() as f64 / 2.0;
+            assert!((ones as f64 - n / 2.0).abs() < 3.0 * n.sqrt(), "{ones} of {n}");
+            // Ten million words of 64 bits: two are equal with a probability of 3 in a million.
+            let many = all.len();
+            all.sort_unstable();
+            all.dedup();
+            assert_eq!(all.len(), many);
         }
-        let many = all.len();
-        all.sort_unstable();
-        all.dedup();
-        assert_eq!(all.len(), many);
     }
 
     #[test]
     fn nothing_is_drawn_that_was_not_made() {
-        let [mut a, mut b] = pair(b"a session");
-        assert_eq!(a.send::<u32>(1).err(), Some(Error::Short));
-        let message = b.ask(100);
-        assert_eq!(a.answer(200, &message), Err(Error::Length));
-        a.answer(100, &message).unwrap();
-        assert!(a.send::<u32>(128).is_ok() && a.send::<u32>(1).is_err());
-        b.settle();
-        assert!(b.receive::<u32>(1).is_err());
+        for method in [Method::SoftSpoken, Method::Silent] {
+            ends(method, |mut pool, wire| {
+                assert_eq!(pool.send::<u32>(1).err(), Some(Error::Short));
+                pool.make([128, 128], |m, n| swap(&wire, m, n)).unwrap();
+                let left = pool.sent.0.left();
+                assert!(pool.send::<u32>(left).is_ok() && pool.send::<u32>(1).is_err());
+                assert!(pool.receive::<u32>(128).is_ok());
+            });
+        }
+    }
+
+    #[test]
+    fn messages_of_another_length_are_refused() {
+        for method in [Method::SoftSpoken, Method::Silent] {
+            ends(method, |mut pool, wire| {
+                let cut = |message: Vec<u64>, n: usize| {
+                    let mut theirs = swap(&wire, message, n)?;
+                    theirs.pop();
+                    Ok(theirs)
+                };
+                assert_eq!(pool.make([128, 128], cut), Err(Error::Length));
+            });
+        }
     }
 }

@@ -53,9 +53,9 @@ impl Receiver {
             let mut level = vec![random.block()];
             for masks in tree {
                 level = level.into_iter().flat_map(double).collect();
-                for side in 0..2 {
+                for (side, mask) in masks.iter().enumerate() {
                     let sum = level.iter().skip(side).step_by(2).fold(0, |s, v| s ^ v);
-                    message.extend(crate::hash::halves(sum ^ masks[side]));
+                    message.extend(crate::hash::halves(sum ^ mask));
                 }
             }
             seeds.extend(level.into_iter().map(Aes::new));

@@ -104,8 +104,7 @@ pub fn in_process_with(
             });
             servers.push(server.inspect_err(|_| abandon())?);
         }
-        let running =
-            Running { ends: owning, entropy, net: &net, abandon: &abandon, threads: setup.threads, progress };
+        let running = Running { ends: owning, entropy, net: &net, abandon: &abandon, threads: setup.threads, progress };
         let owned = owners::run(job, owners, &running);
         abandon();
         let (mut reports, mut errors) = (vec![], vec![]);

@@ -400,7 +400,8 @@ mod tests {
         let error = |why: &str| Error::Session(why.into());
         let mut heard = Heard::default();
         heard.failures.push((2, "lost the receiver".into(), 2));
-        let said = |heard: &Heard, owners| heard.cause(&Topology::three(1), owners).map(|e| e.to_string()).unwrap_or_default();
+        let said =
+            |heard: &Heard, owners| heard.cause(&Topology::three(1), owners).map(|e| e.to_string()).unwrap_or_default();
         assert_eq!(said(&heard, Some((0, error("copies differ")))), "copies differ");
         assert_eq!(said(&heard, Some((2, error("lost server 2")))), "lost the receiver");
         heard.failures.push((1, "server 0 sent nothing".into(), 1));

@@ -159,7 +159,7 @@ impl World {
                         let entropy = Seeded::of(self.seed, i as u8);
                         if self.settings.kind == Kind::Two {
                             let session = &self.sessions[i];
-                            let keys = two::establish(&net, session, &entropy)?;
+                            let keys = two::establish(&net, session, &self.settings, &entropy)?;
                             let party = two::Two::new(Cpu::new(1), net, keys, self.settings)?;
                             let out = job.run(&party, Step::root(session.session))?;
                             return Ok((out, party.net().meter()));

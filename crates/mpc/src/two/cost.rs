@@ -1,13 +1,14 @@
 //! Declared cost of two parties: what is sent, exactly, as a formula of size and width.
 
 use super::compare::{Digits, levels};
+use super::keys::method;
 use super::linear::params;
 use super::relu::{Form, Kind, PIECE, table_planes};
 use super::transfers::Transfers;
 use crate::{Cost, Costs, Result, Settings, Width};
 use sordino_he::params::guard;
 use sordino_he::{Layout, Params, PublicKey, layer};
-use sordino_ot::Pool;
+use sordino_ot::Supply;
 use sordino_ring::{Conv2d, packed_words};
 use std::cell::{Cell, RefCell};
 
@@ -17,6 +18,7 @@ pub struct Declared {
     known: RefCell<Known>,
     /// Length of the longest chain of messages that ends at the owner, and at the client.
     chain: Cell<[u32; 2]>,
+    supply: Cell<Supply>,
 }
 
 /// Who sends words.
@@ -52,16 +54,20 @@ impl Declared {
         Cost { sent: [a, b, 0, 0], rounds: longest(after) - longest(before), macs: 0 }
     }
 
-    /// Transfers are asked for by their receivers.
+    /// What making the transfers of an operation sends; they are used up.
     fn make(&self, need: Transfers) -> Cost {
-        let words = |n: usize| if n > 0 { Pool::words(n) } else { 0 };
-        let (owner, client) = (words(need.from_client), words(need.from_owner));
-        match (owner, client) {
+        let mut supply = self.supply.get();
+        let need = [need.from_owner, need.from_client];
+        let steps = supply.make(need);
+        supply.draw(need);
+        self.supply.set(supply);
+        let say = |[owner, client]: [usize; 2]| match (owner, client) {
             (0, 0) => Cost::default(),
             (owner, 0) => self.send(Said::Owner(owner)),
             (0, client) => self.send(Said::Client(client)),
             (owner, client) => self.send(Said::Both(owner, client)),
-        }
+        };
+        steps.into_iter().map(say).sum()
     }
 
     /// An operation on so many elements, piece by piece.
@@ -113,7 +119,8 @@ impl Declared {
 
 impl Costs for Declared {
     fn new(settings: Settings) -> Self {
-        Self { settings, known: RefCell::default(), chain: Cell::default() }
+        let supply = Cell::new(Supply::new(method(&settings)));
+        Self { settings, known: RefCell::default(), chain: Cell::default(), supply }
     }
     fn restart(&self) {
         self.chain.set([0, 0]);

@@ -2,10 +2,10 @@
 
 use super::engine::wrong_form;
 use crate::rep3::SessionInfo;
-use crate::{Entropy, Error, Result, Step};
+use crate::{Entropy, Error, Result, Settings, Step, Transfers};
 use sha2::{Digest, Sha256};
 use sordino_net::{Endpoint, Net, Part, Segment};
-use sordino_ot::{Pool, Setup, Stream, base};
+use sordino_ot::{Method, Pool, Setup, Stream, base};
 use zeroize::{Zeroize, Zeroizing};
 
 const VERSION: u64 = 1;
@@ -30,6 +30,13 @@ fn stream(entropy: &dyn Entropy) -> Result<Stream> {
     Ok(stream)
 }
 
+pub(super) fn method(settings: &Settings) -> Method {
+    match settings.transfers {
+        Transfers::Silent => Method::Silent,
+        Transfers::Softspoken => Method::SoftSpoken,
+    }
+}
+
 /// Words of a received message of one part.
 pub(super) fn heard(net: &Net, from: Endpoint, at: &Step, label: &str, words: usize) -> Result<Vec<u64>> {
     match net.recv(from, at.tag(label), &[Segment::Wide(words)])?.pop() {
@@ -39,12 +46,12 @@ pub(super) fn heard(net: &Net, from: Endpoint, at: &Step, label: &str, words: us
 }
 
 /// Agrees on a session: both say what they run and a random contribution to a seed that keys the hash of transfers, and make the
-/// transfers by public keys that all others come from. Three messages from each, three rounds, 28 KiB each; the meter starts counting
-/// afterwards.
+/// transfers by public keys that all others come from; for silent ones also those that the first round starts from, 1.3 MB. Three or four
+/// messages from each, as many rounds; the meter starts counting afterwards.
 ///
 /// # Errors
 /// Lost peers; a peer with another version, session or program; points that are none.
-pub fn establish(net: &Net, info: &SessionInfo, entropy: &dyn Entropy) -> Result<Keys> {
+pub fn establish(net: &Net, info: &SessionInfo, settings: &Settings, entropy: &dyn Entropy) -> Result<Keys> {
     let me = net.me();
     let peer = Endpoint(1 - me.0.min(1));
     let mut at = Step::root(info.session);
@@ -79,10 +86,14 @@ pub fn establish(net: &Net, info: &SessionInfo, entropy: &dyn Entropy) -> Result
     let second = setup.second(point)?;
     net.send(peer, at.tag("choices"), vec![Part::Wide(second)])?;
     let second = heard(net, peer, &at, "choices", Setup::SECOND)?;
-    let pool = setup.finish(&second, u128::from_le_bytes(seed), |third| -> Result<Vec<u64>> {
-        net.send(peer, at.tag("seeds"), vec![Part::Wide(third)])?;
-        heard(net, peer, &at, "seeds", Setup::THIRD)
-    })?;
+    let mut step = 0;
+    let pool =
+        setup.finish(&second, u128::from_le_bytes(seed), method(settings), |message, n| -> Result<Vec<u64>> {
+            step += 1;
+            let label = format!("bulk {step}");
+            net.send(peer, at.tag(&label), vec![Part::Wide(message)])?;
+            heard(net, peer, &at, &label, n)
+        })?;
     net.reset_meter();
     Ok(Keys { pool, own: stream(entropy)? })
 }

@@ -5,7 +5,6 @@
 use super::engine::{Two, wrong_form};
 use crate::{Result, Step};
 use sordino_net::{Part, Segment};
-use sordino_ot::Pool;
 use sordino_ring::{Device, packed_words};
 
 /// One bit of every element, 64 to a word.
@@ -39,21 +38,17 @@ pub(super) fn mask(plane: &[u64], i: usize) -> u64 {
 }
 
 impl<D: Device> Two<D> {
-    /// Makes the transfers that an operation draws. Both parties are receivers of one direction, so this is one round.
+    /// Makes what is lacking of the transfers that an operation draws.
     pub(super) fn make(&self, at: &Step, need: Transfers) -> Result<()> {
-        let (sent, received) =
-            if self.client { (need.from_client, need.from_owner) } else { (need.from_owner, need.from_client) };
-        let mut pool = self.pool.borrow_mut();
-        pool.settle();
-        if received > 0 {
-            let message = pool.ask(received);
-            self.send(at, "transfers", vec![Part::Wide(message)])?;
-        }
-        if sent > 0 {
-            let message = self.recv_words(at, "transfers", Pool::words(sent))?;
-            pool.answer(sent, &message)?;
-        }
-        Ok(())
+        let mut step = 0;
+        self.pool.borrow_mut().make([need.from_owner, need.from_client], |message, n| -> Result<Vec<u64>> {
+            step += 1;
+            let label = format!("transfers {step}");
+            if !message.is_empty() {
+                self.send(at, &label, vec![Part::Wide(message)])?;
+            }
+            if n > 0 { self.recv_words(at, &label, n) } else { Ok(vec![]) }
+        })
     }
 
     /// Planes `0 .. count` of strings.

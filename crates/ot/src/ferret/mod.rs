@@ -1,0 +1,180 @@
+//! Correlated transfers from little communication: Ferret (Yang, Weng, Lan, Zhang, Wang, CCS 2020, ePrint 2020/924) with half trees
+//! (Guo, Yang, Wang, Zhang, Xie, Liu, Zhao, ePrint 2022/1431).
+//!
+//! A round grows a tree for every unit of noise, of which the receiver lacks one leaf; adds to each leaf ten entries of a table of
+//! transfers that were there before; and keeps the first outputs as the next round's table. What the receiver's choices are rests on
+//! learning parity with regular noise and this code: [`params`].
+//!
+//! Four instances go side by side, three of which the client sends and one the model's owner, since comparisons use them in
+//! about that proportion. They share the public code, so that one line of the cache serves four transfers; tables, trees and noise
+//! are each one's own.
+
+mod code;
+pub(crate) mod params;
+mod tree;
+
+use crate::aes128::Aes;
+use crate::{Error, Result, Stream};
+use code::{Row, add};
+pub(crate) use params::Params;
+use tree::{Grown, punctured};
+
+/// Instances in both directions.
+pub(crate) const INSTANCES: usize = 4;
+
+/// Instances that an end sends: the first three are the second end's.
+pub(crate) fn sent_by(first: bool) -> std::ops::Range<usize> {
+    if first { 3..INSTANCES } else { 0..3 }
+}
+
+/// What one end holds between rounds.
+pub(crate) struct Ferret {
+    first: bool,
+    /// Keys of trees and codes: both ends' seed.
+    keys: Aes,
+    /// Number of the next round.
+    round: u64,
+    /// The transfers of each instance that the next round starts from.
+    base: [Vec<u128>; INSTANCES],
+}
+
+/// A round that waits for the other end.
+pub(crate) struct Round {
+    params: Params,
+    /// Of each instance that this end receives: the leaf that it will lack in every tree.
+    holes: Vec<Vec<u32>>,
+}
+
+/// What a round has made, by instance.
+pub(crate) type Made = [Vec<u128>; INSTANCES];
+
+impl Ferret {
+    /// From transfers for all instances: as many as the first round asks for.
+    pub(crate) fn new(first: bool, seed: u128, base: [Vec<u128>; INSTANCES]) -> Self {
+        Self { first, keys: Aes::new(seed ^ 0x6665_7272_6574), round: 0, base }
+    }
+
+    /// The parameters of a round.
+    pub(crate) fn params(round: u64) -> Params {
+        if round == 0 { params::SMALL } else { params::LARGE }
+    }
+
+    /// How many transfers of an instance a round is left with when the next one has its own.
+    pub(crate) fn yields(round: u64) -> usize {
+        Self::params(round).outputs() - Self::params(round + 1).base()
+    }
+
+    fn receives(&self) -> std::ops::Range<usize> {
+        sent_by(!self.first)
+    }
+
+    /// Words of the message that begins a round, of an end.
+    pub(crate) fn begin_words(first: bool, round: u64) -> usize {
+        let p = Self::params(round);
+        sent_by(!first).len() * (p.trees * p.depth as usize).div_ceil(64)
+    }
+
+    /// Words of its answer.
+    pub(crate) fn answer_words(first: bool, round: u64) -> usize {
+        let p = Self::params(round);
+        sent_by(first).len() * p.trees * p.depth as usize * 2
+    }
+
+    /// As receiver: leaves to lack, and where the complements of their numbers' bits differ from the choices of the base.
+    pub(crate) fn begin(&self, random: &mut Stream) -> (Round, Vec<u64>) {
+        let params = Self::params(self.round);
+        let depth = params.depth as usize;
+        let (mut holes, mut message) = (vec![], vec![]);
+        for i in self.receives() {
+            let own: Vec<u32> = random.words(params.trees).iter().map(|w| *w as u32 & ((1 << depth) - 1)).collect();
+            let levels = &self.base[i][params.table()..params.base()];
+            let flips: Vec<u64> = (0..params.trees * depth)
+                .map(|at| {
+                    let side = own[at / depth] >> (depth - 1 - at % depth) & 1 ^ 1;
+                    u64::from(side) ^ levels[at] as u64 & 1
+                })
+                .collect();
+            message.extend(flips.chunks(64).map(|c| c.iter().rev().fold(0, |w, b| w << 1 | b)));
+            holes.push(own);
+        }
+        (Round { params, holes }, message)
+    }
+
+    /// As sender: the trees, and what lets the receiver grow them.
+    pub(crate) fn answer(&self, delta: u128, begun: &[u64], random: &mut Stream) -> Result<(Vec<Vec<u128>>, Vec<u64>)> {
+        let params = Self::params(self.round);
+        if begun.len() != Self::begin_words(!self.first, self.round) {
+            return Err(Error::Length);
+        }
+        let (depth, all) = (params.depth as usize, params.trees * params.depth as usize);
+        let (mut grown, mut message) = (vec![], Vec::with_capacity(Self::answer_words(self.first, self.round)));
+        let instances = sent_by(self.first).zip(begun.chunks(all.div_ceil(64)));
+        for (i, flips) in instances {
+            let levels = &self.base[i][params.table()..params.base()];
+            let mut leaves = vec![0; params.outputs()];
+            let mut tree = Grown::default();
+            for (t, leaves) in leaves.chunks_exact_mut(1 << depth).enumerate() {
+                let sums = tree.grow(&self.tree_key(i, t), random.block(), delta, leaves);
+                for (l, sum) in sums.iter().enumerate() {
+                    let at = t * depth + l;
+                    let flip = 0u128.wrapping_sub(u128::from(flips[at / 64] >> (at % 64) & 1));
+                    message.extend(crate::hash::halves(sum ^ levels[at] ^ (delta & flip)));
+                }
+            }
+            grown.push(leaves);
+        }
+        Ok((grown, message))
+    }
+
+    /// Takes the answer; what the round made, less what the next one starts from.
+    pub(crate) fn finish(&mut self, round: Round, grown: Vec<Vec<u128>>, answered: &[u64]) -> Result<Made> {
+        let Round { params, holes } = round;
+        if answered.len() != Self::answer_words(!self.first, self.round) {
+            return Err(Error::Length);
+        }
+        let depth = params.depth as usize;
+        let all = params.trees * depth;
+        let mut made: Made = Default::default();
+        for (i, leaves) in sent_by(self.first).zip(grown) {
+            made[i] = leaves;
+        }
+        for ((i, holes), sums) in self.receives().zip(&holes).zip(answered.chunks(2 * all)) {
+            let levels = &self.base[i][params.table()..params.base()];
+            let mut leaves = vec![0; params.outputs()];
+            let mut tree = Grown::default();
+            let mut wanted = vec![0; depth];
+            for (t, leaves) in leaves.chunks_exact_mut(1 << depth).enumerate() {
+                for (l, want) in wanted.iter_mut().enumerate() {
+                    let at = t * depth + l;
+                    *want = (u128::from(sums[2 * at]) | u128::from(sums[2 * at + 1]) << 64) ^ levels[at];
+                }
+                punctured(&mut tree, &self.tree_key(i, t), holes[t] as usize, &wanted, leaves);
+            }
+            made[i] = leaves;
+        }
+        let table: Vec<Row> = (0..params.table()).map(|j| Row(std::array::from_fn(|i| self.base[i][j]))).collect();
+        add(&self.code_key(), &table, &mut made);
+        self.round += 1;
+        let keep = Self::params(self.round).base();
+        for (base, made) in self.base.iter_mut().zip(&mut made) {
+            *base = made.drain(..keep).collect();
+        }
+        Ok(made)
+    }
+
+    fn key(&self, kind: u128, number: u128) -> Aes {
+        let mut key = [kind << 120 | u128::from(self.round) << 64 | number];
+        self.keys.encrypt(&mut key);
+        Aes::new(key[0])
+    }
+
+    /// Fresh for every tree: under one key all nodes of a session would be targets of one search for delta.
+    fn tree_key(&self, instance: usize, tree: usize) -> Aes {
+        self.key(1, (instance << 32 | tree) as u128)
+    }
+
+    /// Fresh for every round: under one matrix an elimination would be paid once.
+    fn code_key(&self) -> Aes {
+        self.key(2, 0)
+    }
+}
