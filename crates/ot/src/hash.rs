@@ -49,22 +49,24 @@ impl Hash {
         Aes::new(key[0])
     }
 
-    /// Hashes of blocks number `start ..`, each plus a constant: `H(x ^ add)`.
-    pub(crate) fn cut<T: Cut>(&self, start: u64, blocks: &[u128], add: u128) -> Vec<T> {
-        let mut out = Vec::with_capacity(blocks.len());
-        let mut buffer = [0u128; PER_KEY];
+    /// Appends hashes of blocks number `start ..`, each plus a constant: `H(x ^ add)`.
+    pub(crate) fn cut<T: Cut>(&self, start: u64, blocks: &[u128], add: u128, out: &mut Vec<T>) {
         let (mut at, mut rest) = (start, blocks);
         while !rest.is_empty() {
             let within = (at % PER_KEY as u64) as usize;
             let (now, later) = rest.split_at(rest.len().min(PER_KEY - within));
-            let buffer = &mut buffer[..now.len()];
-            buffer.iter_mut().zip(now).for_each(|(b, x)| *b = x ^ add);
-            self.key(at / PER_KEY as u64).encrypt(buffer);
-            out.extend(buffer.iter().zip(now).map(|(h, x)| T::cut(h ^ x ^ add)));
+            let key = self.key(at / PER_KEY as u64);
+            // As many as the cipher takes at once.
+            let mut buffer = [0u128; 64];
+            for now in now.chunks(buffer.len()) {
+                let buffer = &mut buffer[..now.len()];
+                buffer.iter_mut().zip(now).for_each(|(b, x)| *b = x ^ add);
+                key.encrypt(buffer);
+                out.extend(buffer.iter().zip(now).map(|(h, x)| T::cut(h ^ x ^ add)));
+            }
             at += now.len() as u64;
             rest = later;
         }
-        out
     }
 }
 
@@ -75,17 +77,20 @@ mod tests {
     #[test]
     fn a_hash_depends_on_block_number_and_direction_alone() {
         let blocks: Vec<u128> = (0..3000).map(|i| i * 0x1_0001).collect();
-        let hash = Hash::new(5, 0);
-        let whole: Vec<u64> = hash.cut(100, &blocks, 9);
-        let pieces: Vec<u64> = hash.cut(100, &blocks[..777], 9);
-        let rest: Vec<u64> = hash.cut(877, &blocks[777..], 9);
-        assert!(whole == [pieces, rest].concat());
+        let cut = |hash: Hash, start: u64, blocks: &[u128], add: u128| {
+            let mut out: Vec<u64> = vec![];
+            hash.cut(start, blocks, add, &mut out);
+            out
+        };
+        let hash = || Hash::new(5, 0);
+        let whole = cut(hash(), 100, &blocks, 9);
+        let pieces = [cut(hash(), 100, &blocks[..777], 9), cut(hash(), 877, &blocks[777..], 9)];
+        assert!(whole == pieces.concat());
         let plus: Vec<u128> = blocks.iter().map(|b| b ^ 9).collect();
-        assert!(whole == hash.cut::<u64>(100, &plus, 0));
-        assert!(
-            whole != Hash::new(5, 1).cut::<u64>(100, &blocks, 9)
-                && whole != Hash::new(6, 0).cut::<u64>(100, &blocks, 9)
-        );
-        assert!(whole.iter().map(|w| *w as u32).eq(hash.cut::<u32>(100, &blocks, 9)));
+        assert!(whole == cut(hash(), 100, &plus, 0));
+        assert!(whole != cut(Hash::new(5, 1), 100, &blocks, 9) && whole != cut(Hash::new(6, 0), 100, &blocks, 9));
+        let mut low: Vec<u32> = vec![];
+        hash().cut(100, &blocks, 9, &mut low);
+        assert!(whole.iter().map(|w| *w as u32).eq(low));
     }
 }

@@ -1,9 +1,10 @@
 //! One end's supply of correlated transfers in both directions: made in bulk, handed out once.
 
-use crate::ferret::{Ferret, INSTANCES, sent_by};
+use crate::ferret::{Ferret, INSTANCES, PARAMS, sent_by};
 use crate::hash::Hash;
 use crate::softspoken::{self, Receiver, Sender};
 use crate::{Cut, Error, Result, Stream, base};
+use std::collections::VecDeque;
 
 /// How transfers are made in bulk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -18,36 +19,55 @@ pub enum Method {
 /// Transfers are made in multiples of this by SoftSpokenOT.
 const ROUND: usize = 128;
 
-/// Blocks of one direction that are made and not drawn yet.
+/// Blocks of one direction that are made and not drawn yet, in the order they were made.
 #[derive(Default)]
 struct Made {
+    chunks: VecDeque<Chunk>,
+    /// Number of the next block, over the whole session.
+    next: u64,
+}
+
+struct Chunk {
     blocks: Vec<u128>,
-    drawn: usize,
-    /// Number of the first block in the list, over the whole session.
-    first: u64,
+    /// The first that has not been drawn.
+    at: usize,
 }
 
 impl Made {
     fn left(&self) -> usize {
-        self.blocks.len() - self.drawn
+        self.chunks.iter().map(|c| c.blocks.len() - c.at).sum()
     }
 
-    /// Room for more: what has been drawn is let go.
-    fn grow(&mut self) -> &mut Vec<u128> {
-        self.blocks.drain(..self.drawn);
-        self.first += self.drawn as u64;
-        self.drawn = 0;
-        &mut self.blocks
+    fn put(&mut self, blocks: Vec<u128>, at: usize) {
+        self.chunks.push_back(Chunk { blocks, at });
     }
 
-    /// The next `n` blocks, and the first one's number. No block is given twice.
-    fn draw(&mut self, n: usize) -> Result<(u64, &[u128])> {
+    /// Hands the next `n` blocks to `each`, with their first one's number. No block is given twice. Used up buffers go to `spare`.
+    fn draw(&mut self, n: usize, spare: &mut Vec<Vec<u128>>, mut each: impl FnMut(u64, &[u128])) -> Result<()> {
         if n > self.left() {
             return Err(Error::Short);
         }
-        let (at, number) = (self.drawn, self.first + self.drawn as u64);
-        self.drawn += n;
-        Ok((number, &self.blocks[at..at + n]))
+        let mut needed = n;
+        while needed > 0 {
+            let Some(chunk) = self.chunks.front_mut() else { return Err(Error::Short) };
+            let now = needed.min(chunk.blocks.len() - chunk.at);
+            each(self.next, &chunk.blocks[chunk.at..chunk.at + now]);
+            chunk.at += now;
+            self.next += now as u64;
+            needed -= now;
+            if chunk.at == chunk.blocks.len()
+                && let Some(used) = self.chunks.pop_front()
+            {
+                spare.push(used.blocks);
+            }
+        }
+        Ok(())
+    }
+
+    /// What is left is never drawn.
+    fn set_aside(&mut self) {
+        self.next += self.left() as u64;
+        self.chunks.clear();
     }
 }
 
@@ -82,9 +102,9 @@ impl Supply {
             return steps;
         }
         while self.left.iter().zip(need).any(|(left, need)| *left < need) {
-            steps.push([true, false].map(|first| Ferret::begin_words(first, self.rounds)));
-            steps.push([true, false].map(|first| Ferret::answer_words(first, self.rounds)));
-            let each = Ferret::yields(self.rounds);
+            steps.push([true, false].map(Ferret::begin_words));
+            steps.push([true, false].map(Ferret::answer_words));
+            let each = Ferret::yields();
             for (left, first) in self.left.iter_mut().zip([true, false]) {
                 *left += sent_by(first).len() * each;
             }
@@ -159,7 +179,7 @@ impl Setup {
         let bulk = match method {
             Method::SoftSpoken => Bulk::SoftSpoken(sender, receiver),
             Method::Silent => {
-                let each = Ferret::params(0).base();
+                let each = PARAMS.base();
                 let made_for = |first: bool| (sent_by(first).len() * each).next_multiple_of(ROUND);
                 let (mut sent, mut received) = (vec![], vec![]);
                 let message = receiver.extend(made_for(!self.first), &mut received);
@@ -183,6 +203,7 @@ impl Setup {
             bulk,
             delta: self.delta,
             random: self.random,
+            spare: vec![],
         })
     }
 }
@@ -201,6 +222,8 @@ pub struct Pool {
     bulk: Bulk,
     delta: u128,
     random: Stream,
+    /// Buffers that have been used up.
+    spare: Vec<Vec<u128>>,
 }
 
 impl Pool {
@@ -221,24 +244,29 @@ impl Pool {
         let (sent, received) = (&mut self.sent.0, &mut self.received.0);
         match &mut self.bulk {
             Bulk::SoftSpoken(sender, receiver) => {
-                sent.drawn = sent.blocks.len();
-                received.drawn = received.blocks.len();
                 let words = steps.first().copied().unwrap_or_default();
-                let message = receiver.extend(self.supply.left[them], received.grow());
-                let theirs = exchange(message, words[them])?;
-                sender.extend(self.supply.left[us], &theirs, sent.grow())?;
+                let mut blocks = [(); 2].map(|()| self.spare.pop().unwrap_or_default());
+                blocks.iter_mut().for_each(Vec::clear);
+                let [mut ours, mut theirs] = blocks;
+                let message = receiver.extend(self.supply.left[them], &mut theirs);
+                let said = exchange(message, words[them])?;
+                sender.extend(self.supply.left[us], &said, &mut ours)?;
+                for (made, blocks) in [(sent, ours), (received, theirs)] {
+                    made.set_aside();
+                    made.put(blocks, 0);
+                }
             }
             Bulk::Silent(ferret) => {
                 let rounds = before.rounds..self.supply.rounds;
                 for (_, step) in rounds.zip(steps.chunks_exact(2)) {
                     let (round, message) = ferret.begin(&mut self.random);
                     let begun = exchange(message, step[0][them])?;
-                    let (grown, message) = ferret.answer(self.delta, &begun, &mut self.random)?;
+                    let (grown, message) = ferret.answer(self.delta, &begun, &mut self.random, &mut self.spare)?;
                     let answered = exchange(message, step[1][them])?;
-                    let mut made = ferret.finish(round, grown, &answered)?;
-                    for (from_us, to) in [(self.first, &mut *sent), (!self.first, &mut *received)] {
-                        let to = to.grow();
-                        sent_by(from_us).for_each(|i| to.append(&mut made[i]));
+                    let (made, kept) = ferret.finish(round, grown, &answered, &mut self.spare)?;
+                    for (i, blocks) in made.into_iter().enumerate() {
+                        let to = if sent_by(self.first).contains(&i) { &mut *sent } else { &mut *received };
+                        to.put(blocks, kept);
                     }
                 }
             }
@@ -252,9 +280,14 @@ impl Pool {
     /// [`Error::Short`].
     pub fn send<T: Cut>(&mut self, n: usize) -> Result<[Vec<T>; 2]> {
         let (made, hash) = &mut self.sent;
-        let (number, blocks) = made.draw(n)?;
+        let mut strings = [Vec::with_capacity(n), Vec::with_capacity(n)];
+        made.draw(n, &mut self.spare, |number, blocks| {
+            for (out, add) in strings.iter_mut().zip([0, self.delta]) {
+                hash.cut(number, blocks, add, out);
+            }
+        })?;
         self.supply.draw(if self.first { [n, 0] } else { [0, n] });
-        Ok([0, self.delta].map(|add| hash.cut(number, blocks, add)))
+        Ok(strings)
     }
 
     /// As receiver: the choices of the next `n` transfers, 64 to a word, and the strings chosen.
@@ -263,10 +296,17 @@ impl Pool {
     /// [`Error::Short`].
     pub fn receive<T: Cut>(&mut self, n: usize) -> Result<(Vec<u64>, Vec<T>)> {
         let (made, hash) = &mut self.received;
-        let (number, blocks) = made.draw(n)?;
+        let (mut choices, mut drawn) = (vec![0u64; n.div_ceil(64)], 0);
+        let mut strings = Vec::with_capacity(n);
+        made.draw(n, &mut self.spare, |number, blocks| {
+            hash.cut(number, blocks, 0, &mut strings);
+            for block in blocks {
+                choices[drawn / 64] |= (*block as u64 & 1) << (drawn % 64);
+                drawn += 1;
+            }
+        })?;
         self.supply.draw(if self.first { [0, n] } else { [n, 0] });
-        let choices = blocks.chunks(64).map(|c| c.iter().rev().fold(0, |w, b| w << 1 | (*b as u64 & 1))).collect();
-        Ok((choices, hash.cut(number, blocks, 0)))
+        Ok((choices, strings))
     }
 }
 

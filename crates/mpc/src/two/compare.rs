@@ -1,14 +1,15 @@
 //! Whether one party's numbers are larger than the other's: digits by tables, then a tree.
 //!
-//! The client's number is cut into digits of at most four bits. For each digit it offers a table with an entry for every digit that
-//! the model's owner may have: whether its own is larger, and whether the two are equal; the owner gets the entry of its digit by one
+//! One party's number is cut into digits of at most four bits. For each digit it offers a table with an entry for every digit that
+//! the other one may have: whether its own is larger, and whether the two are equal; the other gets the entry of its digit by one
 //! transfer for each bit (CrypTFlow2, section 3.1; tables from random transfers). Nodes join neighbours: larger above, or equal above
 //! and larger below.
 
 use super::engine::{Two, wrong_form};
-use super::transfers::{Plane, and, xor};
+use super::transfers::{BLOCK, Plane, and, blocks, xor};
 use crate::{Result, Step};
 use sordino_ring::Device;
+use std::ops::Range;
 
 /// A number's digits in bits, from the lowest on. As many as a tree of the least depth has room for: more digits of fewer bits send
 /// less.
@@ -50,7 +51,7 @@ pub(super) struct Number<'a> {
     pub(super) equal: bool,
 }
 
-/// Shares of whether the client's number is larger than the owner's, and whether they are equal.
+/// Shares of whether the offered number is larger than the chooser's, and whether they are equal.
 #[derive(Clone)]
 pub(super) struct Compared {
     pub(super) larger: Plane,
@@ -72,16 +73,47 @@ fn indicators(digit: &[Plane]) -> Vec<Plane> {
     all
 }
 
-/// What the owner keeps of its transfers until the tables come.
-pub(super) struct Waiting {
-    /// For each digit: planes of the entry's pad.
-    pads: Vec<Vec<Plane>>,
+/// What the chooser keeps of its transfers until the tables come: for each block and digit the planes of the entry's pad.
+pub(super) struct Waiting(Vec<Vec<Vec<Plane>>>);
+
+/// Some words of the planes of numbers.
+pub(super) fn cut(numbers: &[Number<'_>], words: &Range<usize>) -> Vec<(Vec<Plane>, bool)> {
+    let one = |number: &Number<'_>| (number.planes.iter().map(|p| p[words.clone()].to_vec()).collect(), number.equal);
+    numbers.iter().map(one).collect()
+}
+
+/// The planes of some numbers within a block.
+fn within(numbers: &[Number<'_>], at: usize, n: usize) -> Vec<(Vec<Plane>, bool)> {
+    cut(numbers, &(at / 64..(at + n).div_ceil(64)))
+}
+
+/// Joins what blocks give, number by number and digit by digit.
+pub(super) fn joined(all: &mut Vec<Vec<Compared>>, block: Vec<Vec<Compared>>) {
+    if all.is_empty() {
+        *all = block;
+        return;
+    }
+    for (all, more) in all.iter_mut().flatten().zip(block.into_iter().flatten()) {
+        all.larger.extend(more.larger);
+        if let (Some(all), Some(more)) = (&mut all.equal, more.equal) {
+            all.extend(more);
+        }
+    }
 }
 
 impl<D: Device> Two<D> {
-    /// The owner's first message: where its digits differ from its choices.
+    /// The chooser's message: where its digits differ from its choices, block by block.
     pub(super) fn choose_digits(&self, n: usize, numbers: &[Number<'_>]) -> Result<(Waiting, Plane)> {
-        let (mut pads, mut corrections) = (vec![], vec![]);
+        let (mut waiting, mut corrections) = (vec![], vec![]);
+        for (i, n) in blocks(n).enumerate() {
+            let cut = within(numbers, i * BLOCK, n);
+            waiting.push(self.choose_block(n, &as_numbers(&cut), &mut corrections)?);
+        }
+        Ok((Waiting(waiting), corrections))
+    }
+
+    fn choose_block(&self, n: usize, numbers: &[Number<'_>], corrections: &mut Plane) -> Result<Vec<Vec<Plane>>> {
+        let mut pads = vec![];
         for (digit, kind) in digits(numbers) {
             let values = indicators(digit);
             let entries = values.len();
@@ -98,19 +130,37 @@ impl<D: Device> Two<D> {
             }
             pads.push(pad);
         }
-        Ok((Waiting { pads }, corrections))
+        Ok(pads)
     }
 
-    /// The client's answer: tables, masked, without their first entries, which its own shares make zero.
+    /// The answer: tables, masked, without their first entries, which its own shares make zero.
     pub(super) fn offer_tables(
         &self,
         n: usize,
         numbers: &[Number<'_>],
         corrections: &[u64],
     ) -> Result<(Vec<Vec<Compared>>, Plane)> {
+        let bits: usize = numbers.iter().map(|number| number.planes.len()).sum();
+        let (mut all, mut message, mut corrections) = (vec![], vec![], corrections);
+        for (i, n) in blocks(n).enumerate() {
+            let cut = within(numbers, i * BLOCK, n);
+            let (now, later) = corrections.split_at_checked(bits * n.div_ceil(64)).ok_or_else(wrong_form)?;
+            corrections = later;
+            joined(&mut all, self.offer_block(n, &as_numbers(&cut), now, &mut message)?);
+        }
+        Ok((all, message))
+    }
+
+    fn offer_block(
+        &self,
+        n: usize,
+        numbers: &[Number<'_>],
+        corrections: &[u64],
+        message: &mut Plane,
+    ) -> Result<Vec<Vec<Compared>>> {
         let words = n.div_ceil(64);
         let mut corrections = corrections.chunks(words.max(1));
-        let (mut message, mut leaves) = (vec![], vec![]);
+        let mut leaves = vec![];
         for (digit, kind) in digits(numbers) {
             let equal = indicators(digit);
             let entries = equal.len();
@@ -144,10 +194,10 @@ impl<D: Device> Two<D> {
             }
             leaves.push(leaf(share)?);
         }
-        Ok((by_number(numbers, leaves), message))
+        Ok(by_number(numbers, leaves))
     }
 
-    /// The owner's shares, from the tables.
+    /// The chooser's shares, from the tables.
     pub(super) fn take_tables(
         &self,
         n: usize,
@@ -155,18 +205,12 @@ impl<D: Device> Two<D> {
         waiting: Waiting,
         message: &[u64],
     ) -> Result<Vec<Vec<Compared>>> {
-        let words = n.div_ceil(64);
-        let mut message = message.chunks(words.max(1));
-        let mut leaves = vec![];
-        for ((digit, kind), mut share) in digits(numbers).zip(waiting.pads) {
-            for set in &indicators(digit)[1..] {
-                for share in share.iter_mut().take(kind) {
-                    select_xor(share, set, message.next().ok_or_else(wrong_form)?);
-                }
-            }
-            leaves.push(leaf(share)?);
+        let (mut all, mut message) = (vec![], message);
+        for ((i, n), pads) in blocks(n).enumerate().zip(waiting.0) {
+            let cut = within(numbers, i * BLOCK, n);
+            joined(&mut all, take_block(n, &as_numbers(&cut), pads, &mut message)?);
         }
-        Ok(by_number(numbers, leaves))
+        Ok(all)
     }
 
     /// Trees over the leaves of several numbers, level by level together: a round each.
@@ -244,6 +288,31 @@ impl<D: Device> Two<D> {
         }
         Ok(results)
     }
+}
+
+/// The chooser's shares of a block; its tables are taken off the message.
+fn take_block(
+    n: usize,
+    numbers: &[Number<'_>],
+    pads: Vec<Vec<Plane>>,
+    message: &mut &[u64],
+) -> Result<Vec<Vec<Compared>>> {
+    let mut leaves = vec![];
+    for ((digit, kind), mut share) in digits(numbers).zip(pads) {
+        for set in &indicators(digit)[1..] {
+            for share in share.iter_mut().take(kind) {
+                let (entry, later) = message.split_at_checked(n.div_ceil(64)).ok_or_else(wrong_form)?;
+                *message = later;
+                select_xor(share, set, entry);
+            }
+        }
+        leaves.push(leaf(share)?);
+    }
+    Ok(by_number(numbers, leaves))
+}
+
+pub(super) fn as_numbers(cut: &[(Vec<Plane>, bool)]) -> Vec<Number<'_>> {
+    cut.iter().map(|(planes, equal)| Number { planes, equal: *equal }).collect()
 }
 
 fn select_xor(to: &mut [u64], set: &[u64], from: &[u64]) {

@@ -3,7 +3,7 @@
 use super::compare::{Digits, levels};
 use super::keys::method;
 use super::linear::params;
-use super::relu::{Form, Kind, PIECE, table_planes};
+use super::relu::{Form, Halves, Kind, PIECE, table_planes};
 use super::transfers::Transfers;
 use crate::{Cost, Costs, Result, Settings, Width};
 use sordino_he::params::guard;
@@ -61,13 +61,17 @@ impl Declared {
         let steps = supply.make(need);
         supply.draw(need);
         self.supply.set(supply);
-        let say = |[owner, client]: [usize; 2]| match (owner, client) {
+        steps.into_iter().map(|[owner, client]| self.both(owner, client)).sum()
+    }
+
+    /// Both say something at the same time, or one of them, or none.
+    fn both(&self, owner: usize, client: usize) -> Cost {
+        match (owner, client) {
             (0, 0) => Cost::default(),
             (owner, 0) => self.send(Said::Owner(owner)),
             (0, client) => self.send(Said::Client(client)),
             (owner, client) => self.send(Said::Both(owner, client)),
-        };
-        steps.into_iter().map(say).sum()
+        }
     }
 
     /// An operation on so many elements, piece by piece.
@@ -77,15 +81,19 @@ impl Declared {
     }
 
     fn piece(&self, form: &Form, n: usize) -> Cost {
-        let words = n.div_ceil(64);
+        let (words, halves) = (n.div_ceil(64), Halves::new(n));
         let one = |bits: u32| usize::from(bits > 0);
-        let packed = |bits: u32| if bits > 0 { packed_words(n, bits) } else { 0 };
+        let packed = |n: usize, bits: u32| if bits > 0 { packed_words(n, bits) } else { 0 };
         let digits = (form.lower() + form.upper()) as usize;
-        let mut cost = self.make(form.transfers(n));
+        let mut cost = self.make(form.transfers(halves));
         if digits + one(form.top()) > 0 {
-            let corrections = (digits + one(form.top())) * words;
-            cost += self.send(Said::Owner(corrections));
-            cost += self.send(Said::Client(table_planes(form) * words + packed(form.top())));
+            // For each half one party chooses, and the other one offers tables.
+            let chosen = |client: bool| (digits + one(form.top())) * halves.words(client).len();
+            cost += self.both(chosen(true), chosen(false));
+            let offered = |client: bool| {
+                table_planes(form) * halves.words(client).len() + packed(halves.elements(client).len(), form.top())
+            };
+            cost += self.both(offered(false), offered(true));
         }
         // Trees go level by level together; a pair opens two bits, or three with both products.
         let trees: Vec<_> =
@@ -100,8 +108,11 @@ impl Declared {
         }
         let opened = (one(form.selected()) + one(form.carried())) * words;
         if opened > 0 {
-            let selected = packed(form.selected());
-            cost += self.send(Said::Both(opened + selected, opened + selected + packed(form.carried())));
+            let own = |client: bool| {
+                let carried = packed(halves.elements(client).len(), form.carried());
+                opened + packed(n, form.selected()) + carried
+            };
+            cost += self.both(own(false), own(true));
         }
         cost
     }

@@ -2,22 +2,49 @@
 //!
 //! A value is x = x_0 + x_1 in Z/2^(n + low), of which `low` bits are truncated. With t_i the n bits above them, m_i the top one of these,
 //! u_i the rest, and c the carry of the low bits: x >> low = t_0 + t_1 + c mod 2^n, and its sign is m_0 ^ m_1 ^ [u_0 + u_1 + c >= 2^(n-1)]
-//! = m_0 ^ m_1 ^ larger ^ equal c, where u_1 is compared with not u_0. Where it is not negative it is the integer
+//! = m_0 ^ m_1 ^ larger ^ equal c, where one party's u is compared with the complement of the other's. Where it is not negative it is the integer
 //! T_0 + T_1 + c + 2^n m_0 m_1 for T_i = t_i - 2^n m_i.
 //!
 //! Nothing is opened but bits masked by random choices of transfers: d ^ rho with shares of rho T, and c ^ r with shares of r, that were
 //! made while the tree ran.
 
-use super::compare::{Compared, Digits, Number, levels};
+use super::compare::{Compared, Digits, Number, as_numbers, cut, joined, levels};
 use super::engine::{Two, wrong_form};
 use super::share::{Bits, Shared, local};
 use super::transfers::{Plane, Transfers, mask, xor};
 use crate::{Local, Result, Settings, Step, Width};
 use sordino_net::{Part, Segment};
 use sordino_ring::{Device, packed_words};
+use std::ops::Range;
 
 /// Elements that go through together: a bound on memory, since all transfers of a piece are there at once.
 pub(super) const PIECE: usize = 1 << 17;
+
+/// The two halves of the elements: for the first one the client offers tables, for the second one the model's owner, so that both work
+/// at the same time.
+#[derive(Clone, Copy)]
+pub(super) struct Halves {
+    pub(super) n: usize,
+    /// Words of the first half.
+    first: usize,
+}
+
+impl Halves {
+    pub(super) fn new(n: usize) -> Self {
+        Self { n, first: n.div_ceil(64).div_ceil(2) }
+    }
+
+    /// The elements that an end offers tables for.
+    pub(super) fn elements(&self, client: bool) -> Range<usize> {
+        let middle = (64 * self.first).min(self.n);
+        if client { 0..middle } else { middle..self.n }
+    }
+
+    /// The words of their bits.
+    pub(super) fn words(&self, client: bool) -> Range<usize> {
+        if client { 0..self.first } else { self.first..self.n.div_ceil(64) }
+    }
+}
 
 /// What is done to every element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,14 +136,13 @@ impl Form {
         trees.map(|level| level.len()).sum::<usize>() + usize::from(self.joined())
     }
 
-    /// Transfers of so many elements.
-    pub(super) fn transfers(&self, n: usize) -> Transfers {
-        let (nodes, one) = (self.nodes(), |bits: u32| usize::from(bits > 0));
-        let digits = (self.lower() + self.upper()) as usize;
-        Transfers {
-            from_owner: n * (nodes + one(self.selected())),
-            from_client: n * (digits + one(self.top()) + nodes + one(self.selected()) + one(self.carried())),
-        }
+    /// Transfers of so many elements: of each half those of its tables go one way, everything else goes both ways.
+    pub(super) fn transfers(&self, halves: Halves) -> Transfers {
+        let one = |bits: u32| usize::from(bits > 0);
+        let digits = (self.lower() + self.upper()) as usize + one(self.top()) + one(self.carried());
+        let both = halves.n * (self.nodes() + one(self.selected()));
+        let sent = |client: bool| digits * halves.elements(client).len() + both;
+        Transfers { from_owner: sent(false), from_client: sent(true) }
     }
 }
 
@@ -134,13 +160,20 @@ impl<D: Device> Two<D> {
 
     fn piece(&self, mut at: Step, x: &[u64], form: Form) -> Result<(Vec<u64>, Plane)> {
         let n = x.len();
-        self.make(&at, form.transfers(n))?;
+        let halves = Halves::new(n);
+        self.make(&at, form.transfers(halves))?;
         let planes = self.planes(x, form.low + form.n);
         let (low, high) = planes.split_at(form.low as usize);
         let (top, high) = high.split_last().ok_or_else(wrong_form)?;
-        // The owner compares with the complement of its own bits.
+        // Whoever chooses an entry compares with the complement of its own bits.
+        let chosen = halves.words(!self.client);
         let own = |planes: &[Plane]| -> Vec<Plane> {
-            if self.client { planes.to_vec() } else { planes.iter().map(not).collect() }
+            let turned = |p: &Plane| {
+                let mut p = p.clone();
+                p[chosen.clone()].iter_mut().for_each(|w| *w = !*w);
+                p
+            };
+            planes.iter().map(turned).collect()
         };
         let (low, high) = (own(low), own(if form.upper() > 0 { high } else { &[] }));
         let lower = (!low.is_empty()).then_some(Number { planes: &low, equal: false });
@@ -152,65 +185,80 @@ impl<D: Device> Two<D> {
             t.wrapping_sub(mask(top, i) & (1 << form.n))
         };
         let mut value: Vec<u64> = x.iter().enumerate().map(t).collect();
-        let leaves = self.leaves(&at, n, &numbers, top, &mut value, &form)?;
+        let leaves = self.leaves(&at, halves, &numbers, top, &mut value, &form)?;
         let compared = self.trees(&mut at, n, &numbers, leaves)?;
-        self.decide(at, value, compared, top, &form)
+        self.decide(at, value, compared, top, halves, &form)
     }
 
-    /// The owner's choices and the client's tables; on the way the value gets its missing 2^n.
+    /// Both parties choose digits of one half and offer tables for the other; on the way the value gets its missing 2^n.
     fn leaves(
         &self,
         at: &Step,
-        n: usize,
+        halves: Halves,
         numbers: &[Number<'_>],
         top: &Plane,
         value: &mut [u64],
         form: &Form,
     ) -> Result<Vec<Vec<Compared>>> {
-        let words = n.div_ceil(64);
         let wrap = form.top();
         let bits: usize = numbers.iter().map(|n| n.planes.len()).sum();
-        let carries = |value: &mut [u64], share: Vec<u64>| {
-            value.iter_mut().zip(share).for_each(|(v, s)| *v = v.wrapping_add(s << form.n));
-        };
         if bits == 0 && wrap == 0 {
             return Ok(vec![]);
         }
-        if self.client {
+        let [offered, chosen] = [self.client, !self.client].map(|client| halves.elements(client));
+        let carry = |value: &mut [u64], share: Vec<u64>| {
+            value.iter_mut().zip(share).for_each(|(v, s)| *v = v.wrapping_add(s << form.n));
+        };
+        // Where this party's digits and top bits differ from its choices.
+        let mine = cut(numbers, &halves.words(!self.client));
+        let (waiting, mut corrections) = self.choose_digits(chosen.len(), &as_numbers(&mine))?;
+        let (own_top, their_top) = (&top[halves.words(!self.client)], &top[halves.words(self.client)]);
+        let mut string = vec![];
+        if wrap > 0 && !chosen.is_empty() {
+            let (choices, given) = self.chosen(chosen.len())?;
+            corrections.extend(xor(&choices, own_top));
+            string = given;
+        }
+        if !chosen.is_empty() {
+            self.send(at, "digits", vec![Part::Wide(corrections)])?;
+        }
+        let mut theirs = vec![];
+        if !offered.is_empty() {
+            let words = offered.len().div_ceil(64);
             let planes = bits + usize::from(wrap > 0);
             let corrections = self.recv_words(at, "digits", planes * words)?;
             let (digits, flips) = corrections.split_at(bits * words);
-            let (leaves, tables) = self.offer_tables(n, numbers, digits)?;
+            let numbers = cut(numbers, &halves.words(self.client));
+            let (leaves, tables) = self.offer_tables(offered.len(), &as_numbers(&numbers), digits)?;
+            theirs = leaves;
             let mut message = vec![Part::Wide(tables)];
             if wrap > 0 {
-                let own: Vec<u64> = (0..n).map(|i| mask(top, i) & 1).collect();
+                let own: Vec<u64> = (0..offered.len()).map(|i| mask(their_top, i) & 1).collect();
                 let (share, part) = self.correlate(&own, Some(flips), wrap)?;
-                carries(value, share);
+                carry(&mut value[offered.clone()], share);
                 message.push(part);
             }
             self.send(at, "tables", message)?;
-            return Ok(leaves);
         }
-        let (waiting, mut corrections) = self.choose_digits(n, numbers)?;
-        let string = match wrap {
-            0 => vec![],
-            _ => {
-                let (choices, string) = self.chosen(n)?;
-                corrections.extend(xor(&choices, top));
-                string
+        let mut ours = vec![];
+        if !chosen.is_empty() {
+            let words = chosen.len().div_ceil(64);
+            let mut expect = vec![Segment::Wide(table_planes(form) * words)];
+            if wrap > 0 {
+                expect.push(Segment::Wide(packed_words(chosen.len(), wrap)));
             }
-        };
-        self.send(at, "digits", vec![Part::Wide(corrections)])?;
-        let mut expect = vec![Segment::Wide(table_planes(form) * words)];
-        if wrap > 0 {
-            expect.push(Segment::Wide(packed_words(n, wrap)));
+            let mut message = self.recv(at, "tables", &expect)?.into_iter();
+            let Some(Part::Wide(tables)) = message.next() else { return Err(wrong_form()) };
+            if let Some(part) = message.next() {
+                carry(&mut value[chosen.clone()], self.correlated(own_top, string, part, wrap)?);
+            }
+            ours = self.take_tables(chosen.len(), &as_numbers(&mine), waiting, &tables)?;
         }
-        let mut message = self.recv(at, "tables", &expect)?.into_iter();
-        let Some(Part::Wide(tables)) = message.next() else { return Err(wrong_form()) };
-        if let Some(part) = message.next() {
-            carries(value, self.correlated(top, string, part, wrap)?);
+        let (mut first, second) = if self.client { (theirs, ours) } else { (ours, theirs) };
+        if !second.is_empty() {
+            joined(&mut first, second);
         }
-        self.take_tables(n, numbers, waiting, &tables)
+        Ok(first)
     }
 
     /// The result from the compared numbers.
@@ -220,6 +268,7 @@ impl<D: Device> Two<D> {
         value: Vec<u64>,
         mut compared: Vec<Compared>,
         top: &Plane,
+        halves: Halves,
         form: &Form,
     ) -> Result<(Vec<u64>, Plane)> {
         let n = value.len();
@@ -241,7 +290,8 @@ impl<D: Device> Two<D> {
             return Ok((vec![], if self.client { positive } else { not(&positive) }));
         }
         let selecting = positive.as_ref().filter(|_| form.selected() > 0);
-        self.selected(&at, value, selecting, carry.as_ref(), form).map(|y| (y, positive.unwrap_or_default()))
+        self.selected(&at, value, selecting, carry.as_ref().map(|c| (c, halves)), form)
+            .map(|y| (y, positive.unwrap_or_default()))
     }
 
     /// The value where a bit is set, if one is given, plus a carry, if there is one: what is opened is masked by choices of
@@ -251,7 +301,7 @@ impl<D: Device> Two<D> {
         at: &Step,
         value: Vec<u64>,
         bit: Option<&Plane>,
-        carry: Option<&Plane>,
+        carry: Option<(&Plane, Halves)>,
         form: &Form,
     ) -> Result<Vec<u64>> {
         let n = value.len();
@@ -270,24 +320,34 @@ impl<D: Device> Two<D> {
             planes.push(xor(bit, &rho));
             message.push(part);
             expect.push(Segment::Wide(packed_words(n, form.selected())));
-            waiting.push((rho, string, form.selected()));
+            waiting.push((shares.len() - 1, 0..n, rho, string, form.selected()));
         }
-        if let Some(carry) = carry {
-            // r = r_0 ^ r_1 = r_0 + r_1 - 2 r_0 r_1, where the owner's bit is a choice.
-            if self.client {
-                let r = self.own_plane(n);
-                let d: Vec<u64> = (0..n).map(|i| (mask(&r, i) & 2).wrapping_neg()).collect();
-                let (share, part) = self.correlate(&d, None, form.carried())?;
-                shares.push(share.into_iter().enumerate().map(|(i, s)| s.wrapping_add(mask(&r, i) & 1)).collect());
-                planes.push(xor(carry, &r));
+        if let Some((carry, halves)) = carry {
+            // r = r_0 ^ r_1 = r_0 + r_1 - 2 r_0 r_1: of one half this party's bit is its own, of the other a choice.
+            let [offered, chosen] = [self.client, !self.client].map(|client| halves.elements(client));
+            let mut masks = vec![0; n.div_ceil(64)];
+            let mut share = vec![0; n];
+            if !offered.is_empty() {
+                let r = self.own_plane(offered.len());
+                let d: Vec<u64> = (0..offered.len()).map(|i| (mask(&r, i) & 2).wrapping_neg()).collect();
+                let (sent, part) = self.correlate(&d, None, form.carried())?;
+                for (i, (share, s)) in share[offered].iter_mut().zip(sent).enumerate() {
+                    *share = s.wrapping_add(mask(&r, i) & 1);
+                }
+                masks[halves.words(self.client)].copy_from_slice(&r);
                 message.push(part);
-            } else {
-                let (r, string) = self.chosen(n)?;
-                shares.push((0..n).map(|i| mask(&r, i) & 1).collect());
-                planes.push(xor(carry, &r));
-                expect.push(Segment::Wide(packed_words(n, form.carried())));
-                waiting.push((r, string, form.carried()));
             }
+            if !chosen.is_empty() {
+                let (r, string) = self.chosen(chosen.len())?;
+                for (i, share) in share[chosen.clone()].iter_mut().enumerate() {
+                    *share = mask(&r, i) & 1;
+                }
+                masks[halves.words(!self.client)].copy_from_slice(&r);
+                expect.push(Segment::Wide(packed_words(chosen.len(), form.carried())));
+                waiting.push((shares.len(), chosen, r, string, form.carried()));
+            }
+            shares.push(share);
+            planes.push(xor(carry, &masks));
         }
         let words = n.div_ceil(64);
         let own: Vec<u64> = planes.concat();
@@ -297,9 +357,9 @@ impl<D: Device> Two<D> {
         let mut theirs = self.recv(at, "select", &expect)?.into_iter();
         let Some(Part::Wide(opened)) = theirs.next() else { return Err(wrong_form()) };
         let opened = xor(&own, &opened);
-        for ((share, (c, string, bits)), part) in shares.iter_mut().zip(waiting).zip(theirs) {
+        for ((which, elements, c, string, bits), part) in waiting.into_iter().zip(theirs) {
             let more = self.correlated(&c, string, part, bits)?;
-            share.iter_mut().zip(more).for_each(|(s, m)| *s = s.wrapping_add(m));
+            shares[which][elements].iter_mut().zip(more).for_each(|(s, m)| *s = s.wrapping_add(m));
         }
         let (mut shares, mut opened) = (shares.into_iter(), opened.chunks(words));
         // b v = e v + (1 - 2 e) rho v for e = b ^ rho.

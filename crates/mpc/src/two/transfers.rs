@@ -24,6 +24,14 @@ pub(super) struct Triple {
     pub(super) product: [Plane; 2],
 }
 
+/// Elements whose strings are made and used while they are in the caches: a multiple of 64.
+pub(super) const BLOCK: usize = 1 << 12;
+
+/// So many elements, block by block.
+pub(super) fn blocks(n: usize) -> impl Iterator<Item = usize> {
+    (0..n).step_by(BLOCK).map(move |at| BLOCK.min(n - at))
+}
+
 pub(super) fn xor(a: &[u64], b: &[u64]) -> Plane {
     a.iter().zip(b).map(|(a, b)| a ^ b).collect()
 }
@@ -61,15 +69,26 @@ impl<D: Device> Two<D> {
     /// A pair of products of random bits, one transfer each way and no message: the receiver's choice is its share of the
     /// common factor, the difference of the sender's strings its shares of the others.
     pub(super) fn triple(&self, n: usize) -> Result<Triple> {
-        let (sent, (common, received)) = {
-            let mut pool = self.pool.borrow_mut();
-            (pool.send::<u32>(n)?, pool.receive::<u32>(n)?)
-        };
-        let [zero, one] = sent.map(|s| self.string_planes(s, 2));
-        let received = self.string_planes(received, 2);
-        let other = [0, 1].map(|b| xor(&zero[b], &one[b]));
-        let product = [0, 1].map(|b| xor(&xor(&zero[b], &received[b]), &and(&common, &other[b])));
-        Ok(Triple { common, other, product })
+        let empty = || Plane::with_capacity(n.div_ceil(64));
+        let mut triple = Triple { common: empty(), other: [empty(), empty()], product: [empty(), empty()] };
+        for n in blocks(n) {
+            let (sent, (common, received)) = {
+                let mut pool = self.pool.borrow_mut();
+                (pool.send::<u32>(n)?, pool.receive::<u32>(n)?)
+            };
+            let [zero, one] = sent.map(|s| self.string_planes(s, 2));
+            let received = self.string_planes(received, 2);
+            let rows = zero.iter().zip(&one).zip(&received).zip(triple.other.iter_mut().zip(&mut triple.product));
+            for (((zero, one), received), (other, product)) in rows {
+                let words = zero.iter().zip(one).zip(received).zip(&common);
+                for (((zero, one), received), common) in words {
+                    other.push(zero ^ one);
+                    product.push(zero ^ received ^ common & (zero ^ one));
+                }
+            }
+            triple.common.extend(common);
+        }
+        Ok(triple)
     }
 
     /// As sender: shares of c d for the receiver's bits c. Returns the share; the message is `bits` bits an element. With `flips`

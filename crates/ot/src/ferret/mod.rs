@@ -5,9 +5,8 @@
 //! transfers that were there before; and keeps the first outputs as the next round's table. What the receiver's choices are rests on
 //! learning parity with regular noise and this code: [`params`].
 //!
-//! Four instances go side by side, three of which the client sends and one the model's owner, since comparisons use them in
-//! about that proportion. They share the public code, so that one line of the cache serves four transfers; tables, trees and noise
-//! are each one's own.
+//! Instances go side by side, as many in either direction, so that both ends work at the same time. They share the public code;
+//! tables, trees and noise are each one's own.
 
 mod code;
 pub(crate) mod params;
@@ -15,16 +14,16 @@ mod tree;
 
 use crate::aes128::Aes;
 use crate::{Error, Result, Stream};
-use code::{Row, add};
-pub(crate) use params::Params;
+use code::add;
+pub(crate) use params::PARAMS;
 use tree::{Grown, punctured};
 
 /// Instances in both directions.
 pub(crate) const INSTANCES: usize = 4;
 
-/// Instances that an end sends: the first three are the second end's.
+/// Instances that an end sends.
 pub(crate) fn sent_by(first: bool) -> std::ops::Range<usize> {
-    if first { 3..INSTANCES } else { 0..3 }
+    if first { 0..INSTANCES / 2 } else { INSTANCES / 2..INSTANCES }
 }
 
 /// What one end holds between rounds.
@@ -40,9 +39,15 @@ pub(crate) struct Ferret {
 
 /// A round that waits for the other end.
 pub(crate) struct Round {
-    params: Params,
     /// Of each instance that this end receives: the leaf that it will lack in every tree.
     holes: Vec<Vec<u32>>,
+}
+
+/// A buffer of so many blocks, of which every one will be written.
+fn buffer(spare: &mut Vec<Vec<u128>>, n: usize) -> Vec<u128> {
+    let mut blocks = spare.pop().unwrap_or_default();
+    blocks.resize(n, 0);
+    blocks
 }
 
 /// What a round has made, by instance.
@@ -54,14 +59,9 @@ impl Ferret {
         Self { first, keys: Aes::new(seed ^ 0x6665_7272_6574), round: 0, base }
     }
 
-    /// The parameters of a round.
-    pub(crate) fn params(round: u64) -> Params {
-        if round == 0 { params::SMALL } else { params::LARGE }
-    }
-
     /// How many transfers of an instance a round is left with when the next one has its own.
-    pub(crate) fn yields(round: u64) -> usize {
-        Self::params(round).outputs() - Self::params(round + 1).base()
+    pub(crate) fn yields() -> usize {
+        PARAMS.outputs() - PARAMS.base()
     }
 
     fn receives(&self) -> std::ops::Range<usize> {
@@ -69,20 +69,18 @@ impl Ferret {
     }
 
     /// Words of the message that begins a round, of an end.
-    pub(crate) fn begin_words(first: bool, round: u64) -> usize {
-        let p = Self::params(round);
-        sent_by(!first).len() * (p.trees * p.depth as usize).div_ceil(64)
+    pub(crate) fn begin_words(first: bool) -> usize {
+        sent_by(!first).len() * (PARAMS.trees * PARAMS.depth as usize).div_ceil(64)
     }
 
     /// Words of its answer.
-    pub(crate) fn answer_words(first: bool, round: u64) -> usize {
-        let p = Self::params(round);
-        sent_by(first).len() * p.trees * p.depth as usize * 2
+    pub(crate) fn answer_words(first: bool) -> usize {
+        sent_by(first).len() * PARAMS.trees * PARAMS.depth as usize * 2
     }
 
     /// As receiver: leaves to lack, and where the complements of their numbers' bits differ from the choices of the base.
     pub(crate) fn begin(&self, random: &mut Stream) -> (Round, Vec<u64>) {
-        let params = Self::params(self.round);
+        let params = PARAMS;
         let depth = params.depth as usize;
         let (mut holes, mut message) = (vec![], vec![]);
         for i in self.receives() {
@@ -97,21 +95,27 @@ impl Ferret {
             message.extend(flips.chunks(64).map(|c| c.iter().rev().fold(0, |w, b| w << 1 | b)));
             holes.push(own);
         }
-        (Round { params, holes }, message)
+        (Round { holes }, message)
     }
 
     /// As sender: the trees, and what lets the receiver grow them.
-    pub(crate) fn answer(&self, delta: u128, begun: &[u64], random: &mut Stream) -> Result<(Vec<Vec<u128>>, Vec<u64>)> {
-        let params = Self::params(self.round);
-        if begun.len() != Self::begin_words(!self.first, self.round) {
+    pub(crate) fn answer(
+        &self,
+        delta: u128,
+        begun: &[u64],
+        random: &mut Stream,
+        spare: &mut Vec<Vec<u128>>,
+    ) -> Result<(Vec<Vec<u128>>, Vec<u64>)> {
+        let params = PARAMS;
+        if begun.len() != Self::begin_words(!self.first) {
             return Err(Error::Length);
         }
         let (depth, all) = (params.depth as usize, params.trees * params.depth as usize);
-        let (mut grown, mut message) = (vec![], Vec::with_capacity(Self::answer_words(self.first, self.round)));
+        let (mut grown, mut message) = (vec![], Vec::with_capacity(Self::answer_words(self.first)));
         let instances = sent_by(self.first).zip(begun.chunks(all.div_ceil(64)));
         for (i, flips) in instances {
             let levels = &self.base[i][params.table()..params.base()];
-            let mut leaves = vec![0; params.outputs()];
+            let mut leaves = buffer(spare, params.outputs());
             let mut tree = Grown::default();
             for (t, leaves) in leaves.chunks_exact_mut(1 << depth).enumerate() {
                 let sums = tree.grow(&self.tree_key(i, t), random.block(), delta, leaves);
@@ -126,10 +130,16 @@ impl Ferret {
         Ok((grown, message))
     }
 
-    /// Takes the answer; what the round made, less what the next one starts from.
-    pub(crate) fn finish(&mut self, round: Round, grown: Vec<Vec<u128>>, answered: &[u64]) -> Result<Made> {
-        let Round { params, holes } = round;
-        if answered.len() != Self::answer_words(!self.first, self.round) {
+    /// Takes the answer; what the round made, of which the first so many are kept for the next one.
+    pub(crate) fn finish(
+        &mut self,
+        round: Round,
+        grown: Vec<Vec<u128>>,
+        answered: &[u64],
+        spare: &mut Vec<Vec<u128>>,
+    ) -> Result<(Made, usize)> {
+        let (params, Round { holes }) = (PARAMS, round);
+        if answered.len() != Self::answer_words(!self.first) {
             return Err(Error::Length);
         }
         let depth = params.depth as usize;
@@ -140,7 +150,7 @@ impl Ferret {
         }
         for ((i, holes), sums) in self.receives().zip(&holes).zip(answered.chunks(2 * all)) {
             let levels = &self.base[i][params.table()..params.base()];
-            let mut leaves = vec![0; params.outputs()];
+            let mut leaves = buffer(spare, params.outputs());
             let mut tree = Grown::default();
             let mut wanted = vec![0; depth];
             for (t, leaves) in leaves.chunks_exact_mut(1 << depth).enumerate() {
@@ -152,14 +162,17 @@ impl Ferret {
             }
             made[i] = leaves;
         }
-        let table: Vec<Row> = (0..params.table()).map(|j| Row(std::array::from_fn(|i| self.base[i][j]))).collect();
-        add(&self.code_key(), &table, &mut made);
-        self.round += 1;
-        let keep = Self::params(self.round).base();
-        for (base, made) in self.base.iter_mut().zip(&mut made) {
-            *base = made.drain(..keep).collect();
+        let code = self.code_key();
+        for (base, made) in self.base.iter().zip(&mut made) {
+            add(&code, &base[..params.table()], made);
         }
-        Ok(made)
+        self.round += 1;
+        let keep = params.base();
+        for (base, made) in self.base.iter_mut().zip(&made) {
+            base.clear();
+            base.extend_from_slice(&made[..keep]);
+        }
+        Ok((made, keep))
     }
 
     fn key(&self, kind: u128, number: u128) -> Aes {

@@ -18,11 +18,8 @@ pub(crate) struct Params {
     pub(crate) log_table: u32,
 }
 
-/// Of the first round, which is all that a small program needs.
-pub(crate) const SMALL: Params = Params { trees: 1700, depth: 9, log_table: 16 };
-
-/// Of all others.
-pub(crate) const LARGE: Params = Params { trees: 2340, depth: 10, log_table: 17 };
+/// The set in use: 870,400 outputs a round.
+pub(crate) const PARAMS: Params = Params { trees: 1700, depth: 9, log_table: 16 };
 
 impl Params {
     /// Outputs.
