@@ -102,11 +102,30 @@ pub struct PublicKey(pub(crate) [Residues; 2]);
 /// Words of a seed.
 pub(crate) const SEED: usize = 2;
 
-pub(crate) fn seeded(words: &[u64]) -> Result<Stream> {
-    let words: [u64; SEED] = words.try_into().map_err(|_| Error::Length)?;
-    let mut seed = [0; 16];
-    seed.chunks_exact_mut(8).zip(words).for_each(|(s, w)| s.copy_from_slice(&w.to_le_bytes()));
-    Ok(Stream::new(seed))
+/// The public polynomials of a message: each from a stream of its own, so that they can be made in any order.
+pub(crate) struct Seeds(u128);
+
+/// A block as words.
+pub(crate) fn halves(block: u128) -> [u64; SEED] {
+    [block as u64, (block >> 64) as u64]
+}
+
+impl Seeds {
+    /// Of a seed.
+    pub(crate) fn new(seed: u128) -> Self {
+        Self(seed)
+    }
+
+    /// Of a seed's words.
+    pub(crate) fn read(words: &[u64]) -> Result<Self> {
+        let [low, high]: [u64; SEED] = words.try_into().map_err(|_| Error::Length)?;
+        Ok(Self(u128::from(low) | u128::from(high) << 64))
+    }
+
+    /// The stream of polynomial number i.
+    pub(crate) fn stream(&self, i: usize) -> Stream {
+        Stream::new(Stream::new(self.0.to_le_bytes()).at(i as u64).to_le_bytes())
+    }
 }
 
 impl SecretKey {
@@ -119,12 +138,12 @@ impl SecretKey {
         scheme.plain.forward(&mut plain);
         let key = Self { s: scheme.transformed(&s), plain };
         s.zeroize();
-        let mut message = random.words(SEED);
-        let a = seeded(&message).map(|mut public| scheme.uniform(&mut public));
+        let seed = random.block();
+        let a = scheme.uniform(&mut Seeds::new(seed).stream(0));
         let mut e = sample::errors(random);
-        // A seed of the right length is one.
-        let b = a.map(|a| key.masked(scheme, &a, scheme.transformed(&e))).unwrap_or_default();
+        let b = key.masked(scheme, &a, scheme.transformed(&e));
         e.zeroize();
+        let mut message = halves(seed).to_vec();
         scheme.packed(&b, &mut message);
         (key, message)
     }
@@ -195,6 +214,6 @@ impl PublicKey {
     /// [`Error::Length`].
     pub fn read(scheme: &Scheme, message: &[u64]) -> Result<Self> {
         let (seed, b) = message.split_at_checked(SEED).ok_or(Error::Length)?;
-        Ok(Self([scheme.unpacked(b)?, scheme.uniform(&mut seeded(seed)?)]))
+        Ok(Self([scheme.unpacked(b)?, scheme.uniform(&mut Seeds::read(seed)?.stream(0))]))
     }
 }

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use sordino_he::layer::{answer, question, read};
+use sordino_he::layer::{Place, answer, question, read};
 use sordino_he::params::{guard, noise};
 use sordino_he::{Layout, Params, PublicKey, Scheme, SecretKey};
 use sordino_ot::Stream;
@@ -29,9 +29,10 @@ fn errors(op: Conv2d, weight_bits: u32, params: Option<Params>, seed: u8) -> Vec
     let most = (1i64 << (weight_bits - 1)) - 1;
     let weights: Vec<i64> =
         owner.words(op.weight().len()).iter().map(|v| if v & 1 == 0 { most } else { -most }).collect();
-    let asked = question(&scheme, &key, &layout, &x, W, &mut client);
-    let (answered, share) = answer(&scheme, &public, &layout, &weights, &asked, bits, &mut owner).unwrap();
-    let other = read(&scheme, &key, &layout, &answered, bits).unwrap();
+    let at = Place { scheme: &scheme, layout: &layout, bits, threads: 1 + usize::from(seed % 2) };
+    let asked = question(&at, &key, &x, W, &mut client);
+    let (answered, share) = answer(&at, &public, &weights, &asked, &mut owner).unwrap();
+    let other = read(&at, &key, &answered).unwrap();
     let cpu = Cpu::new(1);
     let panel = prepare_one(&cpu, &cpu.upload(weights.iter().map(|v| *v as u64).collect()), &op);
     let want = cpu.download(convolve(&cpu, &cpu.upload(x), &panel, &op));
@@ -89,9 +90,9 @@ fn answers_for_weights_of_zero_are_fresh() {
     let (key, said) = SecretKey::new(&scheme, &mut client);
     let public = PublicKey::read(&scheme, &said).unwrap();
     let layout = Layout::new(op, params, bits);
-    let asked = question(&scheme, &key, &layout, &[5; 64], W, &mut client);
-    let answered =
-        |seed: u8| answer(&scheme, &public, &layout, &[0; 512], &asked, bits, &mut Stream::new([seed; 16])).unwrap().0;
+    let at = Place { scheme: &scheme, layout: &layout, bits, threads: 1 };
+    let asked = question(&at, &key, &[5; 64], W, &mut client);
+    let answered = |seed: u8| answer(&at, &public, &[0; 512], &asked, &mut Stream::new([seed; 16])).unwrap().0;
     let (a, b) = (answered(2), answered(3));
     let equal = a.iter().zip(&b).filter(|(x, y)| x == y).count();
     assert!(equal < 3 && a.iter().filter(|w| **w == 0).count() < 3);
@@ -106,7 +107,8 @@ fn what_is_too_long_or_too_short_is_refused() {
     assert!(PublicKey::read(&scheme, &said[1..]).is_err() && PublicKey::read(&scheme, &[]).is_err());
     let public = PublicKey::read(&scheme, &said).unwrap();
     let layout = Layout::new(op, params, 39);
-    let asked = question(&scheme, &key, &layout, &[5; 64], W, &mut client);
-    assert!(answer(&scheme, &public, &layout, &[0; 512], &asked[1..], 39, &mut client).is_err());
-    assert!(read(&scheme, &key, &layout, &asked, 39).is_err());
+    let at = Place { scheme: &scheme, layout: &layout, bits: 39, threads: 1 };
+    let asked = question(&at, &key, &[5; 64], W, &mut client);
+    assert!(answer(&at, &public, &[0; 512], &asked[1..], &mut client).is_err());
+    assert!(read(&at, &key, &asked).is_err());
 }

@@ -62,6 +62,14 @@ impl Stream {
         words
     }
 
+    /// Block number i, wherever the stream is.
+    #[must_use]
+    pub fn at(&self, i: u64) -> u128 {
+        let mut block = [0];
+        self.aes.counter(i, &mut block);
+        block[0]
+    }
+
     /// One block.
     #[must_use]
     pub fn block(&mut self) -> u128 {

@@ -217,7 +217,8 @@ pub fn run(
     if settings.kind == Kind::Two {
         let info = SessionInfo { session: job.session, program: job.program.hash() };
         let keys = two::establish(&net, &info, &settings, entropy).map_err(sordino_nn::Error::Protocol)?;
-        let party = two::Two::new(Cpu::new(threads), net, keys, settings).map_err(sordino_nn::Error::Protocol)?;
+        let party =
+            two::Two::new(Cpu::new(threads), net, keys, settings, threads).map_err(sordino_nn::Error::Protocol)?;
         return end(job, &party, owned, progress);
     }
     if !job.topology().computes(net.me()) {

@@ -160,7 +160,7 @@ impl World {
                         if self.settings.kind == Kind::Two {
                             let session = &self.sessions[i];
                             let keys = two::establish(&net, session, &self.settings, &entropy)?;
-                            let party = two::Two::new(Cpu::new(1), net, keys, self.settings)?;
+                            let party = two::Two::new(Cpu::new(1), net, keys, self.settings, 1)?;
                             let out = job.run(&party, Step::root(session.session))?;
                             return Ok((out, party.net().meter()));
                         }

@@ -3,9 +3,11 @@
 //! Twelve levels go in four passes of three: two over the whole polynomial, and two on each 64 values, which are transposed in
 //! between so that the last three levels, too, pair whole registers. Values stay below 4p < 2^52 between levels.
 
+use super::{Inputs, Weights};
 use crate::N;
 use crate::modulus::{Factor, Modulus};
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 /// A factor w in every lane, or lane by lane, with floor(w 2^52 / p).
 #[derive(Clone, Copy)]
@@ -105,14 +107,21 @@ impl Tables {
         unsafe { self.backward_simd(x) }
     }
 
-    pub(super) fn dot(&self, inputs: &[[&[u64]; 2]], weights: &[&[u64]]) -> [Vec<u64>; 2] {
-        assert!(inputs.len() == weights.len() && inputs.len() <= super::MOST);
-        assert!(inputs.iter().flatten().all(|x| x.len() == N));
-        assert!(weights.iter().all(|w| w.len() == N || N / w.len() >= 8));
-        let mut out = [vec![0; N], vec![0; N]];
+    pub(super) fn dot(&self, x: &Inputs, first: usize, w: &Weights, part: Range<usize>, out: &mut [[Vec<u64>; 2]]) {
+        assert!(first + part.end <= x.count && part.end <= w.count && part.len() <= super::MOST);
+        assert!(x.words.len() == 2 * N * x.count && w.words.len() == N / w.run * w.count * w.outputs);
+        assert!(w.run == 1 || w.run >= 8);
+        assert!(out.len() == w.outputs && out.iter().flatten().all(|o| o.len() == N));
         // SAFETY: these tables are made only where the instructions are there.
-        unsafe { self.dot_simd(inputs, weights, &mut out) }
-        out
+        unsafe {
+            match w.outputs {
+                1 => self.dot_simd::<1>(x, first, w, part, out),
+                2 => self.dot_simd::<2>(x, first, w, part, out),
+                3 => self.dot_simd::<3>(x, first, w, part, out),
+                4 => self.dot_simd::<4>(x, first, w, part, out),
+                n => unreachable!("{n} outputs where there are at most four"),
+            }
+        }
     }
 
     #[target_feature(enable = "avx512f,avx512ifma,avx512dq")]
@@ -171,28 +180,50 @@ impl Tables {
     }
 
     #[target_feature(enable = "avx512f,avx512ifma,avx512dq")]
-    fn dot_simd(&self, inputs: &[[&[u64]; 2]], weights: &[&[u64]], out: &mut [Vec<u64>; 2]) {
+    fn dot_simd<const O: usize>(
+        &self,
+        x: &Inputs,
+        first: usize,
+        w: &Weights,
+        part: Range<usize>,
+        out: &mut [[Vec<u64>; 2]],
+    ) {
         let c = Consts::new(self.modulus.p);
         let ones = self.ones.map(|one| broadcast(one));
         let zero = _mm512_setzero_si512();
-        for at in (0..N).step_by(8) {
-            let (mut lo, mut hi) = ([zero; 2], [zero; 2]);
-            for (x, w) in inputs.iter().zip(weights) {
-                let w = if w.len() == N { load(w, at) } else { _mm512_set1_epi64(w[at * w.len() / N] as i64) };
-                for h in 0..2 {
-                    let x = load(x[h], at);
-                    lo[h] = _mm512_madd52lo_epu64(lo[h], x, w);
-                    hi[h] = _mm512_madd52hi_epu64(hi[h], x, w);
+        for block in 0..N / 8 {
+            let (mut lo, mut hi) = ([[zero; 2]; O], [[zero; 2]; O]);
+            for i in part.clone() {
+                let at = ((block * x.count + first + i) * 2) * 8;
+                let pair = [load(&x.words, at), load(&x.words, at + 8)];
+                for o in 0..O {
+                    let w = if w.run == 1 {
+                        load(&w.words, ((block * w.count + i) * O + o) * 8)
+                    } else {
+                        _mm512_set1_epi64(w.words[(8 * block / w.run * w.count + i) * O + o] as i64)
+                    };
+                    for h in 0..2 {
+                        lo[o][h] = _mm512_madd52lo_epu64(lo[o][h], pair[h], w);
+                        hi[o][h] = _mm512_madd52hi_epu64(hi[o][h], pair[h], w);
+                    }
                 }
             }
-            for h in 0..2 {
-                // lo + 2^52 hi, cut into three pieces of 52 bits.
-                let high = _mm512_add_epi64(hi[h], _mm512_srli_epi64::<52>(lo[h]));
-                let pieces =
-                    [_mm512_and_si512(lo[h], c.mask), _mm512_and_si512(high, c.mask), _mm512_srli_epi64::<52>(high)];
-                let parts: [__m512i; 3] = std::array::from_fn(|k| c.times(pieces[k], ones[k]));
-                let sum = c.below_two_p(_mm512_add_epi64(parts[0], parts[1]));
-                store(&mut out[h], at, c.reduced(_mm512_add_epi64(sum, parts[2])));
+            for o in 0..O {
+                for h in 0..2 {
+                    // lo + 2^52 hi, cut into three pieces of 52 bits.
+                    let high = _mm512_add_epi64(hi[o][h], _mm512_srli_epi64::<52>(lo[o][h]));
+                    let pieces = [
+                        _mm512_and_si512(lo[o][h], c.mask),
+                        _mm512_and_si512(high, c.mask),
+                        _mm512_srli_epi64::<52>(high),
+                    ];
+                    let parts: [__m512i; 3] = std::array::from_fn(|k| c.times(pieces[k], ones[k]));
+                    let sum = c.reduced(_mm512_add_epi64(parts[0], parts[1]));
+                    // Below p, 2p and p: what was there before is reduced.
+                    let sum = c.reduced(_mm512_add_epi64(sum, parts[2]));
+                    let sum = c.reduced(_mm512_add_epi64(sum, load(&out[o][h], 8 * block)));
+                    store(&mut out[o][h], 8 * block, sum);
+                }
             }
         }
     }

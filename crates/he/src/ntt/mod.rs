@@ -11,6 +11,7 @@ mod portable;
 
 use crate::N;
 use crate::modulus::{Factor, Modulus};
+use std::ops::Range;
 
 /// Transforms modulo one prime.
 pub struct Ntt {
@@ -81,30 +82,78 @@ impl Ntt {
         portable::backward(self.modulus.p, &self.backward, self.last, x);
     }
 
-    /// Sums over all inputs of products of values, modulo p: both polynomials of each input times its one weight, whose
-    /// values are N, or fewer that stand for runs of at least eight each.
+    /// For every output the sum over inputs `first ..` of input times weight, both polynomials, modulo p.
     #[must_use]
-    pub fn dot(&self, inputs: &[[&[u64]; 2]], weights: &[&[u64]]) -> [Vec<u64>; 2] {
-        let mut sums: Option<[Vec<u64>; 2]> = None;
-        for (x, w) in inputs.chunks(MOST).zip(weights.chunks(MOST)) {
-            let now = self.some(x, w);
-            sums = Some(match sums {
-                None => now,
-                Some(before) => [0, 1].map(|h| {
-                    let both = before[h].iter().zip(&now[h]);
-                    both.map(|(a, b)| self.modulus.add(*a, *b)).collect()
-                }),
-            });
+    pub fn dot(&self, inputs: &Inputs, first: usize, weights: &Weights) -> Vec<[Vec<u64>; 2]> {
+        let mut out: Vec<[Vec<u64>; 2]> = (0..weights.outputs).map(|_| [vec![0; N], vec![0; N]]).collect();
+        for from in (0..weights.count).step_by(MOST) {
+            self.some(inputs, first, weights, from..weights.count.min(from + MOST), &mut out);
         }
-        sums.unwrap_or_else(|| [vec![0; N], vec![0; N]])
+        out
     }
 
-    fn some(&self, inputs: &[[&[u64]; 2]], weights: &[&[u64]]) -> [Vec<u64>; 2] {
+    /// Adds a part of the sums, of at most [`MOST`] products.
+    fn some(&self, x: &Inputs, first: usize, w: &Weights, part: Range<usize>, out: &mut [[Vec<u64>; 2]]) {
         #[cfg(target_arch = "x86_64")]
         if let Some(tables) = &self.ifma {
-            return tables.dot(inputs, weights);
+            return tables.dot(x, first, w, part, out);
         }
-        portable::dot(&self.modulus, inputs, weights)
+        portable::dot(&self.modulus, x, first, w, part, out);
+    }
+}
+
+/// Polynomials in pairs as sums of products read them: for every eight values both polynomials of all pairs, side by side.
+pub struct Inputs {
+    count: usize,
+    words: Vec<u64>,
+}
+
+impl Inputs {
+    /// Room for so many.
+    #[must_use]
+    pub fn new(count: usize) -> Self {
+        Self { count, words: vec![0; 2 * N * count] }
+    }
+
+    /// Puts a pair in its place.
+    pub fn put(&mut self, at: usize, pair: [&[u64]; 2]) {
+        for (h, x) in pair.into_iter().enumerate() {
+            for (block, x) in x.chunks_exact(8).enumerate() {
+                self.words[((block * self.count + at) * 2 + h) * 8..][..8].copy_from_slice(x);
+            }
+        }
+    }
+}
+
+/// Most outputs of a sum of products.
+pub const OUTPUTS: usize = 4;
+
+/// Weights of up to four outputs: for every eight values, or for each run of them, all inputs and for each all outputs.
+pub struct Weights {
+    count: usize,
+    outputs: usize,
+    /// Values that a weight stands for: one, or a run of at least eight.
+    run: usize,
+    words: Vec<u64>,
+}
+
+impl Weights {
+    /// Room for so many inputs and outputs, of polynomials in X^run.
+    #[must_use]
+    pub fn new(count: usize, outputs: usize, run: usize) -> Self {
+        Self { count, outputs, run, words: vec![0; N / run * count * outputs] }
+    }
+
+    /// Puts a transformed polynomial in its place.
+    pub fn put(&mut self, input: usize, output: usize, values: &[u64]) {
+        let (stride, at) = (self.count * self.outputs, input * self.outputs + output);
+        if self.run > 1 {
+            values.iter().enumerate().for_each(|(i, v)| self.words[i * stride + at] = *v);
+            return;
+        }
+        for (block, values) in values.chunks_exact(8).enumerate() {
+            self.words[(block * stride + at) * 8..][..8].copy_from_slice(values);
+        }
     }
 }
 
@@ -128,6 +177,14 @@ mod tests {
         out
     }
 
+    fn one(ntt: &Ntt, inputs: &[[&[u64]; 2]], weights: &[&[u64]]) -> [Vec<u64>; 2] {
+        let mut x = Inputs::new(inputs.len());
+        let mut w = Weights::new(weights.len(), 1, N / weights[0].len());
+        inputs.iter().enumerate().for_each(|(i, pair)| x.put(i, *pair));
+        weights.iter().enumerate().for_each(|(i, values)| w.put(i, 0, values));
+        ntt.dot(&x, 0, &w).remove(0)
+    }
+
     #[test]
     fn products_of_values_are_those_of_polynomials() {
         for (bits, skip) in [(28, 0), (32, 0), (47, 1), (50, 2)] {
@@ -141,13 +198,13 @@ mod tests {
                 x
             };
             let (fa, fb) = (transformed(&a), transformed(&b));
-            let [mut got, same] = ntt.dot(&[[&fa, &fa]], &[&fb]);
+            let [mut got, same] = one(&ntt, &[[&fa, &fa]], &[&fb]);
             assert!(got == same);
             ntt.backward(&mut got);
             assert!(got == want, "{bits} bits");
             // As many of the largest values as there may be, and one more.
             let large = vec![m.p - 1; N];
-            let [sum, _] = ntt.dot(&vec![[&large[..], &large]; MOST + 1], &vec![&large[..]; MOST + 1]);
+            let [sum, _] = one(&ntt, &vec![[&large[..], &large]; MOST + 1], &vec![&large[..]; MOST + 1]);
             assert!(sum.iter().all(|v| *v == MOST as u64 + 1));
             // A polynomial in X^64.
             let mut short = random(m, N / 64, 3);
@@ -156,7 +213,7 @@ mod tests {
             ntt.forward(&mut long);
             ntt.forward_short(&mut short);
             assert!(long.iter().enumerate().all(|(i, v)| *v == short[i / 64]));
-            assert!(ntt.dot(&[[&fa, &fb]], &[&short]) == ntt.dot(&[[&fa, &fb]], &[&long]));
+            assert!(one(&ntt, &[[&fa, &fb]], &[&short]) == one(&ntt, &[[&fa, &fb]], &[&long]));
         }
     }
 
@@ -171,9 +228,20 @@ mod tests {
                 ntt.forward(&mut a);
                 portable::forward(p, &ntt.forward, &mut b);
                 assert!(a == b && a.iter().all(|v| *v < p));
-                let w = random(ntt.modulus, if seed % 2 == 0 { N } else { N / 8 }, seed + 100);
-                let got = ntt.dot(&[[&a, &x], [&x, &a]], &[&w, &w]);
-                assert!(got == portable::dot(&ntt.modulus, &[[&a, &x], [&x, &a]], &[&w, &w]));
+                // Some inputs, and every number of outputs.
+                let (run, outputs) = (if seed % 2 == 0 { 1 } else { 8 }, 1 + seed as usize % OUTPUTS);
+                let (mut inputs, mut weights) = (Inputs::new(4), Weights::new(2, outputs, run));
+                [[&a, &x], [&x, &a], [&a, &a], [&x, &x]]
+                    .iter()
+                    .enumerate()
+                    .for_each(|(i, [a, b])| inputs.put(i, [a, b]));
+                for o in 0..outputs {
+                    (0..2).for_each(|i| weights.put(i, o, &random(ntt.modulus, N / run, (10 * o + i) as u8)));
+                }
+                let got = ntt.dot(&inputs, 1, &weights);
+                let mut other = vec![[vec![0; N], vec![0; N]]; outputs];
+                portable::dot(&ntt.modulus, &inputs, 1, &weights, 0..2, &mut other);
+                assert!(got == other);
                 ntt.backward(&mut a);
                 portable::backward(p, &ntt.backward, ntt.last, &mut b);
                 assert!(a == x && b == x);

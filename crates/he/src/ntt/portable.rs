@@ -1,7 +1,8 @@
 //! Transforms on any machine.
 
-use crate::N;
+use super::{Inputs, Weights};
 use crate::modulus::{Factor, Modulus};
+use std::ops::Range;
 
 /// Of any power of two of points, with the first of the longest transform's factors.
 pub(super) fn forward(p: u64, factors: &[Factor], x: &mut [u64]) {
@@ -49,16 +50,29 @@ pub(super) fn backward(p: u64, factors: &[Factor], last: Factor, x: &mut [u64]) 
     }
 }
 
-/// Sums of products, in two words each until they are reduced.
-pub(super) fn dot(modulus: &Modulus, inputs: &[[&[u64]; 2]], weights: &[&[u64]]) -> [Vec<u64>; 2] {
-    [0, 1].map(|h| {
-        let mut sums = vec![0u128; N];
-        for (x, w) in inputs.iter().zip(weights) {
-            let run = N / w.len();
-            for ((sums, x), &w) in sums.chunks_exact_mut(run).zip(x[h].chunks_exact(run)).zip(*w) {
-                sums.iter_mut().zip(x).for_each(|(sum, &x)| *sum += u128::from(x) * u128::from(w));
+/// Adds sums of products.
+pub(super) fn dot(
+    modulus: &Modulus,
+    x: &Inputs,
+    first: usize,
+    w: &Weights,
+    part: Range<usize>,
+    out: &mut [[Vec<u64>; 2]],
+) {
+    for (o, out) in out.iter_mut().enumerate() {
+        for (h, out) in out.iter_mut().enumerate() {
+            for (at, out) in out.iter_mut().enumerate() {
+                let (block, lane) = (at / 8, at % 8);
+                let product = |i: usize| {
+                    let x = x.words[((block * x.count + first + i) * 2 + h) * 8 + lane];
+                    let w = match w.run {
+                        1 => w.words[((block * w.count + i) * w.outputs + o) * 8 + lane],
+                        run => w.words[(at / run * w.count + i) * w.outputs + o],
+                    };
+                    u128::from(x) * u128::from(w)
+                };
+                *out = modulus.add(*out, modulus.reduce(part.clone().map(product).sum()));
             }
         }
-        sums.into_iter().map(|sum| modulus.reduce(sum)).collect()
-    })
+    }
 }

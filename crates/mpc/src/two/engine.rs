@@ -20,6 +20,8 @@ pub struct Two<D: Device> {
     /// True for the client, who has the data and the encryption's key; it is end 1.
     pub(super) client: bool,
     pub(super) settings: Settings,
+    /// Threads that encrypted products are spread over.
+    pub(super) threads: usize,
 }
 
 pub(super) fn wrong_form() -> Error {
@@ -39,11 +41,11 @@ impl From<sordino_he::Error> for Error {
 }
 
 impl<D: Device> Two<D> {
-    /// A party with its device, its link and its keys.
+    /// A party with its device, its link and its keys, and so many threads for encrypted products.
     ///
     /// # Errors
     /// When the transport is not a party's; widths that do not exist.
-    pub fn new(dev: D, net: Net, keys: Keys, settings: Settings) -> Result<Self> {
+    pub fn new(dev: D, net: Net, keys: Keys, settings: Settings, threads: usize) -> Result<Self> {
         let me = net.me();
         if me.0 > 1 {
             return Err(Error::Usage(format!("{me} is not one of the two parties")));
@@ -58,6 +60,7 @@ impl<D: Device> Two<D> {
             encryption: RefCell::default(),
             client: me.0 == 1,
             settings,
+            threads,
         })
     }
 

@@ -137,22 +137,23 @@ impl<D: Device> Two<D> {
             return Err(Error::Usage("the parties have not agreed on a key yet".into()));
         };
         let layout = Layout::new(*op, scheme.params, bits);
+        let place = layer::Place { scheme, layout: &layout, bits, threads: self.threads };
         match (key, &weight.values) {
             (Key::Client(key), None) => {
                 let wide = self.settings.wide_bits;
                 let mut share = x.words(&self.dev);
                 share.iter_mut().for_each(|v| *v &= u64::MAX >> (64 - wide));
-                let question = layer::question(scheme, key, &layout, &share, wide, &mut self.own.borrow_mut());
+                let question = layer::question(&place, key, &share, wide, &mut self.own.borrow_mut());
                 self.send(at, "ciphertexts", vec![Part::Wide(question)])?;
                 let answer = self.recv_words(at, "answers", layout.answer_words(bits))?;
-                Ok(layer::read(scheme, key, &layout, &answer, bits)?)
+                Ok(layer::read(&place, key, &answer)?)
             }
             (Key::Owner(key), Some((weights, panel))) => {
                 // What needs no message goes first: it is done while ciphertexts travel.
                 let own = self.dev.download(convolve(&self.dev, &x.data, panel, op));
                 let question = self.recv_words(at, "ciphertexts", layer::question_words(scheme.params, &layout))?;
                 let mut random = self.own.borrow_mut();
-                let (answer, share) = layer::answer(scheme, key, &layout, weights, &question, bits, &mut random)?;
+                let (answer, share) = layer::answer(&place, key, weights, &question, &mut random)?;
                 self.send(at, "answers", vec![Part::Wide(answer)])?;
                 Ok(share.iter().zip(own).map(|(r, y)| r.wrapping_add(y << guard)).collect())
             }

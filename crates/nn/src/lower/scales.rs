@@ -4,6 +4,7 @@ use super::builder::Pending;
 use super::finish::{Finisher, makes_narrow, operands, takes_narrow};
 use crate::program::{Op, Slot};
 use crate::{Error, Result};
+use sordino_mpc::Kind;
 use std::collections::BTreeMap;
 
 /// A value that is only ever wide has room for sums of many narrow ones: all but this many bits of its ring, which are
@@ -41,7 +42,10 @@ struct Product {
 impl Finisher {
     /// A value that is only ever wide must stay below two to this.
     fn wide_bits(&self) -> f64 {
-        f64::from(self.b.options.settings.wide_bits) - FACTOR_BITS
+        let settings = &self.b.options.settings;
+        // Two parties' wide ring has room for a shift of weights and no more.
+        let factor = if settings.kind == Kind::Two { f64::from(settings.most_shift()) } else { FACTOR_BITS };
+        f64::from(settings.wide_bits) - factor.min(FACTOR_BITS)
     }
 
     fn fault(&self, slot: Slot, why: String) -> Error {
