@@ -11,19 +11,19 @@ const PER_KEY: usize = 1024;
 
 /// What of a hash is used: its low bits.
 pub trait Cut: Copy + Default {
-    /// The low bits of a block.
-    fn cut(block: u128) -> Self;
+    /// The low bits of a word.
+    fn cut(word: u64) -> Self;
 }
 
 impl Cut for u32 {
-    fn cut(block: u128) -> Self {
-        block as u32
+    fn cut(word: u64) -> Self {
+        word as u32
     }
 }
 
 impl Cut for u64 {
-    fn cut(block: u128) -> Self {
-        block as u64
+    fn cut(word: u64) -> Self {
+        word
     }
 }
 
@@ -52,18 +52,13 @@ impl Hash {
     /// Appends hashes of blocks number `start ..`, each plus a constant: `H(x ^ add)`.
     pub(crate) fn cut<T: Cut>(&self, start: u64, blocks: &[u128], add: u128, out: &mut Vec<T>) {
         let (mut at, mut rest) = (start, blocks);
+        let mut low = [0u64; PER_KEY];
         while !rest.is_empty() {
             let within = (at % PER_KEY as u64) as usize;
             let (now, later) = rest.split_at(rest.len().min(PER_KEY - within));
-            let key = self.key(at / PER_KEY as u64);
-            // As many as the cipher takes at once.
-            let mut buffer = [0u128; 64];
-            for now in now.chunks(buffer.len()) {
-                let buffer = &mut buffer[..now.len()];
-                buffer.iter_mut().zip(now).for_each(|(b, x)| *b = x ^ add);
-                key.encrypt(buffer);
-                out.extend(buffer.iter().zip(now).map(|(h, x)| T::cut(h ^ x ^ add)));
-            }
+            let low = &mut low[..now.len()];
+            self.key(at / PER_KEY as u64).forward(now, add, low);
+            out.extend(low.iter().map(|h| T::cut(*h)));
             at += now.len() as u64;
             rest = later;
         }

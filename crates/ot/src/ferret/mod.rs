@@ -16,7 +16,7 @@ use crate::aes128::Aes;
 use crate::{Error, Result, Stream};
 use code::add;
 pub(crate) use params::PARAMS;
-use tree::{Grown, punctured};
+use tree::{grow, punctured};
 
 /// Instances in both directions.
 pub(crate) const INSTANCES: usize = 4;
@@ -115,10 +115,10 @@ impl Ferret {
         let instances = sent_by(self.first).zip(begun.chunks(all.div_ceil(64)));
         for (i, flips) in instances {
             let levels = &self.base[i][params.table()..params.base()];
+            let roots = random.blocks(params.trees);
             let mut leaves = buffer(spare, params.outputs());
-            let mut tree = Grown::default();
             for (t, leaves) in leaves.chunks_exact_mut(1 << depth).enumerate() {
-                let sums = tree.grow(&self.tree_key(i, t), random.block(), delta, leaves);
+                let sums = grow(&self.tree_key(i, t), roots[t], delta, leaves);
                 for (l, sum) in sums.iter().enumerate() {
                     let at = t * depth + l;
                     let flip = 0u128.wrapping_sub(u128::from(flips[at / 64] >> (at % 64) & 1));
@@ -151,14 +151,13 @@ impl Ferret {
         for ((i, holes), sums) in self.receives().zip(&holes).zip(answered.chunks(2 * all)) {
             let levels = &self.base[i][params.table()..params.base()];
             let mut leaves = buffer(spare, params.outputs());
-            let mut tree = Grown::default();
             let mut wanted = vec![0; depth];
             for (t, leaves) in leaves.chunks_exact_mut(1 << depth).enumerate() {
                 for (l, want) in wanted.iter_mut().enumerate() {
                     let at = t * depth + l;
                     *want = (u128::from(sums[2 * at]) | u128::from(sums[2 * at + 1]) << 64) ^ levels[at];
                 }
-                punctured(&mut tree, &self.tree_key(i, t), holes[t] as usize, &wanted, leaves);
+                punctured(&self.tree_key(i, t), holes[t] as usize, &wanted, leaves);
             }
             made[i] = leaves;
         }

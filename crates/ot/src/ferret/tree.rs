@@ -2,46 +2,24 @@
 
 use crate::aes128::Aes;
 
-/// Room for a level's hashes.
-#[derive(Default)]
-pub(super) struct Grown(Vec<u128>);
-
-/// A linear permutation x with x + id also one: AES_K(sigma x) ^ sigma x is then robust against circular correlations (ePrint
-/// 2019/074, section 7.3).
-fn sigma(x: u128) -> u128 {
-    let (hi, lo) = ((x >> 64) as u64, x as u64);
-    u128::from(hi ^ lo) << 64 | u128::from(hi)
+/// The sum of the nodes of either side of a level.
+fn sides(nodes: &[u128]) -> [u128; 2] {
+    nodes.chunks_exact(2).fold([0; 2], |[a, b], pair| [a ^ pair[0], b ^ pair[1]])
 }
 
-impl Grown {
-    /// The children of `half` nodes, in place.
-    fn children(&mut self, key: &Aes, nodes: &mut [u128], half: usize) {
-        let hashes = &mut self.0;
-        hashes.clear();
-        hashes.extend(nodes[..half].iter().map(|x| sigma(*x)));
-        key.encrypt(hashes);
-        for i in (0..half).rev() {
-            let parent = nodes[i];
-            let left = hashes[i] ^ sigma(parent);
-            nodes[2 * i] = left;
-            nodes[2 * i + 1] = left ^ parent;
-        }
+/// A tree's leaves from its root, with their lowest bits cleared; the sum of left nodes of every level.
+pub(super) fn grow(key: &Aes, root: u128, delta: u128, leaves: &mut [u128]) -> Vec<u128> {
+    let depth = leaves.len().trailing_zeros();
+    let mut sums = Vec::with_capacity(depth as usize);
+    (leaves[0], leaves[1]) = (root, root ^ delta);
+    sums.push(root);
+    for level in 1..depth {
+        let half = 1 << level;
+        key.children(leaves, half);
+        sums.push(sides(&leaves[..2 * half])[0]);
     }
-
-    /// A tree's leaves from its root, with their lowest bits cleared; the sum of left nodes of every level.
-    pub(super) fn grow(&mut self, key: &Aes, root: u128, delta: u128, leaves: &mut [u128]) -> Vec<u128> {
-        let depth = leaves.len().trailing_zeros();
-        let mut sums = Vec::with_capacity(depth as usize);
-        (leaves[0], leaves[1]) = (root, root ^ delta);
-        sums.push(root);
-        for level in 1..depth {
-            let half = 1 << level;
-            self.children(key, leaves, half);
-            sums.push(leaves[..2 * half].iter().step_by(2).fold(0, |s, v| s ^ v));
-        }
-        leaves.iter_mut().for_each(|v| *v &= !1);
-        sums
-    }
+    leaves.iter_mut().for_each(|v| *v &= !1);
+    sums
 }
 
 /// All ones where two numbers are equal, without a branch.
@@ -51,35 +29,42 @@ fn equal(a: usize, b: usize) -> u128 {
     0u128.wrapping_sub(u128::from(one))
 }
 
+/// Adds a value to the node at a place that nobody sees: all are touched.
+fn add_at(nodes: &mut [u128], place: usize, value: u128) {
+    const LANES: usize = 8;
+    let lanes: [u128; LANES] = std::array::from_fn(|j| equal(j, place % LANES) & value);
+    for (i, nodes) in nodes.chunks_mut(LANES).enumerate() {
+        let here = equal(i, place / LANES);
+        nodes.iter_mut().zip(lanes).for_each(|(node, lane)| *node ^= lane & here);
+    }
+}
+
 /// The same leaves but one, from sums of the nodes on the other side of the way to it; in its place the leaf plus delta, with its
 /// lowest bit set. Nothing is read or written at a place that depends on which it is.
-pub(super) fn punctured(room: &mut Grown, key: &Aes, hole: usize, sums: &[u128], leaves: &mut [u128]) {
+pub(super) fn punctured(key: &Aes, hole: usize, sums: &[u128], leaves: &mut [u128]) {
     let depth = sums.len();
+    // The node on the way counts as zero: both its children are then the hash of zero.
+    let mut hash_of_zero = [0; 2];
+    key.children(&mut hash_of_zero, 1);
     leaves[..2].fill(0);
     for (level, sum) in sums.iter().enumerate() {
-        let half = 1 << level;
-        let nodes = 2 * half;
+        let nodes = 2 << level;
+        let zero = if level > 0 { hash_of_zero[0] } else { 0 };
         if level > 0 {
-            room.children(key, leaves, half);
+            key.children(leaves, nodes / 2);
         }
-        // The node on the way is zero: its children are one hash each, and both are put right.
-        let path = hole >> (depth - level);
-        let side = hole >> (depth - 1 - level) & 1 ^ 1;
-        let mut known = [0u128; 2];
-        for (i, node) in leaves[..nodes].iter_mut().enumerate() {
-            *node &= !equal(i / 2, path);
-            known[i % 2] ^= *node;
-        }
-        let mask = 0u128.wrapping_sub(side as u128);
+        let way = hole >> (depth - 1 - level);
+        let other = way ^ 1;
+        let known = sides(&leaves[..nodes]);
+        let mask = 0u128.wrapping_sub((other & 1) as u128);
         let missing = sum ^ known[0] ^ (mask & (known[0] ^ known[1]));
-        for (i, node) in leaves[..nodes].iter_mut().enumerate() {
-            *node |= equal(i, 2 * path + side) & missing;
-        }
+        // What is known of that side holds the hash of zero, which is there in its place as well.
+        add_at(&mut leaves[..nodes], other, missing);
+        add_at(&mut leaves[..nodes], way, zero);
     }
     let others = leaves.iter().fold(0, |s, v| s ^ v) | 1;
-    for (i, leaf) in leaves.iter_mut().enumerate() {
-        *leaf = *leaf & !1 | equal(i, hole) & others;
-    }
+    leaves.iter_mut().for_each(|v| *v &= !1);
+    add_at(leaves, hole, others);
 }
 
 #[cfg(test)]
@@ -92,13 +77,13 @@ mod tests {
         for depth in [1, 2, 5, 9] {
             for hole in [0, (1 << depth) - 1, (1 << depth) / 3] {
                 let mut whole = vec![0; 1 << depth];
-                let left = Grown::default().grow(&key, 77, delta, &mut whole);
+                let left = grow(&key, 77, delta, &mut whole);
                 // Of every level the sum of the side that does not lead to the hole.
                 let sums: Vec<u128> = (0..depth)
                     .map(|l| if hole >> (depth - 1 - l) & 1 == 1 { left[l] } else { left[l] ^ delta })
                     .collect();
                 let mut lacking = vec![0; 1 << depth];
-                punctured(&mut Grown::default(), &key, hole, &sums, &mut lacking);
+                punctured(&key, hole, &sums, &mut lacking);
                 for (i, (a, b)) in whole.iter().zip(&lacking).enumerate() {
                     assert!(*b == if i == hole { a ^ delta } else { *a }, "depth {depth} hole {hole} at {i}");
                 }
