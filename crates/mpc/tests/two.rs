@@ -65,7 +65,7 @@ impl One {
         let products = matches!(op, Op::Linear { .. } | Op::TwoTerms | Op::Deferred { .. });
         // Quotients fit the narrow ring, products the wide one.
         let bits = match op {
-            _ if products => settings.wide_bits - WEIGHT_BITS - 8,
+            _ if products => (settings.narrow_bits + 9).saturating_sub(WEIGHT_BITS + 10).max(2),
             Op::Truncate { shift } | Op::ReluTruncated { shift, .. } => settings.narrow_bits - 2 + shift,
             _ => settings.narrow_bits - 2,
         };
@@ -195,5 +195,141 @@ fn every_operation_equals_the_oracle_at_its_declared_cost() {
             check(op, n, Settings { transfers: Transfers::Softspoken, ..settings(25, 37) });
         }
         check(op, 300, settings(25, 37));
+    }
+}
+
+/// Every pair of shares: x_0 + x_1 for all x_0 and x_1 of so many bits, and what an operation makes of each.
+struct Pairs {
+    bits: u32,
+    op: Op,
+}
+
+impl Pairs {
+    fn shares(&self) -> [Vec<i64>; 2] {
+        let all = 1i64 << self.bits;
+        let pair = |i: i64| (i / all, i % all);
+        let (a, b) = (0..all * all).map(pair).unzip();
+        [a, b]
+    }
+}
+
+impl Job for Pairs {
+    type Out = (Width, Option<Vec<i64>>);
+    fn run<P: Protocol>(&self, p: &P, mut at: Step) -> Result<Self::Out> {
+        let [a, b] = self.shares();
+        let shape = Shape::new(&[a.len()]);
+        // The owner's share is a, the client's is b.
+        let a = p.input(at.child("a"), Role::ModelOwner, Some(&a), &shape)?;
+        let b = p.input(at.child("b"), Role::DataOwner(0), Some(&b), &shape)?;
+        let x = p.local(&Local::Add, &[&a, &b])?;
+        let low = || p.local(&Local::Low, &[&x]);
+        let step = at.child("op");
+        let y = match self.op {
+            Op::Truncate { shift } => p.truncate(step, &x, shift)?,
+            Op::ReluTruncated { shift, out } => p.relu_truncated(step, &x, shift, out)?.0,
+            Op::Relu(out) => p.relu(step, &low()?, out)?,
+            Op::Extend => p.extend(step, &low()?)?,
+            Op::Msb => {
+                let bit = p.msb(step, &low()?)?;
+                let one = p.constant(&vec![1; shape.len()], &shape, Width::Narrow);
+                p.select(at.child("one"), &bit, &one, Width::Narrow)?
+            }
+            op => panic!("{op:?} is not among the operations on pairs"),
+        };
+        let width = p.width(&y);
+        let y = p.verify(at.child("verify"), y)?;
+        Ok((width, p.open(at.child("open"), y, Role::Receiver)?))
+    }
+}
+
+/// What the operation means for the integer that the shares stand for, in its ring; nothing where it promises nothing.
+fn meaning(op: Op, x: i64, settings: Settings) -> Option<i64> {
+    let within = |v: i64, bits: u32| v.unsigned_abs() < 1 << (bits - 1) || v == -(1 << (bits - 1));
+    let rounded = |shift: u32| if shift > 0 { (x + (1 << (shift - 1))) >> shift } else { x };
+    let n = settings.narrow_bits;
+    match op {
+        Op::Truncate { shift } => within(rounded(shift), n).then(|| rounded(shift)),
+        Op::ReluTruncated { shift, .. } => within(rounded(shift), n).then(|| rounded(shift).max(0)),
+        Op::Relu(_) => Some(x.max(0)),
+        Op::Extend => within(x, n - 1).then_some(x),
+        _ => Some(i64::from(x < 0)),
+    }
+}
+
+#[test]
+fn every_pair_of_shares_at_small_widths() {
+    let (narrow, wide) = (Width::Narrow, Width::Wide);
+    for (n, w) in [(4, 4), (4, 6), (5, 8), (6, 9), (4, 9)] {
+        let settings = Settings { transfers: Transfers::Softspoken, ..settings(n, w) };
+        let in_narrow = [Op::Relu(narrow), Op::Relu(wide), Op::Extend, Op::Msb].map(|op| (n, op));
+        let shifts = 0..=w - n;
+        let in_wide = shifts.flat_map(|shift| {
+            let relus = [narrow, wide].map(|out| Op::ReluTruncated { shift, out });
+            [Op::Truncate { shift }, relus[0], relus[1]].map(|op| (w, op))
+        });
+        for (bits, op) in in_narrow.into_iter().chain(in_wide) {
+            let job = Pairs { bits, op };
+            let [a, b] = job.shares();
+            let ((width, got), ..) = World { settings, ..World::default() }.run(&job).unwrap();
+            let spare = 64 - settings.bits(width);
+            for ((a, b), got) in a.iter().zip(&b).zip(got.unwrap()) {
+                let x = (a + b) << (64 - bits) >> (64 - bits);
+                if let Some(want) = meaning(op, x, settings) {
+                    assert_eq!(got << spare, want << spare, "{op:?} of {a} + {b} in {n} and {w} bits");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn other_rings_and_sizes() {
+    for (narrow, wide) in [(4, 20), (16, 30), (21, 32), (32, 53), (20, 53)] {
+        let settings = Settings { transfers: Transfers::Softspoken, ..settings(narrow, wide) };
+        let shift = settings.most_shift().min(9);
+        let (all, wide) = ([Width::Narrow, Width::Wide], Width::Wide);
+        let mut ops = vec![Op::Msb, Op::Extend, Op::Max, Op::Truncate { shift }, Op::Select(wide)];
+        ops.extend(all.map(Op::Relu));
+        ops.extend(all.map(|out| Op::ReluTruncated { shift, out }));
+        if narrow > 16 {
+            ops.extend([Op::Linear { shift: 9 }, Op::TwoTerms, Op::Deferred { out: wide }]);
+        }
+        for op in ops {
+            for n in [1, 130] {
+                check(op, n, settings);
+            }
+        }
+    }
+}
+
+#[test]
+fn more_elements_than_a_piece_has() {
+    let settings = settings(25, 37);
+    for op in [Op::Relu(Width::Wide), Op::ReluTruncated { shift: 12, out: Width::Wide }] {
+        check(op, (1 << 17) + 77, settings);
+    }
+}
+
+/// A party that runs another program or session says so, and nobody waits for long.
+#[test]
+fn parties_that_run_something_else_are_refused() {
+    struct Nothing;
+    impl Job for Nothing {
+        type Out = ();
+        fn run<P: Protocol>(&self, _: &P, _: Step) -> Result<()> {
+            Ok(())
+        }
+    }
+    for what in ["program", "session"] {
+        let mut world = World { settings: settings(25, 37), ..World::default() };
+        match what {
+            "program" => world.sessions[1].program[5] ^= 1,
+            _ => world.sessions[0].session[0] ^= 1,
+        }
+        for end in world.run(&Nothing).ends {
+            // Another session's messages have other names.
+            let error = end.map(|_| ()).unwrap_err().to_string();
+            assert!(error.contains(what) || error.contains("step"), "{what}: {error}");
+        }
     }
 }

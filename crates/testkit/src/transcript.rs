@@ -36,7 +36,20 @@ fn sums(a: &[Part], b: &[Part]) -> Vec<u8> {
         .collect()
 }
 
-fn histograms(value: i64, runs: usize, protocol: &impl Fn(i64, Tap)) -> Histograms {
+/// Whose messages are looked at: those that an end below `ends` receives, but for so many at the beginning of the conversation between
+/// two such ends, which hold public ids and agree on keys.
+#[derive(Clone, Copy)]
+pub struct Looked {
+    /// Ends that compute.
+    pub ends: u8,
+    /// Messages that are passed over.
+    pub skip: usize,
+}
+
+/// Of three servers: their first message agrees on keys.
+const THREE: Looked = Looked { ends: 3, skip: 1 };
+
+fn histograms(value: i64, runs: usize, looked: Looked, protocol: &impl Fn(i64, Tap)) -> Histograms {
     let mut all = Histograms::new();
     for _ in 0..runs {
         type Heard = BTreeMap<(u8, u8), Vec<(Tag, Vec<Part>)>>;
@@ -49,9 +62,8 @@ fn histograms(value: i64, runs: usize, protocol: &impl Fn(i64, Tap)) -> Histogra
         });
         protocol(value, tap);
         let log = log.lock().unwrap_or_else(PoisonError::into_inner);
-        for (&(to, from), messages) in log.iter().filter(|((to, _), _)| *to < 3) {
-            // The first message between servers agrees on keys and holds public ids.
-            let skip = usize::from(from < 3);
+        for (&(to, from), messages) in log.iter().filter(|((to, _), _)| *to < looked.ends) {
+            let skip = if from < looked.ends { looked.skip } else { 0 };
             for (i, (tag, message)) in messages.iter().enumerate().skip(skip) {
                 let mut count = |kind, bytes: Vec<u8>| {
                     // Short messages say too little by themselves.
@@ -100,7 +112,16 @@ fn from_each_other(a: &[u64], b: &[u64]) -> f64 {
 /// When the two values lead to different messages.
 #[must_use]
 pub fn worst(runs: usize, protocol: &impl Fn(i64, Tap)) -> (f64, usize) {
-    let (a, b) = (histograms(0, runs, protocol), histograms((1 << 29) + 12345, runs, protocol));
+    worst_of(runs, THREE, [0, (1 << 29) + 12345], protocol)
+}
+
+/// The same for some ends, and two values.
+///
+/// # Panics
+/// When the two values lead to different messages.
+#[must_use]
+pub fn worst_of(runs: usize, looked: Looked, values: [i64; 2], protocol: &impl Fn(i64, Tap)) -> (f64, usize) {
+    let [a, b] = values.map(|value| histograms(value, runs, looked, protocol));
     assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>(), "who sends when is public");
     let of = |(key, counts): (&(u8, u8, usize, &'static str), &Vec<u64>)| {
         // Too few bytes say nothing: two seeds of sixteen bytes from an owner.
