@@ -30,6 +30,11 @@ enum Op {
     Select(Width),
     Extend,
     Max,
+    Mul {
+        shift: u32,
+    },
+    /// Functions that are constant between thresholds.
+    Piecewise,
 }
 
 struct One {
@@ -67,6 +72,7 @@ impl One {
         let bits = match op {
             _ if products => (settings.narrow_bits + 9).saturating_sub(WEIGHT_BITS + 10).max(2),
             Op::Truncate { shift } | Op::ReluTruncated { shift, .. } => settings.narrow_bits - 2 + shift,
+            Op::Mul { shift } => (settings.narrow_bits - 2 + shift) / 2,
             _ => settings.narrow_bits - 2,
         };
         let len = if products { conv.input().len() } else { n };
@@ -136,6 +142,15 @@ impl Job for One {
                 p.local(&Local::Sub, &[&p.local(&Local::Scale(2), &[&first])?, &second])?
             }
             Op::Extend => p.extend(step, &low(&wide)?)?,
+            Op::Mul { shift } => {
+                let bias = p.input(at.child("bias"), Role::ModelOwner, Some(&vec![77; self.x.len()]), &shape)?;
+                p.mul(step, &wide, &other, Some(&bias), shift)?
+            }
+            Op::Piecewise => {
+                let thresholds = [self.x[0], -3, 0, self.x[self.x.len() / 2]];
+                let functions = [vec![1, -2, 3, 1 << 30], vec![0, 0, -7, 5]];
+                p.piecewise_constant(step, &low(&wide)?, &thresholds, &functions)?
+            }
             Op::Max => {
                 let [a, b] = [&wide, &other].map(low);
                 p.max(step, &a?, &b?)?
@@ -149,7 +164,7 @@ impl Job for One {
 
 fn check(op: Op, n: usize, settings: Settings) {
     let mut job = One::new(op, n, settings);
-    if op == Op::Max {
+    if matches!(op, Op::Max | Op::Piecewise) {
         // Differences fit as well.
         [&mut job.x, &mut job.y].into_iter().flatten().for_each(|v| *v /= 2);
     }
@@ -180,6 +195,9 @@ fn all_ops() -> Vec<Op> {
         Op::Msb,
         Op::Extend,
         Op::Max,
+        Op::Mul { shift: 10 },
+        Op::Mul { shift: 0 },
+        Op::Piecewise,
     ];
     for out in [narrow, wide] {
         ops.extend([Op::Deferred { out }, Op::Relu(out), Op::Select(out)]);
@@ -288,7 +306,15 @@ fn other_rings_and_sizes() {
         let settings = Settings { transfers: Transfers::Softspoken, ..settings(narrow, wide) };
         let shift = settings.most_shift().min(9);
         let (all, wide) = ([Width::Narrow, Width::Wide], Width::Wide);
-        let mut ops = vec![Op::Msb, Op::Extend, Op::Max, Op::Truncate { shift }, Op::Select(wide)];
+        let mut ops = vec![
+            Op::Mul { shift },
+            Op::Piecewise,
+            Op::Msb,
+            Op::Extend,
+            Op::Max,
+            Op::Truncate { shift },
+            Op::Select(wide),
+        ];
         ops.extend(all.map(Op::Relu));
         ops.extend(all.map(|out| Op::ReluTruncated { shift, out }));
         if narrow > 16 {

@@ -52,6 +52,8 @@ impl Job for All {
         p.select(at.child("select wide"), &bits, &low, Width::Wide)?;
         p.relu(at.child("narrow"), &low, Width::Narrow)?;
         p.relu(at.child("wide"), &low, Width::Wide)?;
+        p.mul(at.child("mul"), &x, &y, None, 7)?;
+        p.piecewise_constant(at.child("functions"), &low, &[-5, 70], &[vec![1, 2], vec![3, 4]])?;
         p.extend(at.child("extend"), &low)?;
         p.max(at.child("max"), &low, &low)?;
         Ok(())

@@ -3,6 +3,7 @@
 use super::compare::{Digits, levels};
 use super::keys::method;
 use super::linear::params;
+use super::product::{PIECE as PRODUCTS, product_widths};
 use super::relu::{Form, Halves, Kind, PIECE, table_planes};
 use super::transfers::Transfers;
 use crate::{Cost, Costs, Result, Settings, Width};
@@ -186,6 +187,29 @@ impl Costs for Declared {
             Ok(params) if needed => self.send(Said::Client(PublicKey::words(params))),
             _ => Cost::default(),
         }
+    }
+    fn mul(&self, n: usize) -> Result<Cost> {
+        let wide = self.settings.wide_bits;
+        let piece = |at: usize| {
+            let n = PRODUCTS.min(n - at);
+            let all = n * wide as usize;
+            let made = self.make(Transfers { from_owner: all, from_client: all });
+            let bits = wide as usize * n.div_ceil(64);
+            let values = product_widths(wide).map(|width| packed_words(n, width)).sum();
+            made + self.both(bits, bits) + self.both(values, values)
+        };
+        Ok((0..n).step_by(PRODUCTS).map(piece).sum())
+    }
+    fn piecewise(&self, n: usize, thresholds: usize, _functions: usize) -> Result<Cost> {
+        let (halves, wide) = (Halves::new(n), self.settings.wide_bits);
+        let one = |_| {
+            let sign = self.each(n, Kind::Sign);
+            let sent = |client: bool| halves.elements(client).len();
+            let made = self.make(Transfers { from_owner: sent(false), from_client: sent(true) });
+            let own = |client: bool| n.div_ceil(64) + packed_words(sent(client), wide);
+            sign + made + self.both(own(false), own(true))
+        };
+        Ok((0..thresholds).map(one).sum())
     }
     fn select(&self, n: usize, _dealt: bool, out: Width) -> Result<Cost> {
         let form = Form::new(Kind::Relu { low: 0, out }, self.settings);

@@ -140,6 +140,26 @@ impl<D: Device> Protocol for Two<D> {
     ) -> Result<Shared<D>> {
         self.products(at, terms, bias)
     }
+    fn mul(
+        &self,
+        mut at: Step,
+        x: &Shared<D>,
+        y: &Shared<D>,
+        bias: Option<&Shared<D>>,
+        shift: u32,
+    ) -> Result<Shared<D>> {
+        let z = self.product_of_shares(&at.child("product"), x, y, bias)?;
+        self.truncate_shared(at.child("truncate"), &z, shift)
+    }
+    fn piecewise_constant(
+        &self,
+        at: Step,
+        x: &Shared<D>,
+        thresholds: &[i64],
+        functions: &[Vec<i64>],
+    ) -> Result<Shared<D>> {
+        self.functions(at, x, thresholds, functions)
+    }
     fn truncate(&self, at: Step, x: &Shared<D>, shift: u32) -> Result<Shared<D>> {
         self.truncate_shared(at, x, shift)
     }

@@ -14,6 +14,7 @@ mod cost;
 mod engine;
 mod keys;
 mod linear;
+mod product;
 mod relu;
 mod share;
 mod transfers;

@@ -57,6 +57,8 @@ pub(super) enum Kind {
     Truncate { low: u32 },
     /// A narrow value that is not negative, in the wide ring.
     Extend,
+    /// A shared bit, in the wide ring.
+    Carry,
 }
 
 /// The widths an operation works with, and what it draws.
@@ -78,7 +80,7 @@ impl Form {
             Kind::Sign => (0, n),
             Kind::Relu { low, out } => (low, settings.bits(out)),
             Kind::Truncate { low } => (low, n),
-            Kind::Extend => (0, wide),
+            Kind::Extend | Kind::Carry => (0, wide),
         };
         Self { n, out, low, kind }
     }
@@ -92,7 +94,7 @@ impl Form {
     pub(super) fn upper(&self) -> u32 {
         match self.kind {
             Kind::Sign | Kind::Relu { .. } => self.n - 1,
-            Kind::Truncate { .. } | Kind::Extend => 0,
+            Kind::Truncate { .. } | Kind::Extend | Kind::Carry => 0,
         }
     }
 
@@ -100,7 +102,7 @@ impl Form {
     pub(super) fn top(&self) -> u32 {
         match self.kind {
             Kind::Relu { .. } | Kind::Extend => self.out - self.n,
-            Kind::Sign | Kind::Truncate { .. } => 0,
+            Kind::Sign | Kind::Truncate { .. } | Kind::Carry => 0,
         }
     }
 
@@ -113,6 +115,7 @@ impl Form {
     pub(super) fn carried(&self) -> u32 {
         match self.kind {
             Kind::Relu { low, .. } | Kind::Truncate { low } if low > 0 => self.out,
+            Kind::Carry => self.out,
             _ => 0,
         }
     }
@@ -161,7 +164,7 @@ impl<D: Device> Two<D> {
     fn piece(&self, mut at: Step, x: &[u64], form: Form) -> Result<(Vec<u64>, Plane)> {
         let n = x.len();
         let halves = Halves::new(n);
-        self.make(&at, form.transfers(halves))?;
+        self.make(&at, "transfers", form.transfers(halves))?;
         let planes = self.planes(x, form.low + form.n);
         let (low, high) = planes.split_at(form.low as usize);
         let (top, high) = high.split_last().ok_or_else(wrong_form)?;
@@ -296,7 +299,7 @@ impl<D: Device> Two<D> {
 
     /// The value where a bit is set, if one is given, plus a carry, if there is one: what is opened is masked by choices of
     /// transfers; 2 bits an element and, for each, a message of shares.
-    fn selected(
+    pub(super) fn selected(
         &self,
         at: &Step,
         value: Vec<u64>,
@@ -385,12 +388,12 @@ impl<D: Device> Two<D> {
     pub(super) fn choose(&self, at: &Step, bit: &Plane, x: Vec<u64>, out: Width) -> Result<Vec<u64>> {
         let form = Form::new(Kind::Relu { low: 0, out }, self.settings);
         let n = x.len();
-        self.make(at, Transfers { from_owner: n, from_client: n })?;
+        self.make(at, "transfers", Transfers { from_owner: n, from_client: n })?;
         self.selected(at, x, Some(bit), None, &form)
     }
 
     /// Planes `0 .. count` of a share's words.
-    fn planes(&self, x: &[u64], count: u32) -> Vec<Plane> {
+    pub(super) fn planes(&self, x: &[u64], count: u32) -> Vec<Plane> {
         let words = x.len().div_ceil(64);
         let planes = self.dev.download(self.dev.planes(&self.dev.upload(x.to_vec()), 0, count));
         planes.chunks(words.max(1)).map(<[u64]>::to_vec).collect()

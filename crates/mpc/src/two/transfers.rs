@@ -47,11 +47,11 @@ pub(super) fn mask(plane: &[u64], i: usize) -> u64 {
 
 impl<D: Device> Two<D> {
     /// Makes what is lacking of the transfers that an operation draws.
-    pub(super) fn make(&self, at: &Step, need: Transfers) -> Result<()> {
+    pub(super) fn make(&self, at: &Step, label: &str, need: Transfers) -> Result<()> {
         let mut step = 0;
         self.pool.borrow_mut().make([need.from_owner, need.from_client], |message, n| -> Result<Vec<u64>> {
             step += 1;
-            let label = format!("transfers {step}");
+            let label = format!("{label} {step}");
             if !message.is_empty() {
                 self.send(at, &label, vec![Part::Wide(message)])?;
             }

@@ -14,6 +14,7 @@ use crate::program::{LayerInfo, Op, Slot, View};
 use crate::tensor::Tensor;
 use crate::training::State;
 use crate::{Error, Result};
+use sordino_mpc::Kind;
 use sordino_ring::{Conv2d, WindowSum};
 use std::sync::Arc;
 
@@ -385,6 +386,17 @@ fn affine(b: &mut Builder, x: Slot, scale: &Tensor, shift: &Tensor, range: f64) 
         let secret = b.like(x, 1.0, Pending::Secret(shaped(shift)), &small, f64::from(shift.max_abs()));
         let secret = spread(b, secret);
         return add(b, x, secret, range);
+    }
+    if b.options.settings.kind == Kind::Two && matches!(dims.len(), 2 | 4) {
+        // The owner of both knows them in the clear: a product of shares would be dearer than a convolution of single pixels.
+        let op = match dims[..] {
+            [n, h, w, c] => Conv2d { n, h, w, cin: c, cout: c, groups: c, ..Conv2d::matmul(1, 1, 1) },
+            _ => Conv2d { cin: dims[1], cout: dims[1], groups: dims[1], ..Conv2d::matmul(dims[0], 1, 1) },
+        };
+        let channels = dims[at];
+        let weight = Arc::new(Tensor::new(&[channels, 1, 1, 1], scale.data.clone()));
+        let bias = Some(Arc::new(Tensor::new(&[channels], shift.data.clone())));
+        return b.source(Pending::Linear { terms: vec![(x, weight, op)], bias, channels }, &dims, range, b.cap());
     }
     let largest = f64::from(scale.max_abs()).max(f64::MIN_POSITIVE);
     let factor = b.source(Pending::Secret(shaped(scale)), &small, largest, factor_bits(largest));
