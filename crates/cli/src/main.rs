@@ -28,7 +28,7 @@ use tracing_subscriber::filter::LevelFilter;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Private inference and training: three servers answer with, or train, a model that none of them sees on data that none of
-/// them sees.
+/// them sees; or a model's owner and a client compute an answer between the two of them.
 ///
 /// A model is an ONNX file; an input is a PNG or JPEG picture, a NumPy array or an MNIST IDX file. The model and the
 /// input are secret-shared among three parties, of which any single one learns nothing; the answer is opened to you.
@@ -70,7 +70,7 @@ enum Command {
 enum Parties {
     /// Threads of this process, talking through memory.
     InProcess,
-    /// Three child processes over loopback TCP with mutual TLS and throw-away certificates.
+    /// Child processes over loopback TCP with mutual TLS and throw-away certificates: three servers, or of two parties the client.
     Processes,
 }
 

@@ -9,6 +9,7 @@ use sordino::owners::{Finished, Owners};
 use sordino::processes::{self, Processes};
 use sordino::session::Job;
 use sordino::{Error, Result};
+use sordino_mpc::Kind;
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -26,7 +27,8 @@ pub(crate) struct Session {
     /// Seconds a party waits for another before it gives up.
     #[arg(long, default_value_t = 60.0, value_parser = seconds)]
     pub(crate) timeout: f64,
-    /// Worker threads per party [default: a third of the processors].
+    /// Worker threads per party [default: a third of the processors; of two parties, which seldom compute at the same time in
+    /// linear layers, all].
     #[arg(long, value_parser = super::workers)]
     pub(crate) threads: Option<usize>,
 }
@@ -66,9 +68,13 @@ pub(super) fn handle_interrupts() {
 
 impl Session {
     /// Worker threads per party.
-    pub(crate) fn threads(&self) -> usize {
+    pub(crate) fn threads(&self, kind: Kind) -> usize {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        self.threads.unwrap_or(cores / 3).max(1)
+        let own = match kind {
+            Kind::Three => cores / 3,
+            Kind::Two => cores,
+        };
+        self.threads.unwrap_or(own).max(1)
     }
 
     /// Runs a session.
@@ -79,7 +85,8 @@ impl Session {
         checkpoints: Option<&Checkpoints>,
         progress: &AtomicU64,
     ) -> Result<Finished> {
-        let (link, deadline, threads) = (self.link.0, Duration::from_secs_f64(self.timeout), self.threads());
+        let (link, deadline, threads) =
+            (self.link.0, Duration::from_secs_f64(self.timeout), self.threads(job.program.settings.kind));
         match self.parties {
             Parties::InProcess => {
                 in_process(job, &InProcess { link, deadline, threads }, owners, checkpoints, progress)

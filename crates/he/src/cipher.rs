@@ -8,6 +8,9 @@ use sordino_ot::Stream;
 use sordino_ring::{pack, unpack};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+/// Bits of a fraction of q beyond those of a prime: what is lost below is far less than any rounding.
+const FINE: u32 = 76;
+
 /// A polynomial modulo both primes.
 pub(crate) type Residues = [Vec<u64>; 2];
 
@@ -16,8 +19,8 @@ pub struct Scheme {
     /// Its size.
     pub params: Params,
     pub(crate) ntts: [Ntt; 2],
-    /// 1 / (q / p_i) mod p_i, and floor(2^(63 + bits) / p_i): fractions of q.
-    fractions: [(u64, u64); 2],
+    /// 1 / (q / p_i) mod p_i, and floor(2^(bits + FINE) / p_i): fractions of q.
+    fractions: [(u64, u128); 2],
     /// For the client's product with its secret.
     plain: Ntt,
 }
@@ -30,8 +33,8 @@ impl Scheme {
         let moduli = [0, 1].map(|skip| Modulus::below(bits, skip));
         let fraction = |i: usize| {
             let (own, other) = (moduli[i], moduli[1 - i]);
-            let ratio = (1u128 << (63 + bits)) / u128::from(own.p);
-            (own.inverse(other.p % own.p), ratio as u64)
+            // bits + FINE is at most 126.
+            (own.inverse(other.p % own.p), (1u128 << (bits + FINE)) / u128::from(own.p))
         };
         Self {
             params,
@@ -43,14 +46,16 @@ impl Scheme {
 
     /// round(2^bits x / q) mod 2^bits of every coefficient.
     pub(crate) fn rescaled(&self, x: &Residues, bits: u32) -> Vec<u64> {
-        let shift = self.params.prime_bits - 1;
+        let whole = self.params.prime_bits + FINE;
         let term = |i: usize, v: u64| {
             let (inverse, ratio) = self.fractions[i];
-            ((u128::from(self.ntts[i].modulus.mul(v, inverse)) * u128::from(ratio)) >> shift) as u64
+            u128::from(self.ntts[i].modulus.mul(v, inverse)) * ratio
         };
-        let half = if bits == 64 { 0 } else { 1u64 << (63 - bits) };
+        // Sums stay below 2^128, and what lies above q is whole: it goes with the highest bits.
+        let half = 1u128 << (whole - bits - 1);
         let both = x[0].iter().zip(&x[1]);
-        both.map(|(a, b)| term(0, *a).wrapping_add(term(1, *b)).wrapping_add(half) >> (64 - bits)).collect()
+        both.map(|(a, b)| ((term(0, *a) + term(1, *b) + half) >> (whole - bits)) as u64 & (u64::MAX >> (64 - bits)))
+            .collect()
     }
 
     /// Small integers modulo both primes, transformed.
@@ -165,10 +170,12 @@ impl SecretKey {
         let q = u128::from(p0) * u128::from(p1);
         let (hi, lo) = ((q >> 64) as u64, q as u64);
         let mut e = sample::errors(random);
+        let dither = random.words(N);
         let mut m: Residues = [Vec::with_capacity(N), Vec::with_capacity(N)];
-        for (&v, &e) in v.iter().zip(&e) {
-            // q v / 2^w from the two halves of q; the rounding's direction does not matter.
-            let scaled = ((u128::from(hi) * u128::from(v)) << (64 - w)) + ((u128::from(lo) * u128::from(v)) >> w);
+        for ((&v, &e), dither) in v.iter().zip(&e).zip(dither) {
+            // q v / 2^w from the two halves of q, rounded up or down by chance: weights of one sign would add up errors of one sign.
+            let scaled = ((u128::from(hi) * u128::from(v)) << (64 - w))
+                + ((u128::from(lo) * u128::from(v) + u128::from(dither >> (64 - w))) >> w);
             for (i, m) in m.iter_mut().enumerate() {
                 let modulus = &scheme.ntts[i].modulus;
                 m.push(modulus.add(modulus.reduce(scaled), modulus.signed(e)));
@@ -191,7 +198,8 @@ impl SecretKey {
             ntt.backward(&mut x);
             x
         });
-        let signed = |v: u64| if v > p / 2 { v.wrapping_sub(p) } else { v };
+        // Residues of integers below 2^44 in magnitude: the upper half of the prime stands for negative ones.
+        let signed = |v: u64| v.wrapping_sub(p & ((p / 2).wrapping_sub(v) >> 63).wrapping_neg());
         let half = 1u64 << (EXTRA - 1);
         let sum = |(l, h): (&u64, &u64)| {
             let exact = signed(*l).wrapping_add(signed(*h) << 32);

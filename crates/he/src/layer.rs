@@ -14,7 +14,7 @@ use sordino_ot::Stream;
 use sordino_ring::{pack, packed_words, unpack};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 /// Where a layer's messages are made and read.
 #[derive(Clone, Copy)]
@@ -39,8 +39,8 @@ pub fn question_words(params: Params, layout: &Layout) -> usize {
 #[must_use]
 pub fn question(at: &Place<'_>, key: &SecretKey, x: &[u64], w: u32, random: &mut Stream) -> Vec<u64> {
     let Place { scheme, layout, threads, .. } = at;
-    let fresh: Vec<[u8; 16]> =
-        (0..layout.tiles() * layout.input_blocks()).map(|_| random.block().to_le_bytes()).collect();
+    let seeds = (0..layout.tiles() * layout.input_blocks()).map(|_| random.block().to_le_bytes());
+    let fresh: Zeroizing<Vec<[u8; 16]>> = Zeroizing::new(seeds.collect());
     let public = random.block();
     let seed = Seeds::new(public);
     let parts = in_parallel(*threads, fresh.len(), |i| {
@@ -96,7 +96,8 @@ pub fn answer(
     let groups: Vec<&[(usize, Range<usize>)]> =
         blocks.chunk_by(|a, b| a.1 == b.1).flat_map(|same| same.chunks(OUTPUTS)).collect();
     // One answer's randomness each, whoever computes it.
-    let fresh: Vec<[u8; 16]> = (0..blocks.len() * layout.tiles()).map(|_| random.block().to_le_bytes()).collect();
+    let seeds = (0..blocks.len() * layout.tiles()).map(|_| random.block().to_le_bytes());
+    let fresh: Zeroizing<Vec<[u8; 16]>> = Zeroizing::new(seeds.collect());
     // Work is cut by outputs, or by tiles where those are few.
     let cuts = if groups.len() >= 2 * threads { 1 } else { threads.min(layout.tiles()).max(1) };
     let tiles_of = |cut: usize| layout.tiles() * cut / cuts..layout.tiles() * (cut + 1) / cuts;
@@ -138,7 +139,7 @@ fn one_answer(
 ) -> (Vec<u64>, Vec<u64>) {
     let Place { scheme, layout, bits, .. } = *at;
     let mut u = sample::ternary(random);
-    let fresh = scheme.transformed(&u);
+    let mut fresh = scheme.transformed(&u);
     u.zeroize();
     for (half, key) in c.iter_mut().zip(&key.0) {
         for (p, ntt) in scheme.ntts.iter().enumerate() {
@@ -148,6 +149,7 @@ fn one_answer(
             ntt.backward(&mut half[p]);
         }
     }
+    fresh.zeroize();
     let mut e = sample::errors(random);
     for (x, ntt) in c[1].iter_mut().zip(&scheme.ntts) {
         x.iter_mut().zip(&e).for_each(|(x, e)| *x = ntt.modulus.add(*x, ntt.modulus.signed(*e)));

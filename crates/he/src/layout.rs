@@ -60,18 +60,15 @@ impl Layout {
     pub fn new(op: Conv2d, params: Params, bits: u32) -> Self {
         let single = op.kernel == [1, 1] && op.pad == [0; 4];
         let reach = Self::reach(&op);
-        let sizes = |n: usize| {
-            let mut all: Vec<usize> = (1..=n).map(|parts| n.div_ceil(parts)).collect();
-            all.dedup();
-            all
-        };
+        // What n comes to in parts: every quotient once, without trying all divisors.
+        let sizes = |n: usize| std::iter::successors(Some(n), move |q| (*q > 1).then(|| n.div_ceil(n.div_ceil(q - 1))));
         let mut best: Option<(usize, Self)> = None;
         let mut consider = |out: [usize; 2], tile: [usize; 2]| {
             let room = N / (tile[0] * tile[1]);
             if room == 0 {
                 return;
             }
-            for channels in sizes(op.cin).into_iter().filter(|c| *c <= room) {
+            for channels in sizes(op.cin).filter(|c| *c <= room) {
                 let outputs = (room / channels).min(op.cout);
                 let layout = Self { op, out, tile, channels, outputs, single };
                 let cost = layout.cost(params, bits);

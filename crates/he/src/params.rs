@@ -11,8 +11,9 @@ use crate::modulus::WIDEST;
 /// Bits of C_1 beyond those of the result.
 pub const EXTRA: u32 = 8;
 
-/// Deviation of a fresh ciphertext's error: a centred binomial of 21 pairs (3.24), and the rounding of the message.
-const SIGMA: f64 = 3.26;
+/// Deviation of a fresh ciphertext's error: a centred binomial of 21 pairs (3.24), and the message's rounding up or down by chance, at
+/// most a half.
+const SIGMA: f64 = 3.28;
 
 /// Deviations that no coefficient exceeds.
 const TAIL: f64 = 9.5;

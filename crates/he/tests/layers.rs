@@ -10,13 +10,34 @@ use sordino_ring::{Conv2d, Cpu, Device, convolve, prepare_one};
 
 const W: u32 = 37;
 
+/// Inputs and weights.
+#[derive(Clone, Copy, PartialEq)]
+enum Values {
+    /// Random shares, and the largest weights with random signs.
+    Random,
+    /// One value everywhere, and the largest weights with one sign.
+    Coherent,
+}
+
 fn masked(v: u64, bits: u32) -> u64 {
     v & (u64::MAX >> (64 - bits))
 }
 
 /// The errors of all elements.
 fn errors(op: Conv2d, weight_bits: u32, params: Option<Params>, seed: u8) -> Vec<i64> {
-    let bits = W + guard(1);
+    errors_of(op, weight_bits, params, seed, (W, 1), Values::Random)
+}
+
+/// The same for products of so many bits, of which so many are summed, and such values.
+fn errors_of(
+    op: Conv2d,
+    weight_bits: u32,
+    params: Option<Params>,
+    seed: u8,
+    (w, answers): (u32, usize),
+    values: Values,
+) -> Vec<i64> {
+    let bits = w + guard(answers);
     let params = params
         .unwrap_or_else(|| Params::new(bits, noise(weight_bits, Layout::weights_per_answer(&op, op.cout))).unwrap());
     let scheme = Scheme::new(params);
@@ -24,20 +45,25 @@ fn errors(op: Conv2d, weight_bits: u32, params: Option<Params>, seed: u8) -> Vec
     let (key, said) = SecretKey::new(&scheme, &mut client);
     let public = PublicKey::read(&scheme, &said).unwrap();
     let layout = Layout::new(op, params, bits);
-    let x: Vec<u64> = client.words(op.input().len()).into_iter().map(|v| masked(v, W)).collect();
+    let fixed = client.words(1)[0];
+    let x = client.words(op.input().len()).into_iter();
+    let x: Vec<u64> = x.map(|v| masked(if values == Values::Random { v } else { fixed }, w)).collect();
     // The largest weights: signs alone are random.
     let most = (1i64 << (weight_bits - 1)) - 1;
-    let weights: Vec<i64> =
-        owner.words(op.weight().len()).iter().map(|v| if v & 1 == 0 { most } else { -most }).collect();
+    let weights: Vec<i64> = owner
+        .words(op.weight().len())
+        .iter()
+        .map(|v| if v & 1 == 0 && values == Values::Random { most } else { -most })
+        .collect();
     let at = Place { scheme: &scheme, layout: &layout, bits, threads: 1 + usize::from(seed % 2) };
-    let asked = question(&at, &key, &x, W, &mut client);
+    let asked = question(&at, &key, &x, w, &mut client);
     let (answered, share) = answer(&at, &public, &weights, &asked, &mut owner).unwrap();
     let other = read(&at, &key, &answered).unwrap();
     let cpu = Cpu::new(1);
     let panel = prepare_one(&cpu, &cpu.upload(weights.iter().map(|v| *v as u64).collect()), &op);
     let want = cpu.download(convolve(&cpu, &cpu.upload(x), &panel, &op));
     let error = |((a, b), y): ((&u64, &u64), &u64)| {
-        let difference = a.wrapping_add(*b).wrapping_sub(y << guard(1));
+        let difference = a.wrapping_add(*b).wrapping_sub(y << guard(answers));
         ((difference << (64 - bits)) as i64) >> (64 - bits)
     };
     share.iter().zip(&other).zip(&want).map(error).collect()
@@ -64,6 +90,23 @@ fn every_geometry_is_exact_but_for_the_guard_bits() {
         op.check().unwrap();
         let most = errors(op, 13, None, 10 + i as u8).into_iter().map(i64::abs).max().unwrap();
         assert!(most <= 1, "{op:?}: {most}");
+    }
+}
+
+#[test]
+fn the_widest_products_and_weights_of_one_sign_are_exact_too() {
+    // Of two answers each may be off by less than two units of four guard values.
+    let picture = Conv2d { h: 28, w: 28, cin: 8, cout: 8, kernel: [3, 3], pad: [1; 4], ..Conv2d::matmul(1, 1, 1) };
+    let many = Conv2d::matmul(1, 1 << 17, 1);
+    for seed in 0..12 {
+        for (op, weight_bits) in [(picture, 20), (many, 13)] {
+            let wide = if op == picture { 53 } else { 36 };
+            for values in [Values::Random, Values::Coherent] {
+                let e = errors_of(op, weight_bits, None, 100 + seed, (wide, 2), values);
+                let most = e.into_iter().map(i64::abs).max().unwrap();
+                assert!(most <= 1, "{op:?} {wide}: {most}");
+            }
+        }
     }
 }
 

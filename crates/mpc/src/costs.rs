@@ -141,6 +141,10 @@ pub trait Costs {
         refused("a product with computed weights")
     }
 
+    /// Most bytes of an end besides tensors, bits and weights, of what has been declared so far.
+    fn other_bytes(&self) -> u64 {
+        0
+    }
     /// Bytes of an end's share of a tensor.
     fn tensor_bytes(&self, n: usize, width: Width) -> u64;
     /// Bytes of an end's share of bits.

@@ -95,7 +95,7 @@ impl<C: Costs> Plan<C> {
         const BASE: u64 = 56 << 20;
         let state = self.state.borrow();
         let working = state.peak - state.loaded;
-        BASE + state.peak_before.max(state.loaded + 22 * working / 10)
+        BASE + self.costs.other_bytes() + state.peak_before.max(state.loaded + 22 * working / 10)
     }
 
     fn lease(&self, bytes: u64) -> Rc<Lease> {

@@ -77,6 +77,9 @@ impl Settings {
             Kind::Three => (33.max(n + 4)..=64.min(n + 32), "4 to 32 more and from 33 to 64"),
             Kind::Two => (n..=53, "at least as many and at most 53"),
         };
+        if self.weight_bits > 62 {
+            return Err(Error::Usage(format!("weights of {} bits; 62 are possible", self.weight_bits)));
+        }
         if (4..=32).contains(&n) && wide.contains(&w) {
             return Ok(());
         }

@@ -5,6 +5,7 @@ use crate::hash::Hash;
 use crate::softspoken::{self, Receiver, Sender};
 use crate::{Cut, Error, Result, Stream, base};
 use std::collections::VecDeque;
+use zeroize::{Zeroize, Zeroizing};
 
 /// How transfers are made in bulk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -113,6 +114,12 @@ impl Supply {
         steps
     }
 
+    /// Transfers at hand in both directions.
+    #[must_use]
+    pub fn left(&self) -> usize {
+        self.left.iter().sum()
+    }
+
     /// So many are drawn.
     pub fn draw(&mut self, used: [usize; 2]) {
         self.left.iter_mut().zip(used).for_each(|(left, used)| *left = left.saturating_sub(used));
@@ -126,7 +133,13 @@ pub struct Setup {
     first: bool,
     base: base::Sender,
     delta: u128,
-    strings: Vec<u128>,
+    strings: Zeroizing<Vec<u128>>,
+}
+
+impl Drop for Setup {
+    fn drop(&mut self) {
+        self.delta.zeroize();
+    }
 }
 
 impl Setup {
@@ -136,7 +149,7 @@ impl Setup {
     pub fn new(session: &[u8], first: bool, mut random: Stream) -> (Self, Vec<u64>) {
         let (base, message) = base::Sender::new(&mut random);
         let delta = random.block() | 1;
-        (Self { random, session: session.to_vec(), first, base, delta, strings: vec![] }, message)
+        (Self { random, session: session.to_vec(), first, base, delta, strings: Zeroizing::default() }, message)
     }
 
     /// What tells the transfers of the two directions apart.
@@ -150,8 +163,9 @@ impl Setup {
     /// A message that cannot be one.
     pub fn second(&mut self, theirs: &[u64]) -> Result<Vec<u64>> {
         let name = self.name(!self.first);
-        let (message, strings) = base::receive(&name, theirs, &softspoken::choices(self.delta), &mut self.random)?;
-        self.strings = strings;
+        let (message, strings) =
+            base::receive(&name, theirs, &Zeroizing::new(softspoken::choices(self.delta)), &mut self.random)?;
+        self.strings = Zeroizing::new(strings);
         Ok(message)
     }
 
@@ -173,7 +187,7 @@ impl Setup {
         if second.len() != Self::SECOND {
             return Err(Error::Length.into());
         }
-        let strings = self.base.strings(&self.name(self.first), second)?;
+        let strings = Zeroizing::new(self.base.strings(&self.name(self.first), second)?);
         let (mut receiver, message) = Receiver::new(&strings, &mut self.random)?;
         let mut sender = Sender::new(self.delta, &self.strings, &exchange(message, softspoken::SETUP)?)?;
         let bulk = match method {
@@ -202,7 +216,7 @@ impl Setup {
             received: (Made::default(), hash(!self.first)),
             bulk,
             delta: self.delta,
-            random: self.random,
+            random: std::mem::replace(&mut self.random, Stream::new([0; 16])),
             spare: vec![],
         })
     }
@@ -224,6 +238,16 @@ pub struct Pool {
     random: Stream,
     /// Buffers that have been used up.
     spare: Vec<Vec<u128>>,
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.delta.zeroize();
+        self.spare.zeroize();
+        for made in [&mut self.sent.0, &mut self.received.0] {
+            made.chunks.iter_mut().for_each(|chunk| chunk.blocks.zeroize());
+        }
+    }
 }
 
 impl Pool {
@@ -263,7 +287,7 @@ impl Pool {
                     let begun = exchange(message, step[0][them])?;
                     let (grown, message) = ferret.answer(self.delta, &begun, &mut self.random, &mut self.spare)?;
                     let answered = exchange(message, step[1][them])?;
-                    let (made, kept) = ferret.finish(round, grown, &answered, &mut self.spare)?;
+                    let (made, kept) = ferret.finish(&round, grown, &answered, &mut self.spare)?;
                     for (i, blocks) in made.into_iter().enumerate() {
                         let to = if sent_by(self.first).contains(&i) { &mut *sent } else { &mut *received };
                         to.put(blocks, kept);

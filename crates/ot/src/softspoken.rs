@@ -9,6 +9,7 @@
 use crate::aes128::Aes;
 use crate::transpose::columns;
 use crate::{Error, Result, Stream};
+use zeroize::Zeroize;
 
 /// Bits of delta a tree covers. Eight would halve the bytes once more for eight times the work.
 const K: usize = 4;
@@ -101,6 +102,12 @@ pub(crate) struct Sender {
 pub(crate) fn choices(delta: u128) -> Vec<bool> {
     let bit = |i: usize| delta >> i & 1 == 0;
     (0..128).map(|i| bit(i / K * K + (K - 1 - i % K))).collect()
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.delta.zeroize();
+    }
 }
 
 impl Sender {

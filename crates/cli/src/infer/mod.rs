@@ -15,6 +15,7 @@ use sordino::report::{Check, Class, EndReport, LayerLine, LayerReport, Output, R
 use sordino::samples::{self, Sample};
 use sordino::session;
 use sordino::{Error, Result};
+use sordino_net::Endpoint;
 use sordino_nn::exec::{decode_outputs, encode_inputs};
 use sordino_nn::program::{Port, Program, Secrets};
 use sordino_nn::{Ranges, Tensor, exec};
@@ -119,7 +120,7 @@ impl Infer {
             let text = serde_json::to_string(&report).map_err(|e| Error::Session(e.to_string()))?;
             print(&format!("{text}\n"))
         } else {
-            self.show(&report)
+            self.show(&report, &job.program.topology().name(Endpoint(0)))
         }
     }
 
@@ -249,7 +250,7 @@ impl Infer {
         }
     }
 
-    fn show(&self, r: &Report) -> Result<()> {
+    fn show(&self, r: &Report, first: &str) -> Result<()> {
         let mut text = String::new();
         let shown = 10.min(r.top.len());
         for (i, classes) in r.top.iter().take(shown).enumerate() {
@@ -326,8 +327,8 @@ impl Infer {
         }
         if !r.layers.is_empty() {
             text += &format!(
-                "seconds at server 0: in all, computing, expanding keys, sending, waiting\n{:>9} {:>9} {:>9} {:>9} {:>9} {:>11} {:>6}  layer\n",
-                "seconds", "compute", "masks", "send", "wait", "bytes", "rounds"
+                "seconds at {}: in all, computing, expanding keys, sending, waiting\n{:>9} {:>9} {:>9} {:>9} {:>9} {:>11} {:>6}  layer\n",
+                first, "seconds", "compute", "masks", "send", "wait", "bytes", "rounds"
             );
             let mut total = LayerLine { name: "all layers".into(), ..LayerLine::default() };
             for l in &r.layers {

@@ -2,7 +2,7 @@
 
 use super::compare::{Digits, levels};
 use super::keys::method;
-use super::linear::params;
+use super::linear::{layout, params};
 use super::product::{PIECE as PRODUCTS, product_widths};
 use super::relu::{Form, Halves, Kind, PIECE, table_planes};
 use super::transfers::Transfers;
@@ -12,6 +12,7 @@ use sordino_he::{Layout, Params, PublicKey, layer};
 use sordino_ot::Supply;
 use sordino_ring::{Conv2d, packed_words};
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 
 /// The declared cost of the protocol with two parties.
 pub struct Declared {
@@ -20,6 +21,9 @@ pub struct Declared {
     /// Length of the longest chain of messages that ends at the owner, and at the client.
     chain: Cell<[u32; 2]>,
     supply: Cell<Supply>,
+    /// Most bytes of transfers at hand, and of ciphertexts.
+    at_hand: Cell<u64>,
+    ciphertexts: Cell<u64>,
 }
 
 /// Who sends words.
@@ -36,6 +40,7 @@ struct Known {
     /// Geometries of all prepared weights, which the modulus is chosen for.
     ops: Vec<Conv2d>,
     params: Option<Params>,
+    layouts: HashMap<Conv2d, Layout>,
     /// The owner has the public key.
     keyed: bool,
 }
@@ -60,6 +65,9 @@ impl Declared {
         let mut supply = self.supply.get();
         let need = [need.from_owner, need.from_client];
         let steps = supply.make(need);
+        // Blocks at hand, and the messages of a round.
+        let messages: usize = steps.iter().take(2).flatten().sum();
+        self.at_hand.set(self.at_hand.get().max(16 * supply.left() as u64 + 8 * messages as u64));
         supply.draw(need);
         self.supply.set(supply);
         steps.into_iter().map(|[owner, client]| self.both(owner, client)).sum()
@@ -118,6 +126,11 @@ impl Declared {
         cost
     }
 
+    fn layout(&self, op: &Conv2d, params: Params) -> Layout {
+        let known = &mut self.known.borrow_mut().layouts;
+        known.entry(*op).or_insert_with(|| layout(op, params, self.settings.wide_bits)).clone()
+    }
+
     fn params(&self) -> Result<Params> {
         let mut known = self.known.borrow_mut();
         if let Some(params) = known.params {
@@ -132,7 +145,14 @@ impl Declared {
 impl Costs for Declared {
     fn new(settings: Settings) -> Self {
         let supply = Cell::new(Supply::new(method(&settings)));
-        Self { settings, known: RefCell::default(), chain: Cell::default(), supply }
+        Self {
+            settings,
+            known: RefCell::default(),
+            chain: Cell::default(),
+            supply,
+            at_hand: Cell::default(),
+            ciphertexts: Cell::default(),
+        }
     }
     fn restart(&self) {
         self.chain.set([0, 0]);
@@ -154,7 +174,11 @@ impl Costs for Declared {
     fn linear_wide(&self, terms: &[(Conv2d, u64)]) -> Result<Cost> {
         let (params, bits) = (self.params()?, self.settings.wide_bits + guard(terms.len()));
         let term = |(op, _): &(Conv2d, u64)| {
-            let layout = Layout::new(*op, params, bits);
+            let layout = self.layout(op, params);
+            // A ciphertext as it travels, and both of its polynomials modulo both primes; answers, packed and not.
+            let (question, answers) = (layer::question_words(params, &layout), layout.answer_words(bits));
+            let words = 5 * question + 3 * answers;
+            self.ciphertexts.set(self.ciphertexts.get().max(8 * words as u64));
             let asked = self.send(Said::Client(layer::question_words(params, &layout)));
             let cost = asked + self.send(Said::Owner(layout.answer_words(bits)));
             Cost { macs: op.macs(), ..cost }
@@ -201,24 +225,37 @@ impl Costs for Declared {
         Ok((0..n).step_by(PRODUCTS).map(piece).sum())
     }
     fn piecewise(&self, n: usize, thresholds: usize, _functions: usize) -> Result<Cost> {
-        let (halves, wide) = (Halves::new(n), self.settings.wide_bits);
-        let one = |_| {
-            let sign = self.each(n, Kind::Sign);
+        let value = |at: usize| {
+            let n = PIECE.min(n - at);
+            let halves = Halves::new(n);
             let sent = |client: bool| halves.elements(client).len();
             let made = self.make(Transfers { from_owner: sent(false), from_client: sent(true) });
-            let own = |client: bool| n.div_ceil(64) + packed_words(sent(client), wide);
-            sign + made + self.both(own(false), own(true))
+            let own = |client: bool| n.div_ceil(64) + packed_words(sent(client), self.settings.wide_bits);
+            made + self.both(own(false), own(true))
+        };
+        let one = |_| {
+            let sign = self.each(n, Kind::Sign);
+            sign + (0..n).step_by(PIECE).map(value).sum()
         };
         Ok((0..thresholds).map(one).sum())
     }
     fn select(&self, n: usize, _dealt: bool, out: Width) -> Result<Cost> {
         let form = Form::new(Kind::Relu { low: 0, out }, self.settings);
-        let extended = if out == Width::Wide { self.extend(n) } else { Cost::default() };
-        let words = packed_words(n, form.selected()) + n.div_ceil(64);
-        let made = self.make(Transfers { from_owner: n, from_client: n });
-        Ok(extended + made + self.send(Said::Both(words, words)))
+        let mut cost = if out == Width::Wide { self.extend(n) } else { Cost::default() };
+        for at in (0..n).step_by(PIECE) {
+            let n = PIECE.min(n - at);
+            let words = packed_words(n, form.selected()) + n.div_ceil(64);
+            cost += self.make(Transfers { from_owner: n, from_client: n });
+            cost += self.both(words, words);
+        }
+        Ok(cost)
     }
 
+    /// Transfers, the tables of the trees they come from, and ciphertexts.
+    fn other_bytes(&self) -> u64 {
+        const TABLES: u64 = 32 << 20;
+        TABLES + 2 * self.at_hand.get() + self.ciphertexts.get()
+    }
     fn tensor_bytes(&self, n: usize, _width: Width) -> u64 {
         8 * n as u64
     }

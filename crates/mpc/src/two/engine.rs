@@ -178,7 +178,7 @@ impl<D: Device> Protocol for Two<D> {
             Width::Narrow => x.narrow()?.exact()?.clone(),
             Width::Wide => self.extend_shared(at.child("extend"), x)?,
         };
-        let y = self.choose(&at, &bit.plane, x.words(&self.dev), out)?;
+        let y = self.choose(at, &bit.plane, &x.words(&self.dev), out)?;
         Ok(Shared::new(&self.dev, x.shape.clone(), out, 0, y))
     }
     fn extend(&self, at: Step, x: &Shared<D>) -> Result<Shared<D>> {

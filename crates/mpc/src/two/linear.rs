@@ -7,6 +7,7 @@ use sordino_he::params::guard;
 use sordino_he::{Layout, Params, PublicKey, Scheme, SecretKey, layer};
 use sordino_net::Part;
 use sordino_ring::{Conv2d, Device, convolve, prepare_one};
+use std::collections::HashMap;
 
 /// A linear operand: at the model's owner its weights, at the client its geometry.
 pub struct Weight<D: Device> {
@@ -23,6 +24,8 @@ pub(super) struct Encryption {
 struct Made {
     scheme: Scheme,
     key: Key,
+    /// How each geometry is cut.
+    layouts: HashMap<Conv2d, Layout>,
 }
 
 enum Key {
@@ -45,6 +48,11 @@ pub(super) fn params(ops: &[Conv2d], wide_bits: u32, weight_bits: u32) -> Result
         let sum = format!("products of {wide_bits} bits with weights of {weight_bits} bits");
         Error::Usage(format!("{sum} leave no room for the encryption's noise; use fewer bits"))
     })
+}
+
+/// How a geometry is cut: for the widest answers, as the modulus was chosen.
+pub(super) fn layout(op: &Conv2d, params: Params, wide_bits: u32) -> Layout {
+    Layout::new(*op, params, wide_bits + guard(TERMS))
 }
 
 impl<D: Device> Two<D> {
@@ -87,7 +95,8 @@ impl<D: Device> Two<D> {
         } else {
             Key::Owner(PublicKey::read(&scheme, &self.recv_words(at, "public key", PublicKey::words(params))?)?)
         };
-        encryption.made = Some(Made { scheme, key });
+        let layouts = encryption.ops.iter().map(|op| (*op, layout(op, params, self.settings.wide_bits))).collect();
+        encryption.made = Some(Made { scheme, key, layouts });
         Ok(())
     }
 
@@ -133,11 +142,13 @@ impl<D: Device> Two<D> {
         guard: u32,
     ) -> Result<Vec<u64>> {
         let encryption = self.encryption.borrow();
-        let Some(Made { scheme, key }) = &encryption.made else {
+        let Some(Made { scheme, key, layouts }) = &encryption.made else {
             return Err(Error::Usage("the parties have not agreed on a key yet".into()));
         };
-        let layout = Layout::new(*op, scheme.params, bits);
-        let place = layer::Place { scheme, layout: &layout, bits, threads: self.threads };
+        let Some(layout) = layouts.get(op) else {
+            return Err(Error::Usage("a product with weights of another geometry".into()));
+        };
+        let place = layer::Place { scheme, layout, bits, threads: self.threads };
         match (key, &weight.values) {
             (Key::Client(key), None) => {
                 let wide = self.settings.wide_bits;
@@ -151,7 +162,7 @@ impl<D: Device> Two<D> {
             (Key::Owner(key), Some((weights, panel))) => {
                 // What needs no message goes first: it is done while ciphertexts travel.
                 let own = self.dev.download(convolve(&self.dev, &x.data, panel, op));
-                let question = self.recv_words(at, "ciphertexts", layer::question_words(scheme.params, &layout))?;
+                let question = self.recv_words(at, "ciphertexts", layer::question_words(scheme.params, layout))?;
                 let mut random = self.own.borrow_mut();
                 let (answer, share) = layer::answer(&place, key, weights, &question, &mut random)?;
                 self.send(at, "answers", vec![Part::Wide(answer)])?;

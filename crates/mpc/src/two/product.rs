@@ -1,7 +1,7 @@
 //! Products of two shared values, and functions that are constant between thresholds: what smooth functions are made of.
 
 use super::engine::Two;
-use super::relu::{Form, Halves, Kind};
+use super::relu::{Form, Halves, Kind, PIECE as ELEMENTS};
 use super::share::Shared;
 use super::transfers::{Transfers, xor};
 use crate::{Error, Result, Step, Width};
@@ -95,7 +95,7 @@ impl<D: Device> Two<D> {
             let moved = if self.client { 0 } else { *threshold as u64 };
             let difference: Vec<u64> = words.iter().map(|v| v.wrapping_sub(moved)).collect();
             let (_, below) = self.each(at.child("below"), &difference, Kind::Sign)?;
-            let bits = self.bits_as_values(&at.child("value"), &below, words.len())?;
+            let bits = self.bits_as_values(at.child("value"), &below, words.len())?;
             for (sum, weights) in sums.iter_mut().zip(functions) {
                 let weight = weights[j] as u64;
                 sum.iter_mut().zip(&bits).for_each(|(s, b)| *s = s.wrapping_add(b.wrapping_mul(weight)));
@@ -105,11 +105,16 @@ impl<D: Device> Two<D> {
     }
 
     /// Shares of bits in the wide ring: the bits are opened under bits that are shared in both ways.
-    fn bits_as_values(&self, at: &Step, plane: &[u64], n: usize) -> Result<Vec<u64>> {
-        let halves = Halves::new(n);
-        let sent = |client: bool| halves.elements(client).len();
-        self.make(at, "transfers", Transfers { from_owner: sent(false), from_client: sent(true) })?;
+    fn bits_as_values(&self, mut at: Step, plane: &[u64], n: usize) -> Result<Vec<u64>> {
         let form = Form::new(Kind::Carry, self.settings);
-        self.selected(at, vec![0; n], None, Some((&plane.to_vec(), halves)), &form)
+        let mut values = Vec::with_capacity(n);
+        for (plane, from) in plane.chunks(ELEMENTS / 64).zip((0..n).step_by(ELEMENTS)) {
+            let (at, n) = (at.child("piece"), ELEMENTS.min(n - from));
+            let halves = Halves::new(n);
+            let sent = |client: bool| halves.elements(client).len();
+            self.make(&at, "transfers", Transfers { from_owner: sent(false), from_client: sent(true) })?;
+            values.extend(self.selected(&at, vec![0; n], None, Some((&plane.to_vec(), halves)), &form)?);
+        }
+        Ok(values)
     }
 }

@@ -364,7 +364,7 @@ impl<D: Device> Two<D> {
             let more = self.correlated(&c, string, part, bits)?;
             shares[which][elements].iter_mut().zip(more).for_each(|(s, m)| *s = s.wrapping_add(m));
         }
-        let (mut shares, mut opened) = (shares.into_iter(), opened.chunks(words));
+        let (mut shares, mut opened) = (shares.into_iter(), opened.chunks(words.max(1)));
         // b v = e v + (1 - 2 e) rho v for e = b ^ rho.
         let mut y = match bit {
             Some(_) => {
@@ -384,12 +384,16 @@ impl<D: Device> Two<D> {
         Ok(y)
     }
 
-    /// `bit ? x : 0` in the ring of `bits` bits.
-    pub(super) fn choose(&self, at: &Step, bit: &Plane, x: Vec<u64>, out: Width) -> Result<Vec<u64>> {
+    /// `bit ? x : 0` in a ring, for shares in it.
+    pub(super) fn choose(&self, mut at: Step, bit: &[u64], x: &[u64], out: Width) -> Result<Vec<u64>> {
         let form = Form::new(Kind::Relu { low: 0, out }, self.settings);
-        let n = x.len();
-        self.make(at, "transfers", Transfers { from_owner: n, from_client: n })?;
-        self.selected(at, x, Some(bit), None, &form)
+        let mut y = Vec::with_capacity(x.len());
+        for (x, bit) in x.chunks(PIECE).zip(bit.chunks(PIECE / 64)) {
+            let at = at.child("piece");
+            self.make(&at, "transfers", Transfers { from_owner: x.len(), from_client: x.len() })?;
+            y.extend(self.selected(&at, x.to_vec(), Some(&bit.to_vec()), None, &form)?);
+        }
+        Ok(y)
     }
 
     /// Planes `0 .. count` of a share's words.

@@ -66,7 +66,10 @@ impl<D: Device> Shared<D> {
 pub(super) fn local<D: Device>(dev: &D, first: bool, op: &Local<'_>, xs: &[&Shared<D>]) -> Result<Shared<D>> {
     let shapes: Vec<&Shape> = xs.iter().map(|x| &x.shape).collect();
     let shape = crate::fit::local_shape(op, &shapes)?;
-    let width = xs[0].width;
+    let Some(first_operand) = xs.first() else {
+        return Err(Error::Usage("a local operation takes an operand".into()));
+    };
+    let width = first_operand.width;
     if xs.iter().any(|x| x.width != width) {
         return Err(Error::Usage("operands of a local operation must have one width".into()));
     }
@@ -76,7 +79,7 @@ pub(super) fn local<D: Device>(dev: &D, first: bool, op: &Local<'_>, xs: &[&Shar
         if x.guard == guard { Arc::clone(&x.data) } else { Arc::new(dev.affine(&x.data, 1 << (guard - x.guard), 0)) }
     };
     let constant = |c: i64| if first { (c as u64) << guard } else { 0 };
-    let x = raised(xs[0]);
+    let x = raised(first_operand);
     let data = match op {
         Local::Add | Local::Sub => {
             if xs.iter().filter(|x| x.guard > 0).count() > 1 {

@@ -6,7 +6,8 @@
 //! learning parity with regular noise and this code: [`params`].
 //!
 //! Instances go side by side, as many in either direction, so that both ends work at the same time. They share the public code;
-//! tables, trees and noise are each one's own.
+//! tables, trees and noise are each one's own. Instances of one direction have one delta, as the rounds of one instance do: it is the choices that
+//! rest on noise, and those are independent.
 
 mod code;
 pub(crate) mod params;
@@ -17,6 +18,7 @@ use crate::{Error, Result, Stream};
 use code::add;
 pub(crate) use params::PARAMS;
 use tree::{grow, punctured};
+use zeroize::Zeroize;
 
 /// Instances in both directions.
 pub(crate) const INSTANCES: usize = 4;
@@ -48,6 +50,18 @@ fn buffer(spare: &mut Vec<Vec<u128>>, n: usize) -> Vec<u128> {
     let mut blocks = spare.pop().unwrap_or_default();
     blocks.resize(n, 0);
     blocks
+}
+
+impl Drop for Ferret {
+    fn drop(&mut self) {
+        self.base.zeroize();
+    }
+}
+
+impl Drop for Round {
+    fn drop(&mut self) {
+        self.holes.zeroize();
+    }
 }
 
 /// What a round has made, by instance.
@@ -133,12 +147,12 @@ impl Ferret {
     /// Takes the answer; what the round made, of which the first so many are kept for the next one.
     pub(crate) fn finish(
         &mut self,
-        round: Round,
+        round: &Round,
         grown: Vec<Vec<u128>>,
         answered: &[u64],
         spare: &mut Vec<Vec<u128>>,
     ) -> Result<(Made, usize)> {
-        let (params, Round { holes }) = (PARAMS, round);
+        let (params, holes) = (PARAMS, &round.holes);
         if answered.len() != Self::answer_words(!self.first) {
             return Err(Error::Length);
         }
@@ -148,7 +162,7 @@ impl Ferret {
         for (i, leaves) in sent_by(self.first).zip(grown) {
             made[i] = leaves;
         }
-        for ((i, holes), sums) in self.receives().zip(&holes).zip(answered.chunks(2 * all)) {
+        for ((i, holes), sums) in self.receives().zip(holes).zip(answered.chunks(2 * all)) {
             let levels = &self.base[i][params.table()..params.base()];
             let mut leaves = buffer(spare, params.outputs());
             let mut wanted = vec![0; depth];
