@@ -9,6 +9,7 @@ mod plan;
 mod plot;
 mod session;
 mod train;
+mod two;
 mod zoo;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -60,6 +61,12 @@ enum Command {
     Zoo(zoo::Zoo),
     /// Measure operations, networks, accuracy and links.
     Bench(bench::Bench),
+    /// Answer a client's questions with a model, between the two of you alone (--protocol 2pc on two machines).
+    Host(Box<two::HostArgs>),
+    /// Ask a host: it learns nothing of the input or the answer, and keeps its model.
+    Ask(Box<two::AskArgs>),
+    /// Identities for `host` and `ask`.
+    Cert(two::Cert),
     /// A server as a child process; started by --parties processes.
     #[command(hide = true)]
     Party,
@@ -160,6 +167,11 @@ pub(crate) struct Compile {
 }
 
 impl Compile {
+    /// For two parties, whatever was said.
+    fn two(self) -> Self {
+        Self { protocol: Protocol::Two, ..self }
+    }
+
     fn options(&self, calibrated: Option<Chosen>) -> Result<Options> {
         // A width from the command line sets aside the calibration's choice, which was made for both.
         let calibrated = calibrated.filter(|_| self.narrow_bits.is_none() && self.wide_bits.is_none());
@@ -217,6 +229,9 @@ fn run() -> u8 {
         Command::Calibrate(args) => args.run(),
         Command::Zoo(args) => args.run(),
         Command::Bench(args) => args.run(),
+        Command::Host(args) => args.run(),
+        Command::Ask(args) => args.run(),
+        Command::Cert(args) => args.run(),
         Command::Party => return sordino::party::run(),
     };
     match result {

@@ -34,7 +34,7 @@ pub(crate) struct Session {
 }
 
 /// A waiting time.
-pub(super) fn seconds(text: &str) -> std::result::Result<f64, String> {
+pub(crate) fn seconds(text: &str) -> std::result::Result<f64, String> {
     match text.parse() {
         Ok(s) if (0.05..=86400.0).contains(&s) => Ok(s),
         _ => Err("expected between 0.05 and 86400 seconds".into()),

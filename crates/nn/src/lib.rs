@@ -22,6 +22,7 @@ pub mod onnx;
 mod passes;
 pub mod program;
 pub mod proto;
+mod sound;
 mod tame;
 mod tensor;
 pub mod training;

@@ -3,7 +3,7 @@
 //!
 //! A [`Pool`] is one end's supply in both directions. It starts from 128 transfers by public keys a direction ([`base`])
 //! and makes any number of *correlated* ones from them: the sender holds blocks r and a fixed secret delta, the receiver choices c
-//! and r ^ c delta. [`hash`] makes independent strings of them. What is made of those lives above.
+//! and r ^ c delta. A hash makes independent strings of them. What is made of those lives above.
 //!
 //! Functions make messages and take messages, as words; nothing here sends. Security is against ends that follow the protocol
 //! (semi-honest).

@@ -98,6 +98,7 @@ mod threads;
 pub mod tls;
 pub mod trace;
 pub mod training;
+pub mod two;
 pub mod widths;
 
 pub use error::{Error, Result};

@@ -126,3 +126,8 @@ fn preprocessing_files() {
 fn checkpoints() {
     fuzz("checkpoint", 2000, targets::checkpoint);
 }
+
+#[test]
+fn offers() {
+    fuzz("offer", 4000, targets::offer);
+}

@@ -101,3 +101,10 @@ pub(crate) fn checkpoint(bytes: &[u8]) {
     }
     let _ = checkpoint::latest(folder.path(), usize::MAX);
 }
+
+/// What a host offers to a client: what is taken can be planned.
+pub(crate) fn offer(bytes: &[u8]) {
+    if let Ok(offer) = sordino::two::Offer::read(bytes) {
+        let _ = sordino::two::Price::of(&offer.program);
+    }
+}

@@ -1,0 +1,309 @@
+//! `sordino host`, `sordino ask` and `sordino cert`: two parties on two machines.
+
+use super::session::seconds;
+use super::{Compile, Inputs, Open, human_bytes, of_model, positive, print};
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use sordino::inputs::{Preprocess, Take};
+use sordino::model::{self, Calibration};
+use sordino::report::{Class, Output, top};
+use sordino::tls::{Authority, Identity};
+use sordino::two::{Asking, Host, Offer, Price, Setup, Visit};
+use sordino::{Error, Result, samples};
+use sordino_mpc::Topology;
+use sordino_net::Endpoint;
+use sordino_nn::exec::{decode_outputs, encode_inputs};
+use sordino_nn::program::Port;
+use sordino_nn::{Ranges, Tensor};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::{Duration, Instant, SystemTime};
+
+/// Arguments of `cert`.
+#[derive(Args)]
+pub(crate) struct Cert {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Identities for a host and its client: two files, of which each party gets its own. The authority that signs them is not kept.
+    Pair {
+        /// The folder they are written to, as host.identity and client.identity.
+        #[arg(long, short)]
+        output: PathBuf,
+        /// Days until they expire.
+        #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
+        days: u32,
+    },
+}
+
+const HOST_FILE: &str = "host.identity";
+const CLIENT_FILE: &str = "client.identity";
+
+impl Cert {
+    pub(crate) fn run(self) -> Result<()> {
+        let What::Pair { output, days } = self.what;
+        let failed = |e: &dyn std::fmt::Display| Error::Session(format!("cannot make certificates: {e}"));
+        std::fs::create_dir_all(&output).map_err(Error::at(&output))?;
+        let (authority, topology) = (Authority::new().map_err(|e| failed(&e))?, Topology::two());
+        let (now, day) = (SystemTime::now(), Duration::from_secs(86400));
+        let mut text = String::new();
+        for (end, name, whose) in [(0, HOST_FILE, "the host"), (1, CLIENT_FILE, "the client")] {
+            let identity = authority.identity_between(&topology, Endpoint(end), now - day, now + days * day);
+            let json = zeroize::Zeroizing::new(
+                serde_json::to_vec(&identity.map_err(|e| failed(&e))?).map_err(|e| failed(&e))?,
+            );
+            let path = output.join(name);
+            if path.exists() {
+                let why = "it is there already; identities are never replaced".into();
+                return Err(Error::File { path, why });
+            }
+            model::write_own(&path, &json)?;
+            text += &format!("{}: for {whose} alone, for {days} days\n", path.display());
+        }
+        print(&text)
+    }
+}
+
+/// Reads an identity.
+fn identity(path: &Path) -> Result<Identity> {
+    let text = zeroize::Zeroizing::new(std::fs::read(path).map_err(Error::at(path))?);
+    serde_json::from_slice(&text).map_err(|_| {
+        let why = "it is no identity; `sordino cert pair` writes them".into();
+        Error::File { path: path.into(), why }
+    })
+}
+
+/// How a party of two runs.
+#[derive(Args, Clone)]
+struct Running {
+    /// This party's identity, as `sordino cert pair` writes it.
+    #[arg(long, value_name = "FILE")]
+    identity: PathBuf,
+    /// Seconds the other party is waited for.
+    #[arg(long, default_value_t = 60.0, value_parser = seconds)]
+    timeout: f64,
+    /// Worker threads [default: all processors].
+    #[arg(long, value_parser = super::workers)]
+    threads: Option<usize>,
+}
+
+impl Running {
+    fn setup<'a>(&self, stop: &'a AtomicBool) -> Setup<'a> {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let threads = self.threads.unwrap_or(cores);
+        Setup { deadline: Duration::from_secs_f64(self.timeout), threads, stop }
+    }
+}
+
+/// Arguments of `host`.
+#[derive(Args)]
+pub(crate) struct HostArgs {
+    /// The model, an ONNX file. Its calibration must stand beside it, or be given; preprocessing may stand beside it in MODEL.toml.
+    model: PathBuf,
+    /// Where to listen, such as 0.0.0.0:7000.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: String,
+    #[command(flatten)]
+    running: Running,
+    #[command(flatten)]
+    open: Open,
+    #[command(flatten)]
+    compile: Compile,
+    #[command(flatten)]
+    preprocess: Preprocess,
+    /// Samples per query.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    batch: u32,
+    /// Queries that a client may ask on one connection; every answer tells a little of the model.
+    #[arg(long, default_value_t = 1000, value_parser = positive)]
+    queries: usize,
+    /// Stop after so many clients have been answered [default: go on].
+    #[arg(long, value_parser = positive)]
+    clients: Option<usize>,
+}
+
+fn address(text: &str) -> Result<SocketAddr> {
+    let fault =
+        |why: String| Error::Usage(format!("{text}: {why}; an address is a host and a port, such as 10.0.0.1:7000"));
+    text.to_socket_addrs().map_err(|e| fault(e.to_string()))?.next().ok_or_else(|| fault("no such host".into()))
+}
+
+impl HostArgs {
+    pub(crate) fn run(self) -> Result<()> {
+        let path = &self.model;
+        let named = |e| of_model(path, e);
+        let identity = identity(&self.running.identity)?;
+        let listen = address(&self.listen)?;
+        let graph = self.open.read(path)?;
+        let calibration = self.compile.calibration_file(path).ok_or_else(|| {
+            let why = "it has no calibration; `sordino calibrate` takes one from samples that may be known".into();
+            Error::File { path: path.clone(), why }
+        })?;
+        let (ranges, widths): (Ranges, _) =
+            Calibration::of(&calibration, path, &graph).map(|c| (c.ranges, c.widths))?;
+        let typed = model::typed(&graph, self.batch as usize).map_err(named)?;
+        let options = self.compile.clone().two().options(widths)?;
+        let (program, secrets) = model::compiled(&typed, &ranges, &options).map_err(named)?;
+        drop(typed);
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let preprocess = self.preprocess.clone().or_beside(path)?;
+        let offer = Offer { model: name, program, preprocess, most_runs: self.queries as u64 };
+        let price = Price::of(&offer.program)?;
+        let stop = AtomicBool::new(false);
+        let setup = self.running.setup(&stop);
+        let host = Host::new(&identity, &offer, &secrets, setup.deadline)?;
+        let listener =
+            TcpListener::bind(listen).map_err(|e| Error::Usage(format!("cannot listen at {listen}: {e}")))?;
+        let at = listener.local_addr().map_err(|e| Error::Session(e.to_string()))?;
+        print(&format!(
+            "{} at {at}: {} and {} rounds a query; a client is told layers, shapes, scales and widths, no weights\n",
+            offer.model,
+            human_bytes(price.bytes),
+            price.rounds
+        ))?;
+        let mut served = 0;
+        while self.clients.is_none_or(|most| served < most) {
+            match host.serve(&listener, setup) {
+                Ok(Visit::Left) => print("a client looked at the offer and left\n")?,
+                Ok(Visit::Answered(runs, ended)) => {
+                    served += 1;
+                    let seconds: f64 = ended.report.runs.iter().map(|r| r.seconds).sum();
+                    let sent = human_bytes(ended.report.payload);
+                    print(&format!("answered {runs} queries in {seconds:.3} s, {sent} sent\n"))?;
+                }
+                // The host lives, and takes the next client.
+                Err(e) => eprintln!("host: {e}"),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Arguments of `ask`.
+#[derive(Args)]
+pub(crate) struct AskArgs {
+    /// The host's address, such as models.example.org:7000.
+    address: String,
+    #[command(flatten)]
+    running: Running,
+    #[command(flatten)]
+    inputs: Inputs,
+    /// Refuse a host whose queries send more than so many megabytes.
+    #[arg(long, default_value_t = 16_384.0, value_name = "MB", value_parser = super::margin)]
+    most_megabytes: f64,
+    /// Show what is offered and what it would cost, and ask nothing.
+    #[arg(long)]
+    show: bool,
+    /// Show this many best classes.
+    #[arg(long, default_value_t = 5, value_parser = positive)]
+    top: usize,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Answered {
+    model: String,
+    top: Vec<Vec<Class>>,
+    outputs: Vec<Output>,
+    seconds: f64,
+    wall_seconds: f64,
+    bytes_sent: u64,
+    rounds: u32,
+}
+
+impl AskArgs {
+    pub(crate) fn run(self) -> Result<()> {
+        let start = Instant::now();
+        let identity = identity(&self.running.identity)?;
+        let stop = AtomicBool::new(false);
+        let setup = self.running.setup(&stop);
+        let asking = Asking::dial(address(&self.address)?, &identity, setup)?;
+        let program = &asking.offer.program;
+        let price = Price::of(program)?;
+        let offered = format!(
+            "{}: {} layers, {} of input, {} and {} rounds a query, at most about {:.0} MB of memory\n",
+            asking.offer.model,
+            program.layers.len(),
+            program.inputs.iter().map(|p| format!("{:?}", p.dims)).collect::<Vec<_>>().join(" and "),
+            human_bytes(price.bytes),
+            price.rounds,
+            price.memory as f64 / 1048576.0
+        );
+        if self.show {
+            asking.leave()?;
+            return print(&offered);
+        }
+        if !self.json {
+            eprint!("{offered}");
+        }
+        if price.bytes as f64 > 1e6 * self.most_megabytes {
+            let (bytes, most) = (human_bytes(price.bytes), self.most_megabytes);
+            asking.leave()?;
+            return Err(Error::Usage(format!("a query sends {bytes}, more than the {most} MB of --most-megabytes")));
+        }
+        let take = |p: &Port| (p.name.clone(), Take { name: p.name.clone(), dims: p.dims.clone(), batch: p.batch });
+        let per_run = samples::batch(program);
+        // One sample at a time, whatever a run takes.
+        let single = |p: &Port| {
+            let (name, mut take) = take(p);
+            take.batch.into_iter().for_each(|axis| take.dims[axis] /= per_run.max(1));
+            (name, take)
+        };
+        let preprocess = self.inputs.preprocess.clone().or(asking.offer.preprocess.clone());
+        let given = self.inputs.read(&program.inputs.iter().map(single).collect::<Vec<_>>(), &preprocess)?;
+        let batches: Vec<_> = given.chunks(per_run).map(|c| samples::join(program, c)).collect();
+        let encoded = batches.iter().map(|b| Ok(encode_inputs(program, b)?)).collect::<Result<Vec<_>>>()?;
+        let mut inputs = encoded.as_slice();
+        let (offer, ended) = asking.ask(&mut inputs, &mut (), encoded.len(), setup, &AtomicU64::new(0))?;
+        let runs: Vec<Vec<Tensor>> = ended.outputs.iter().map(|run| decode_outputs(&offer.program, run)).collect();
+        let whole = |(i, p): (usize, &Port)| {
+            let runs: Vec<Tensor> = runs.iter().map(|r| r[i].clone()).collect();
+            samples::whole(p.batch, &runs, given.len(), per_run)
+        };
+        let wholes: Vec<Tensor> = offer.program.outputs.iter().enumerate().map(whole).collect();
+        let first = samples::rows(offer.program.outputs[0].batch, &wholes[0], given.len());
+        let mut best: Vec<Vec<Class>> = first.iter().map(|row| top(row, self.top)).collect();
+        if let Some(names) = &preprocess.classes {
+            best.iter_mut().flatten().for_each(|c| c.name = names.get(c.class).cloned());
+        }
+        let output =
+            |(p, t): (&Port, &Tensor)| Output { name: p.name.clone(), shape: t.dims.clone(), values: t.data.clone() };
+        let report = &ended.report;
+        self.tell(&Answered {
+            model: offer.model,
+            top: best,
+            outputs: offer.program.outputs.iter().zip(&wholes).map(output).collect(),
+            seconds: report.runs.iter().map(|r| r.seconds).sum(),
+            wall_seconds: start.elapsed().as_secs_f64(),
+            bytes_sent: report.payload,
+            rounds: report.rounds,
+        })
+    }
+
+    fn tell(&self, a: &Answered) -> Result<()> {
+        if self.json {
+            let text = serde_json::to_string(a).map_err(|e| Error::Session(e.to_string()))?;
+            return print(&format!("{text}\n"));
+        }
+        let mut text = String::new();
+        for (i, classes) in a.top.iter().enumerate() {
+            let called = |c: &Class| c.name.clone().unwrap_or_else(|| c.class.to_string());
+            let list: Vec<String> = classes.iter().map(|c| format!("{} ({:.4})", called(c), c.value)).collect();
+            text += &format!("input {i}: class {}\n", list.join(", "));
+        }
+        text += &format!(
+            "{:.3} s online, {:.2} s in all, {} sent by this party, {} rounds\n",
+            a.seconds,
+            a.wall_seconds,
+            human_bytes(a.bytes_sent),
+            a.rounds
+        );
+        print(&text)
+    }
+}

@@ -1,0 +1,156 @@
+//! A host and its clients: answers, refusals, and a host that lives on whatever a client does.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![cfg(unix)]
+
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::time::Duration;
+
+fn asset(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets").join(name).to_str().unwrap().to_string()
+}
+
+fn sordino(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sordino"));
+    command.args(args);
+    command
+}
+
+/// A host that is ended with its test.
+struct Host {
+    child: Child,
+    out: BufReader<ChildStdout>,
+    address: String,
+    folder: tempfile::TempDir,
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Host {
+    fn start(more: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_str().unwrap();
+        assert!(sordino(&["cert", "pair", "-o", path]).output().unwrap().status.success());
+        let identity = folder.path().join("host.identity");
+        let model = asset("mnist.onnx");
+        let args =
+            ["host", &model, "--listen", "127.0.0.1:0", "--identity", identity.to_str().unwrap(), "--timeout", "5"];
+        let mut child = sordino(&[&args, more].concat()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        out.read_line(&mut line).unwrap();
+        let address = line.split_once(" at ").unwrap().1.split_once(": ").unwrap().0.to_string();
+        Self { child, out, address, folder }
+    }
+
+    fn identity(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn asking(&self, identity: &Path, more: &[&str]) -> Command {
+        let digit = asset("digit-7.png");
+        let args = ["ask", &self.address, "--identity", identity.to_str().unwrap(), "--timeout", "5"];
+        sordino(&[&args[..], &["--input", &digit], more].concat())
+    }
+
+    fn ask(&self, more: &[&str]) -> Output {
+        self.asking(&self.identity("client.identity"), more).output().unwrap()
+    }
+
+    fn says(&mut self) -> String {
+        let mut line = String::new();
+        self.out.read_line(&mut line).unwrap();
+        line
+    }
+}
+
+fn recognised(out: &Output) {
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let report: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(report["top"][0][0]["class"], 7);
+    assert_eq!(report["outputs"][0]["shape"], serde_json::json!([1, 10]));
+}
+
+fn refused(out: &Output, code: i32, words: &str) {
+    let text = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(code), "{text}");
+    assert!(text.contains(words), "{text}");
+    assert!(out.stdout.is_empty());
+}
+
+#[test]
+fn a_host_answers_one_client_after_the_other() {
+    let mut host = Host::start(&["--clients", "2"]);
+    let offered = host.ask(&["--show"]);
+    assert!(String::from_utf8_lossy(&offered.stdout).contains("mnist.onnx: 12 layers, [1, 1, 28, 28] of input"));
+    assert!(host.says().contains("looked"));
+    recognised(&host.ask(&["--json"]));
+    assert!(host.says().starts_with("answered 1 queries"));
+    let more = asset("digits-idx3-ubyte.gz");
+    let both = host.ask(&["--input", &more, "--limit", "3", "--json"]);
+    assert!(both.status.success());
+    assert!(host.says().starts_with("answered 3 queries"));
+    assert!(host.child.wait().unwrap().success());
+}
+
+#[test]
+fn strangers_and_what_is_too_much_are_refused_and_the_host_lives() {
+    let host = Host::start(&["--queries", "2"]);
+    // An identity of another authority, the host's own role, a file that is none.
+    let other = Host::start(&[]);
+    refused(&host.asking(&other.identity("client.identity"), &[]).output().unwrap(), 1, "certificate");
+    refused(&host.asking(&host.identity("host.identity"), &[]).output().unwrap(), 1, "another role");
+    refused(&host.asking(Path::new(&asset("digit-7.png")), &[]).output().unwrap(), 2, "no identity");
+    let digits = asset("digits-idx3-ubyte.gz");
+    refused(&host.ask(&["--input", &digits, "--limit", "3"]), 2, "offers 2 on one connection");
+    refused(&host.ask(&["--most-megabytes", "1"]), 2, "--most-megabytes");
+    // Nobody's connection, left open.
+    let _silent = TcpStream::connect(&host.address).unwrap();
+    recognised(&host.ask(&["--json"]));
+}
+
+#[test]
+fn a_client_that_is_killed_or_paused_does_no_harm() {
+    let host = Host::start(&[]);
+    let digits = asset("digits-idx3-ubyte.gz");
+    for name in ["-KILL", "-STOP"] {
+        let mut child = host
+            .asking(&host.identity("client.identity"), &["--input", &digits])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(700));
+        assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
+        // It is noticed within the deadline of five seconds; the next one may have to wait for that.
+        let dial = ["--json", "--timeout", "30"];
+        let digit = asset("digit-7.png");
+        let identity = host.identity("client.identity");
+        let args = ["ask", &host.address, "--identity", identity.to_str().unwrap(), "--input", &digit];
+        recognised(&sordino(&[&args[..], &dial].concat()).output().unwrap());
+        let _ = child.kill();
+        child.wait().unwrap();
+    }
+}
+
+#[test]
+fn identities_are_never_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    assert!(sordino(&["cert", "pair", "-o", path]).output().unwrap().status.success());
+    let before = std::fs::read(folder.path().join("host.identity")).unwrap();
+    refused(&sordino(&["cert", "pair", "-o", path]).output().unwrap(), 2, "never replaced");
+    assert_eq!(std::fs::read(folder.path().join("host.identity")).unwrap(), before);
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::metadata(folder.path().join("client.identity")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
