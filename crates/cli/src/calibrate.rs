@@ -1,10 +1,11 @@
 //! `sordino calibrate`.
 
-use super::{Inputs, Open, of_model, print, takes};
+use super::{Inputs, Open, Protocol, of_model, print, takes};
 use clap::Args;
 use sordino::model::Calibration;
 use sordino::widths::{self, Chosen, Widths};
 use sordino::{Error, Result};
+use sordino_mpc::Settings;
 use sordino_nn::{Options, Ranges};
 use std::path::{Path, PathBuf};
 
@@ -27,6 +28,9 @@ pub(crate) struct CalibrateArgs {
     /// 0.02; later runs take them from the calibration. Narrower rings send less.
     #[arg(long, value_name = "PERCENT", allow_negative_numbers = true)]
     error_budget: Option<f64>,
+    /// Who is to compute with them: three servers, or two parties.
+    #[arg(long, value_enum, default_value = "3pc", requires = "error_budget")]
+    protocol: Protocol,
     /// Room above the ranges that the widths are chosen with, as a factor.
     #[arg(long, default_value_t = 2.0, requires = "error_budget", value_parser = super::margin)]
     margin: f64,
@@ -57,12 +61,15 @@ impl CalibrateArgs {
             if !(budget > 0.0 && budget.is_finite()) {
                 return Err(Error::Usage(format!("--error-budget {budget} must be a positive number of percent")));
             }
-            let options = Options { margin: self.margin, ..Options::default() };
+            let kind = self.protocol.kind();
+            let settings = Settings { kind, ..Settings::default() };
+            let options = Options { margin: self.margin, settings, ..Options::default() };
             let few = &samples[..samples.len().min(BUDGET_SAMPLES)];
             for trial in widths::choose(&typed, &ranges, &options, few, budget / 100.0)? {
                 let Widths { narrow, wide } = trial.widths;
-                text += &format!("rings of {narrow} and {wide} bits: expected error {:.6} %\n", 100.0 * trial.error);
-                chosen = Some(Chosen { widths: trial.widths, margin: self.margin });
+                text += &format!("rings of {narrow} and {wide} bits: expected error {:.6} %", 100.0 * trial.error);
+                text += &format!(", the best class of {:.1} % of the samples\n", 100.0 * trial.top1);
+                chosen = Some(Chosen { widths: trial.widths, margin: self.margin, kind });
             }
         }
         Calibration { widths: chosen, ..Calibration::new(&self.model, &graph, samples.len(), ranges) }

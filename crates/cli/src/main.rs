@@ -121,6 +121,15 @@ enum Protocol {
     Two,
 }
 
+impl Protocol {
+    fn kind(self) -> Kind {
+        match self {
+            Self::Three => Kind::Three,
+            Self::Two => Kind::Two,
+        }
+    }
+}
+
 /// Widths of two parties where nothing else is said: those of CrypTFlow2's ResNet-50.
 const TWO_PARTY: Widths = Widths { narrow: 25, wide: 37 };
 
@@ -128,6 +137,7 @@ const TWO_PARTY: Widths = Widths { narrow: 25, wide: 37 };
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Ot {
     Silent,
+    Compact,
     Softspoken,
 }
 
@@ -137,8 +147,8 @@ pub(crate) struct Compile {
     /// Who computes: three servers (3pc), or the model's owner and the client alone (2pc).
     #[arg(long, value_enum, default_value = "3pc")]
     protocol: Protocol,
-    /// How two parties make their oblivious transfers: silent (about a bit each, from learning parity with noise), or softspoken (31
-    /// bits each, without that assumption).
+    /// How two parties make their oblivious transfers: silent (2.5 bits each, from learning parity with noise), compact (the same in
+    /// 0.7 bits and more time, for slow links), or softspoken (31 bits each, without that assumption).
     #[arg(long, value_enum, default_value = "silent")]
     ot: Ot,
     /// Fractional bits of activations, at most [default: as many as the ranges leave; they cost nothing].
@@ -173,7 +183,8 @@ impl Compile {
     }
 
     fn options(&self, calibrated: Option<Chosen>) -> Result<Options> {
-        // A width from the command line sets aside the calibration's choice, which was made for both.
+        // A width from the command line sets aside the calibration's choice, which was made for both, and one for other parties is none.
+        let calibrated = calibrated.filter(|c| c.kind == self.protocol.kind());
         let calibrated = calibrated.filter(|_| self.narrow_bits.is_none() && self.wide_bits.is_none());
         if let Some(chosen) = calibrated {
             let other = self.margin != chosen.margin || self.frac_bits.is_some() || self.weight_bits.is_some();
@@ -185,14 +196,16 @@ impl Compile {
             }
         }
         let calibrated = calibrated.map(|c| c.widths);
-        let (kind, narrow, wide) = match self.protocol {
-            Protocol::Three => (Kind::Three, 32, 64),
-            Protocol::Two => (Kind::Two, TWO_PARTY.narrow, TWO_PARTY.wide),
+        let kind = self.protocol.kind();
+        let (narrow, wide) = match kind {
+            Kind::Three => (32, 64),
+            Kind::Two => (TWO_PARTY.narrow, TWO_PARTY.wide),
         };
         let narrow_bits = self.narrow_bits.or(calibrated.map(|w| w.narrow)).unwrap_or(narrow);
         let wide_bits = self.wide_bits.or(calibrated.map(|w| w.wide)).unwrap_or(wide).min(narrow_bits + 32);
         let transfers = match self.ot {
             Ot::Silent => Transfers::Silent,
+            Ot::Compact => Transfers::Compact,
             Ot::Softspoken => Transfers::Softspoken,
         };
         let settings =

@@ -1,6 +1,6 @@
 //! One end's supply of correlated transfers in both directions: made in bulk, handed out once.
 
-use crate::ferret::{Ferret, INSTANCES, PARAMS, sent_by};
+use crate::ferret::{COMPACT, FAST, Ferret, INSTANCES, Params, sent_by};
 use crate::hash::Hash;
 use crate::softspoken::{self, Receiver, Sender};
 use crate::{Cut, Error, Result, Stream, base};
@@ -10,11 +10,24 @@ use zeroize::{Zeroize, Zeroizing};
 /// How transfers are made in bulk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Method {
-    /// Silently, from learning parity with noise: about a bit a transfer.
+    /// Silently, from learning parity with noise: 2.5 bits a transfer.
     #[default]
     Silent,
+    /// The same with larger tables: 0.7 bits a transfer, for more time.
+    Compact,
     /// By SoftSpokenOT, from symmetric cryptography alone: 31 bits a transfer.
     SoftSpoken,
+}
+
+impl Method {
+    /// Of silent transfers.
+    fn params(self) -> Option<Params> {
+        match self {
+            Self::Silent => Some(FAST),
+            Self::Compact => Some(COMPACT),
+            Self::SoftSpoken => None,
+        }
+    }
 }
 
 /// Transfers are made in multiples of this by SoftSpokenOT.
@@ -94,18 +107,18 @@ impl Supply {
     /// What both ends say so that so many transfers can be drawn that the first end sends, and that the second one sends.
     pub fn make(&mut self, need: [usize; 2]) -> Vec<Words> {
         let mut steps = vec![];
-        if self.method == Method::SoftSpoken {
+        let Some(params) = self.method.params() else {
             // What an operation leaves over is set aside, so that each asks for its own.
             self.left = need.map(|n| n.next_multiple_of(ROUND));
             let words = self.left.map(softspoken::words);
             // The receiver of a direction asks.
             steps.push([words[1], words[0]]);
             return steps;
-        }
+        };
         while self.left.iter().zip(need).any(|(left, need)| *left < need) {
-            steps.push([true, false].map(Ferret::begin_words));
-            steps.push([true, false].map(Ferret::answer_words));
-            let each = Ferret::yields();
+            steps.push([true, false].map(|first| params.begin_words(first)));
+            steps.push([true, false].map(|first| params.answer_words(first)));
+            let each = params.yields();
             for (left, first) in self.left.iter_mut().zip([true, false]) {
                 *left += sent_by(first).len() * each;
             }
@@ -190,10 +203,10 @@ impl Setup {
         let strings = Zeroizing::new(self.base.strings(&self.name(self.first), second)?);
         let (mut receiver, message) = Receiver::new(&strings, &mut self.random)?;
         let mut sender = Sender::new(self.delta, &self.strings, &exchange(message, softspoken::SETUP)?)?;
-        let bulk = match method {
-            Method::SoftSpoken => Bulk::SoftSpoken(sender, receiver),
-            Method::Silent => {
-                let each = PARAMS.base();
+        let bulk = match method.params() {
+            None => Bulk::SoftSpoken(sender, receiver),
+            Some(params) => {
+                let each = params.base();
                 let made_for = |first: bool| (sent_by(first).len() * each).next_multiple_of(ROUND);
                 let (mut sent, mut received) = (vec![], vec![]);
                 let message = receiver.extend(made_for(!self.first), &mut received);
@@ -205,7 +218,7 @@ impl Setup {
                         base[i] = part.to_vec();
                     }
                 }
-                Bulk::Silent(Box::new(Ferret::new(self.first, seed, base)))
+                Bulk::Silent(Box::new(Ferret::new(self.first, params, seed, base)))
             }
         };
         let hash = |from_first: bool| Hash::new(seed, u8::from(from_first));
@@ -382,7 +395,7 @@ mod tests {
 
     #[test]
     fn the_receiver_has_one_string_of_two_in_both_directions() {
-        for method in [Method::SoftSpoken, Method::Silent] {
+        for method in [Method::SoftSpoken, Method::Silent, Method::Compact] {
             let [a, b] = ends(method, draws);
             let (mut all, mut ones) = (Vec::<u64>::new(), 0u64);
             for (sent, received) in [(&a.0, &b.1), (&b.0, &a.1)] {
@@ -410,7 +423,7 @@ mod tests {
 
     #[test]
     fn nothing_is_drawn_that_was_not_made() {
-        for method in [Method::SoftSpoken, Method::Silent] {
+        for method in [Method::SoftSpoken, Method::Silent, Method::Compact] {
             ends(method, |mut pool, wire| {
                 assert_eq!(pool.send::<u32>(1).err(), Some(Error::Short));
                 pool.make([128, 128], |m, n| swap(&wire, m, n)).unwrap();
@@ -423,7 +436,7 @@ mod tests {
 
     #[test]
     fn messages_of_another_length_are_refused() {
-        for method in [Method::SoftSpoken, Method::Silent] {
+        for method in [Method::SoftSpoken, Method::Silent, Method::Compact] {
             ends(method, |mut pool, wire| {
                 let cut = |message: Vec<u64>, n: usize| {
                     let mut theirs = swap(&wire, message, n)?;

@@ -4,7 +4,7 @@ use crate::model::{Typed, compiled};
 use crate::report::check;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
-use sordino_mpc::{Clear, Settings, Step};
+use sordino_mpc::{Clear, Kind, Settings, Step};
 use sordino_nn::exec::{Loaded, decode_outputs, encode_inputs};
 use sordino_nn::{Options, Ranges, Tensor, float};
 use sordino_ring::Cpu;
@@ -30,8 +30,28 @@ const CANDIDATES: [Widths; 8] = [
     Widths { narrow: 32, wide: 64 },
 ];
 
-/// The oracle rounds exactly; a protocol's truncation may be off by up to one unit instead of half of one.
-const ROUNDING: f64 = 2.0;
+/// Bits that the rings of two parties differ by: as many fractional bits have weights and activations.
+const TWO_PARTY_SHIFTS: [u32; 4] = [9, 11, 13, 15];
+
+/// What is tried, from the cheapest on. Of two parties every bit of the wide ring costs, however it is shared out.
+fn candidates(kind: Kind) -> Vec<Widths> {
+    if kind == Kind::Three {
+        return CANDIDATES.to_vec();
+    }
+    let split = |wide: u32| {
+        let fitting = move |shift: &u32| (14..=32).contains(&(wide - shift));
+        TWO_PARTY_SHIFTS.into_iter().filter(fitting).map(move |shift| Widths { narrow: wide - shift, wide })
+    };
+    (26..=46).step_by(2).flat_map(split).collect()
+}
+
+/// The oracle rounds exactly, as two parties do; three servers' truncation may be off by up to one unit instead of half of one.
+fn rounding(kind: Kind) -> f64 {
+    match kind {
+        Kind::Three => 2.0,
+        Kind::Two => 1.0,
+    }
+}
 
 /// Widths chosen under a budget, and the margin they were chosen with.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,6 +60,9 @@ pub struct Chosen {
     pub widths: Widths,
     /// Room above the calibrated ranges, as a factor.
     pub margin: f64,
+    /// Who was to compute with them.
+    #[serde(default)]
+    pub kind: Kind,
 }
 
 /// Widths and the error they lead to.
@@ -49,6 +72,8 @@ pub struct Trial {
     pub widths: Widths,
     /// Mean relative error expected of private answers; infinite when values do not fit.
     pub error: f64,
+    /// Share of the samples whose best class is that of floats.
+    pub top1: f64,
 }
 
 /// Tries widths from the cheapest on until the mean relative error over the samples is within `budget` (0.0002 is
@@ -68,12 +93,13 @@ pub fn choose(
         .map(|s| Ok(float::evaluate(&typed.reference, s, |_, _| ())?.into_iter().map(|t| t.data).collect()))
         .collect::<Result<Vec<_>>>()?;
     let mut trials = vec![];
-    for widths in CANDIDATES {
+    for widths in candidates(options.settings.kind) {
         let settings = Settings { narrow_bits: widths.narrow, wide_bits: widths.wide, ..options.settings };
         let options = Options { settings, ..options.clone() };
-        let error = ROUNDING * error_of(typed, ranges, &options, samples, &want)?;
+        let (error, top1) = error_of(typed, ranges, &options, samples, &want)?;
+        let error = rounding(settings.kind) * error;
         tracing::info!(widths.narrow, widths.wide, error, "tried");
-        trials.push(Trial { widths, error });
+        trials.push(Trial { widths, error, top1 });
         if error <= budget {
             return Ok(trials);
         }
@@ -89,11 +115,11 @@ fn error_of(
     options: &Options,
     samples: &[Vec<Tensor>],
     want: &[Vec<Vec<f32>>],
-) -> Result<f64> {
+) -> Result<(f64, f64)> {
     let (program, secrets) = match compiled(typed, ranges, options) {
         Ok(compiled) => compiled,
         // Too narrow for this model's constants.
-        Err(Error::Model(sordino_nn::Error::Range { .. })) => return Ok(f64::INFINITY),
+        Err(Error::Model(sordino_nn::Error::Range { .. })) => return Ok((f64::INFINITY, 0.0)),
         Err(e) => return Err(e),
     };
     let clear = Clear::new(Cpu::new(1)).with(program.settings);
@@ -105,7 +131,7 @@ fn error_of(
         let encoded = encode_inputs(&program, sample)?;
         let opened = loaded.run(&clear, at.child("run"), Some(&encoded), |_| ())?;
         if clear.take_overflow().is_some() {
-            return Ok(f64::INFINITY);
+            return Ok((f64::INFINITY, 0.0));
         }
         let outputs: Vec<Vec<i64>> = opened.into_iter().map(Option::unwrap_or_default).collect();
         got.push(decode_outputs(&program, &outputs));
@@ -113,7 +139,8 @@ fn error_of(
     // The worst of the outputs counts.
     let of = |i: usize| {
         let rows = |i: usize| got.iter().map(|g| g[i].data.clone()).collect::<Vec<_>>();
-        check(&rows(i), &want.iter().map(|w| w[i].clone()).collect::<Vec<_>>()).mean_rel_err
+        check(&rows(i), &want.iter().map(|w| w[i].clone()).collect::<Vec<_>>())
     };
-    Ok((0..program.outputs.len()).map(of).fold(0.0, f64::max))
+    let checks = (0..program.outputs.len()).map(of);
+    Ok(checks.fold((0.0, 1.0), |(error, top1), c| (c.mean_rel_err.max(error), c.top1_match.min(top1))))
 }

@@ -81,9 +81,9 @@ fn digit() -> (Graph, Vec<Tensor>) {
 }
 
 #[test]
-fn a_real_model_answers_as_the_oracle_in_either_way_of_making_transfers() {
+fn a_real_model_answers_as_the_oracle_however_transfers_are_made() {
     let (graph, digit) = digit();
-    for transfers in [Transfers::Silent, Transfers::Softspoken] {
+    for transfers in [Transfers::Silent, Transfers::Compact, Transfers::Softspoken] {
         let (program, secrets) = compiled(&graph, Settings { transfers, ..settings() }, &digit);
         check(&program, &secrets, &[digit[0].clone(), digit[0].clone()]);
     }

@@ -101,7 +101,8 @@ impl Infer {
         let session = Instant::now();
         let done = self.session.run_with_bar(runs, owners, job.checkpoints.as_ref(), self.json)?;
         job.wall.online_seconds = done.seconds().iter().sum();
-        job.wall.sharing_seconds = session.elapsed().as_secs_f64() - job.wall.online_seconds;
+        // Runs may overlap at the ends.
+        job.wall.sharing_seconds = (session.elapsed().as_secs_f64() - job.wall.online_seconds).max(0.0);
         tracing::info!(seconds = done.seconds().iter().sum::<f64>(), "the session is over");
         if let Some(path) = &self.trace {
             model::write_whole(path, &sordino::trace::chrome(&job.program, done.servers()))?;

@@ -33,6 +33,7 @@ fn stream(entropy: &dyn Entropy) -> Result<Stream> {
 pub(super) fn method(settings: &Settings) -> Method {
     match settings.transfers {
         Transfers::Silent => Method::Silent,
+        Transfers::Compact => Method::Compact,
         Transfers::Softspoken => Method::SoftSpoken,
     }
 }

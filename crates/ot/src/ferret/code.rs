@@ -6,16 +6,25 @@ use crate::aes128::Aes;
 /// Outputs at a time.
 const PIECE: usize = 1 << 10;
 
-/// Adds the code's entries to an instance's outputs. A table of 2^16 entries is a mebibyte, which stays in the second cache.
+/// Adds the code's entries to an instance's outputs.
 pub(super) fn add(key: &Aes, table: &[u128], outputs: &mut [u128]) {
-    assert_eq!(table.len(), 1 << u16::BITS, "a place is sixteen bits");
-    let blocks = PIECE * LOCAL / 8;
-    let mut places = vec![0u128; blocks];
+    // A table of 2^16 entries is a mebibyte, which stays in the second cache; its places are half as long.
+    if table.len() == 1 << u16::BITS {
+        return with::<u16>(key, outputs, |place| table[usize::from(*place)]);
+    }
+    assert!(table.len().is_power_of_two(), "a place is a number of bits");
+    let mask = table.len() - 1;
+    with::<u32>(key, outputs, |place| table[*place as usize & mask]);
+}
+
+fn with<P: bytemuck::Pod>(key: &Aes, outputs: &mut [u128], entry: impl Fn(&P) -> u128) {
+    let blocks = (PIECE * LOCAL * size_of::<P>()).div_ceil(16);
+    let mut stream = vec![0u128; blocks];
     for (piece, outputs) in outputs.chunks_mut(PIECE).enumerate() {
-        key.counter((piece * blocks) as u64, &mut places);
-        let places: &[u16] = bytemuck::cast_slice(&places);
+        key.counter((piece * blocks) as u64, &mut stream);
+        let places: &[P] = bytemuck::cast_slice(&stream);
         for (out, places) in outputs.iter_mut().zip(places.chunks_exact(LOCAL)) {
-            *out = places.iter().fold(*out, |sum, place| sum ^ table[usize::from(*place)]);
+            *out = places.iter().fold(*out, |sum, place| sum ^ entry(place));
         }
     }
 }

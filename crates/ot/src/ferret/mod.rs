@@ -16,7 +16,7 @@ mod tree;
 use crate::aes128::Aes;
 use crate::{Error, Result, Stream};
 use code::add;
-pub(crate) use params::PARAMS;
+pub(crate) use params::{COMPACT, FAST, Params};
 use tree::{grow, punctured};
 use zeroize::Zeroize;
 
@@ -28,9 +28,27 @@ pub(crate) fn sent_by(first: bool) -> std::ops::Range<usize> {
     if first { 0..INSTANCES / 2 } else { INSTANCES / 2..INSTANCES }
 }
 
+impl Params {
+    /// How many transfers of an instance a round is left with when the next one has its own.
+    pub(crate) fn yields(&self) -> usize {
+        self.outputs() - self.base()
+    }
+
+    /// Words of the message that begins a round, of an end.
+    pub(crate) fn begin_words(&self, first: bool) -> usize {
+        sent_by(!first).len() * (self.trees * self.depth as usize).div_ceil(64)
+    }
+
+    /// Words of its answer.
+    pub(crate) fn answer_words(&self, first: bool) -> usize {
+        sent_by(first).len() * self.trees * self.depth as usize * 2
+    }
+}
+
 /// What one end holds between rounds.
 pub(crate) struct Ferret {
     first: bool,
+    params: Params,
     /// Keys of trees and codes: both ends' seed.
     keys: Aes,
     /// Number of the next round.
@@ -69,32 +87,17 @@ pub(crate) type Made = [Vec<u128>; INSTANCES];
 
 impl Ferret {
     /// From transfers for all instances: as many as the first round asks for.
-    pub(crate) fn new(first: bool, seed: u128, base: [Vec<u128>; INSTANCES]) -> Self {
-        Self { first, keys: Aes::new(seed ^ 0x6665_7272_6574), round: 0, base }
-    }
-
-    /// How many transfers of an instance a round is left with when the next one has its own.
-    pub(crate) fn yields() -> usize {
-        PARAMS.outputs() - PARAMS.base()
+    pub(crate) fn new(first: bool, params: Params, seed: u128, base: [Vec<u128>; INSTANCES]) -> Self {
+        Self { first, params, keys: Aes::new(seed ^ 0x6665_7272_6574), round: 0, base }
     }
 
     fn receives(&self) -> std::ops::Range<usize> {
         sent_by(!self.first)
     }
 
-    /// Words of the message that begins a round, of an end.
-    pub(crate) fn begin_words(first: bool) -> usize {
-        sent_by(!first).len() * (PARAMS.trees * PARAMS.depth as usize).div_ceil(64)
-    }
-
-    /// Words of its answer.
-    pub(crate) fn answer_words(first: bool) -> usize {
-        sent_by(first).len() * PARAMS.trees * PARAMS.depth as usize * 2
-    }
-
     /// As receiver: leaves to lack, and where the complements of their numbers' bits differ from the choices of the base.
     pub(crate) fn begin(&self, random: &mut Stream) -> (Round, Vec<u64>) {
-        let params = PARAMS;
+        let params = self.params;
         let depth = params.depth as usize;
         let (mut holes, mut message) = (vec![], vec![]);
         for i in self.receives() {
@@ -120,12 +123,12 @@ impl Ferret {
         random: &mut Stream,
         spare: &mut Vec<Vec<u128>>,
     ) -> Result<(Vec<Vec<u128>>, Vec<u64>)> {
-        let params = PARAMS;
-        if begun.len() != Self::begin_words(!self.first) {
+        let params = self.params;
+        if begun.len() != self.params.begin_words(!self.first) {
             return Err(Error::Length);
         }
         let (depth, all) = (params.depth as usize, params.trees * params.depth as usize);
-        let (mut grown, mut message) = (vec![], Vec::with_capacity(Self::answer_words(self.first)));
+        let (mut grown, mut message) = (vec![], Vec::with_capacity(self.params.answer_words(self.first)));
         let instances = sent_by(self.first).zip(begun.chunks(all.div_ceil(64)));
         for (i, flips) in instances {
             let levels = &self.base[i][params.table()..params.base()];
@@ -152,8 +155,8 @@ impl Ferret {
         answered: &[u64],
         spare: &mut Vec<Vec<u128>>,
     ) -> Result<(Made, usize)> {
-        let (params, holes) = (PARAMS, &round.holes);
-        if answered.len() != Self::answer_words(!self.first) {
+        let (params, holes) = (self.params, &round.holes);
+        if answered.len() != self.params.answer_words(!self.first) {
             return Err(Error::Length);
         }
         let depth = params.depth as usize;
