@@ -11,6 +11,7 @@ mod ops;
 mod output;
 pub(super) mod published;
 mod training;
+mod two_party;
 
 use super::session::{Session, seconds};
 use super::{LinkArg, Parties, positive, workers};
@@ -41,6 +42,8 @@ enum Command {
     Link(link::LinkBench),
     /// Seconds, bytes and memory against batch and depth.
     Growth(growth::Growth),
+    /// Whole networks by two parties, and what systems of this kind have published.
+    TwoParty(two_party::TwoParty),
     /// One iteration of training.
     Training(training::Training),
     /// Whole trainings on MNIST and CIFAR-10 beside floats: losses and accuracies.
@@ -90,6 +93,7 @@ impl Bench {
             Command::Accuracy(args) => args.run(),
             Command::Link(args) => args.run(),
             Command::Growth(args) => args.run(),
+            Command::TwoParty(args) => args.run(),
             Command::Training(args) => args.run(),
             Command::Learning(args) => args.run(),
             Command::Kernels(args) => args.run(),

@@ -1,4 +1,4 @@
-//! Figures from papers, for comparison. All with three servers, semi-honest, average pooling for max pooling.
+//! Figures from papers, for comparison. Semi-honest; those with three servers have average pooling for max pooling.
 //!
 //! CryptGPU: Tan, Knott, Tian, Wu, "CryptGPU: Fast Privacy-Preserving Machine Learning on the GPU", IEEE S&P 2021
 //! (ePrint 2021/533), tables I to III: one V100 per server, 1.25 GB/s, 0.2 ms. Its traffic as published leaves out the
@@ -79,4 +79,19 @@ pub(crate) fn learning(network: &str) -> Option<(f64, f64)> {
         "alexnet-cifar10" => (59.60, 59.77),
         _ => return None,
     })
+}
+
+/// Two parties, one image over a LAN of 377 MB/s: CrypTFlow2 (ePrint 2020/1002, table 7) and Cheetah (ePrint 2022/207, table 7), quoted from
+/// memory and to be checked against the papers.
+pub(super) fn two_party(name: &str) -> Vec<(&'static str, Figure)> {
+    let gib = |n: f64| 1_073.741_824 * n;
+    let of = |cheetah: Figure, he: Figure, ot: Figure| {
+        vec![("Cheetah", cheetah), ("CrypTFlow2 HE", he), ("CrypTFlow2 OT", ot)]
+    };
+    match name {
+        "squeezenet1.1" => of((16.0, 500.0), (59.2, gib(5.27)), (44.3, gib(26.07))),
+        "resnet50" => of((80.3, 2300.0), (545.8, gib(32.43)), (619.4, gib(370.84))),
+        "densenet121" => of((79.3, 2400.0), (463.2, gib(35.56)), (371.4, gib(217.19))),
+        _ => vec![],
+    }
 }
