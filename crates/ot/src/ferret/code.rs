@@ -9,7 +9,7 @@ const PIECE: usize = 1 << 10;
 /// Adds the code's entries to an instance's outputs.
 pub(super) fn add(key: &Aes, table: &[u128], outputs: &mut [u128]) {
     // A table of 2^16 entries is a mebibyte, which stays in the second cache; its places are half as long.
-    if table.len() == 1 << u16::BITS {
+    if let Ok(table) = <&[u128; 1 << u16::BITS]>::try_from(table) {
         return with::<u16>(key, outputs, |place| table[usize::from(*place)]);
     }
     assert!(table.len().is_power_of_two(), "a place is a number of bits");
