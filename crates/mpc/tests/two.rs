@@ -359,3 +359,67 @@ fn parties_that_run_something_else_are_refused() {
         }
     }
 }
+
+/// What happens to one frame on its way.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fault {
+    /// One word less, where there is one.
+    Shorter,
+    /// Sent twice.
+    Twice,
+    /// Of another step.
+    Renamed,
+    /// Every word complemented: the ends follow the protocol on nonsense.
+    Garbled,
+}
+
+/// Nobody panics or hangs whatever arrives: what cannot be right is an error of a kind, what could be is computed with.
+#[test]
+fn whatever_a_peer_sends_is_an_error_or_a_wrong_result() {
+    use sordino_net::{Frame, Part};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let settings = Settings { transfers: Transfers::Softspoken, ..settings(25, 37) };
+    let job = One::new(Op::Deferred { out: Width::Wide }, 70, settings);
+    let run = |fault: Option<(Fault, usize)>| {
+        let seen = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&seen);
+        let tap = Arc::new(move |_, _, mut frame: Frame| {
+            let number = count.fetch_add(1, Ordering::Relaxed);
+            let Some((fault, _)) = fault.filter(|(_, at)| *at == number) else { return vec![frame] };
+            match fault {
+                Fault::Twice => {
+                    let again = Frame { header: frame.header, message: frame.message.clone() };
+                    return vec![again, frame];
+                }
+                Fault::Renamed => frame.header.tag.0[3] ^= 1,
+                Fault::Shorter => {
+                    if let Some(Part::Wide(words)) = frame.message.last_mut() {
+                        words.pop();
+                    }
+                }
+                Fault::Garbled => {
+                    for part in &mut frame.message {
+                        if let Part::Wide(words) = part {
+                            words.iter_mut().for_each(|w| *w = !*w);
+                        }
+                    }
+                }
+            }
+            vec![frame]
+        });
+        let deadline = std::time::Duration::from_secs(20);
+        let outcome = World { settings, tap: Some(tap), deadline, ..World::default() }.run(&job);
+        (outcome.ends.into_iter().map(|e| e.map(|_| ())).collect::<Vec<_>>(), seen.load(Ordering::Relaxed))
+    };
+    let (ends, frames) = run(None);
+    assert!(ends.iter().all(Result::is_ok) && frames > 20, "{frames} frames");
+    for at in 0..frames {
+        for fault in [Fault::Shorter, Fault::Twice, Fault::Renamed, Fault::Garbled] {
+            let (ends, _) = run(Some((fault, at)));
+            // A frame that is sent again after the last one expected is never looked at.
+            let noticed = ends.iter().any(Result::is_err);
+            assert!(noticed || matches!(fault, Fault::Garbled | Fault::Twice), "{fault:?} of frame {at}");
+        }
+    }
+}

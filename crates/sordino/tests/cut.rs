@@ -8,7 +8,7 @@ use sordino::links::{Connecting, connect};
 use sordino::model;
 use sordino::session::{self, Job, Owned};
 use sordino::tls::{Authority, Ends};
-use sordino_mpc::{Error as Mpc, Role, System};
+use sordino_mpc::{Error as Mpc, Kind, Role, Settings, System, Transfers};
 use sordino_net::{Endpoint, LinkModel, Net};
 use sordino_nn::exec::encode_inputs;
 use sordino_nn::{Error, Options};
@@ -24,6 +24,15 @@ const SESSION: [u8; 16] = [5; 16];
 const DEADLINE: Duration = Duration::from_secs(3);
 /// Of connecting, which machines that do other things too may need.
 const CONNECT: Duration = Duration::from_secs(60);
+
+const TWO: Settings = Settings {
+    kind: Kind::Two,
+    faithful: false,
+    narrow_bits: 25,
+    wide_bits: 37,
+    weight_bits: 0,
+    transfers: Transfers::Silent,
+};
 
 /// Forwards connections to `target` and cuts each after so many bytes towards it.
 fn proxy(target: SocketAddr, bytes: usize) -> SocketAddr {
@@ -51,21 +60,27 @@ fn forward(mut from: TcpStream, mut to: TcpStream, mut left: usize) {
     let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
 }
 
-/// Every end of a session with its result, when what server 0 sends to server 1 is cut after `bytes`; and how long they took
+/// Every end of a session with its result, when what end 0 sends to end 1 is cut after `bytes`; and how long they took
 /// from the moment that all were connected.
-fn run(bytes: usize, deadline: Duration, nearby: impl Fn(&[SocketAddr])) -> (Vec<Result<usize, Error>>, Duration) {
+fn run(
+    settings: Settings,
+    bytes: usize,
+    deadline: Duration,
+    nearby: impl Fn(&[SocketAddr]),
+) -> (Vec<Result<usize, Error>>, Duration) {
     let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets");
     let graph = model::read(&assets.join("mnist.onnx")).unwrap();
     let typed = model::typed(&graph, 1).unwrap();
     let preprocess = Preprocess { scale: Some(1.0 / 255.0), ..Preprocess::default() };
     let sample = read(&[assets.join("digit-7.png")], &[1, 1, 28, 28], &preprocess).unwrap();
     let ranges = model::calibrate(&graph, std::slice::from_ref(&sample)).unwrap();
-    let (program, secrets) = model::compiled(&typed, &ranges, &Options::default()).unwrap();
+    let (program, secrets) = model::compiled(&typed, &ranges, &Options { settings, ..Options::default() }).unwrap();
     let input = encode_inputs(&program, &sample).unwrap();
     let topology = program.topology();
 
     let authority = Authority::new().unwrap();
-    let listeners: Vec<TcpListener> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let listeners: Vec<TcpListener> =
+        (0..topology.computing().len()).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     let all: Vec<SocketAddr> = listeners.iter().map(|l| l.local_addr().unwrap()).collect();
     nearby(&all);
     let addresses: BTreeMap<u8, SocketAddr> = all.iter().enumerate().map(|(i, a)| (i as u8, *a)).collect();
@@ -101,7 +116,8 @@ fn run(bytes: usize, deadline: Duration, nearby: impl Fn(&[SocketAddr])) -> (Vec
                     let mut owned = Owned::default();
                     if end == topology.end(Role::ModelOwner) {
                         owned.weights = Some(secrets);
-                    } else if end == topology.end(Role::DataOwner(0)) {
+                    }
+                    if end == topology.end(Role::DataOwner(0)) {
                         owned.inputs = Some(&mut inputs);
                     }
                     let mut receiver = ();
@@ -122,7 +138,7 @@ fn run(bytes: usize, deadline: Duration, nearby: impl Fn(&[SocketAddr])) -> (Vec
 #[test]
 fn a_cut_connection_ends_every_end() {
     for bytes in [20_000, 100_000] {
-        let (ends, took) = run(bytes, DEADLINE, |_| ());
+        let (ends, took) = run(Settings::default(), bytes, DEADLINE, |_| ());
         // Ends fail one after the other, each within the deadline; the rest is for a machine that does other things too.
         assert!(took < 3 * DEADLINE + Duration::from_secs(30), "it took {took:?}");
         // The model's owner may be done: it only waits until its shares are there.
@@ -132,17 +148,31 @@ fn a_cut_connection_ends_every_end() {
     }
 }
 
+/// Within the setup, the ciphertexts, the transfers, the comparisons.
+#[test]
+fn a_cut_connection_ends_both_parties() {
+    for bytes in [3_000, 60_000, 400_000, 900_000, 1_400_000] {
+        let (ends, took) = run(TWO, bytes, DEADLINE, |_| ());
+        assert!(took < 3 * DEADLINE + Duration::from_secs(30), "it took {took:?}");
+        for (i, end) in ends.into_iter().enumerate() {
+            assert!(matches!(end, Err(Error::Protocol(Mpc::Net(_)))), "end {i}: {:?}", end.map_err(|e| e.to_string()));
+        }
+    }
+}
+
 #[test]
 fn an_uncut_one_finishes() {
-    let (ends, _) = run(usize::MAX, CONNECT, |_| ());
-    assert_eq!(ends.into_iter().map(|e| e.unwrap()).sum::<usize>(), 1);
+    for settings in [Settings::default(), TWO] {
+        let (ends, _) = run(settings, usize::MAX, CONNECT, |_| ());
+        assert_eq!(ends.into_iter().map(|e| e.unwrap()).sum::<usize>(), 1);
+    }
 }
 
 /// Says nothing, or a byte at a time, or something else, on every port, with more connections than handshakes may run.
 #[test]
 fn strangers_on_the_ports_end_nothing() {
     let over = std::sync::Arc::new(AtomicBool::new(false));
-    let (ends, _) = run(usize::MAX, CONNECT, |ports| {
+    let (ends, _) = run(Settings::default(), usize::MAX, CONNECT, |ports| {
         for &port in ports {
             let silent: Vec<TcpStream> = (0..40).map(|_| TcpStream::connect(port).unwrap()).collect();
             let mut drips: Vec<TcpStream> = (0..4).map(|_| TcpStream::connect(port).unwrap()).collect();

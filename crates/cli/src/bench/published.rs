@@ -84,7 +84,7 @@ pub(crate) fn learning(network: &str) -> Option<(f64, f64)> {
 /// Two parties, one image over a LAN of 377 MB/s: CrypTFlow2 (ePrint 2020/1002, table 7) and Cheetah (ePrint 2022/207, table 7), quoted from
 /// memory and to be checked against the papers.
 pub(super) fn two_party(name: &str) -> Vec<(&'static str, Figure)> {
-    let gib = |n: f64| 1_073.741_824 * n;
+    let gib = |n: f64| (1_073.741_824 * n).round();
     let of = |cheetah: Figure, he: Figure, ot: Figure| {
         vec![("Cheetah", cheetah), ("CrypTFlow2 HE", he), ("CrypTFlow2 OT", ot)]
     };
