@@ -155,3 +155,30 @@ fn what_is_too_long_or_too_short_is_refused() {
     assert!(answer(&at, &public, &[0; 512], &asked[1..], &mut client).is_err());
     assert!(read(&at, &key, &asked).is_err());
 }
+
+/// The client and the host must make the same of the same seeds whatever machine they run on, and whatever version.
+#[test]
+fn known_answers() {
+    use sha2::{Digest, Sha256};
+    let op = Conv2d { n: 1, h: 9, w: 7, cin: 12, cout: 8, kernel: [3, 3], pad: [1; 4], ..Conv2d::matmul(1, 1, 1) };
+    let bits = W + guard(1);
+    let params = Params::new(bits, noise(13, 512)).unwrap();
+    let (scheme, mut client, mut owner) = (Scheme::new(params), Stream::new([1; 16]), Stream::new([2; 16]));
+    let (key, said) = SecretKey::new(&scheme, &mut client);
+    let public = PublicKey::read(&scheme, &said).unwrap();
+    let layout = Layout::new(op, params, bits);
+    let at = Place { scheme: &scheme, layout: &layout, bits, threads: 2 };
+    let x: Vec<u64> = (0..op.input().len() as u64).map(|v| v * 1_000_003).collect();
+    let weights: Vec<i64> = (0..op.weight().len() as i64).map(|v| v % 4001 - 2000).collect();
+    let asked = question(&at, &key, &x, W, &mut client);
+    let (answered, share) = answer(&at, &public, &weights, &asked, &mut owner).unwrap();
+    let digest = |words: &[u64]| -> String {
+        let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+        Sha256::digest(&bytes)[..8].iter().map(|b| format!("{b:02x}")).collect()
+    };
+    let got = [&said, &asked, &answered, &share, &read(&at, &key, &answered).unwrap()].map(|words| digest(words));
+    assert_eq!(
+        got,
+        ["809c4a683110e293", "758aa533cf6c0654", "22d51c64c64219f9", "3d0c0a7cdc05a708", "070591f192e95aec"]
+    );
+}

@@ -363,7 +363,7 @@ mod tests {
     }
 
     /// Both ends of a session, each on a thread of its own.
-    fn ends<T: Send + 'static>(method: Method, body: fn(Pool, Wire) -> T) -> [T; 2] {
+    fn ends<T: Send + 'static>(method: Method, body: impl Fn(Pool, Wire) -> T + Copy + Send + 'static) -> [T; 2] {
         let (ab, ba) = (channel(), channel());
         let (mut a, from_a) = Setup::new(b"a session", true, Stream::new([1; 16]));
         let (mut b, from_b) = Setup::new(b"a session", false, Stream::new([2; 16]));
@@ -418,6 +418,27 @@ mod tests {
             all.sort_unstable();
             all.dedup();
             assert_eq!(all.len(), many);
+        }
+    }
+
+    /// Two ends must make the same of the same seeds whatever machine they run on, and whatever version.
+    #[test]
+    fn known_answers() {
+        use sha2::{Digest, Sha256};
+        for (method, want) in [
+            (Method::SoftSpoken, "fc624b9bc3d41aed783e0865ede4b5f6"),
+            (Method::Silent, "f1e8c5df6cd349efaef8ad766a85e20d"),
+            (Method::Compact, "7913e819ff36d5db22ddc4bfc7f077aa"),
+        ] {
+            let strings = |mut pool: Pool, wire: Wire| {
+                pool.make([5000, 6000], |m, n| swap(&wire, m, n)).unwrap();
+                let sent = if pool.first { 5000 } else { 6000 };
+                pool.send::<u64>(sent).unwrap().concat()
+            };
+            let all: Vec<u64> = ends(method, strings).concat();
+            let digest = Sha256::digest(bytemuck::cast_slice::<u64, u8>(&all));
+            let hex: String = digest[..16].iter().map(|b| format!("{b:02x}")).collect();
+            assert_eq!(hex, want, "{method:?}");
         }
     }
 
