@@ -28,8 +28,8 @@ pub(crate) struct CalibrateArgs {
     /// 0.02; later runs take them from the calibration. Narrower rings send less.
     #[arg(long, value_name = "PERCENT", allow_negative_numbers = true)]
     error_budget: Option<f64>,
-    /// Who is to compute with them: three servers, or two parties.
-    #[arg(long, value_enum, default_value = "3pc", requires = "error_budget")]
+    /// Who is to compute with rings chosen by --error-budget: three servers, or two parties. Ranges are for both.
+    #[arg(long, value_enum, default_value = "3pc")]
     protocol: Protocol,
     /// Room above the ranges that the widths are chosen with, as a factor.
     #[arg(long, default_value_t = 2.0, requires = "error_budget", value_parser = super::margin)]
@@ -69,8 +69,12 @@ impl CalibrateArgs {
                 let Widths { narrow, wide } = trial.widths;
                 text += &format!("rings of {narrow} and {wide} bits: expected error {:.6} %", 100.0 * trial.error);
                 text += &format!(", the best class of {:.1} % of the samples\n", 100.0 * trial.top1);
+                // The last one that is tried is chosen.
                 chosen = Some(Chosen { widths: trial.widths, margin: self.margin, kind });
             }
+        }
+        if let Some(Chosen { widths, .. }) = &chosen {
+            text += &format!("chosen: rings of {} and {} bits\n", widths.narrow, widths.wide);
         }
         Calibration { widths: chosen, ..Calibration::new(&self.model, &graph, samples.len(), ranges) }
             .write(&output)?;

@@ -83,6 +83,18 @@ pub(crate) struct Inputs {
 }
 
 impl Inputs {
+    /// Refuses files that are not there, before anybody is troubled for them.
+    pub(crate) fn are_there(&self) -> Result<()> {
+        let file = |p: &PathBuf| match p.to_str().and_then(|t| t.split_once('=')) {
+            Some((_, rest)) if !p.exists() => PathBuf::from(rest),
+            _ => p.clone(),
+        };
+        match self.input.iter().map(file).find(|p| !p.exists()) {
+            None => Ok(()),
+            Some(path) => Err(Error::File { path, why: "no such file".into() }),
+        }
+    }
+
     /// Samples for a model's inputs, which have these names.
     pub(crate) fn read(&self, takes: &[(String, Take)], preprocess: &Preprocess) -> Result<Vec<Sample>> {
         let mut samples: Vec<Sample> = match takes {

@@ -32,7 +32,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// them sees; or a model's owner and a client compute an answer between the two of them.
 ///
 /// A model is an ONNX file; an input is a PNG or JPEG picture, a NumPy array or an MNIST IDX file. The model and the
-/// input are secret-shared among three parties, of which any single one learns nothing; the answer is opened to you.
+/// input are secret-shared among three servers, of which any single one learns nothing, or with --protocol 2pc between their two
+/// owners; the answer is opened to you.
 ///
 /// Start with:  sordino infer MODEL.onnx --input PICTURE.png --check
 #[derive(Parser)]
@@ -130,8 +131,9 @@ impl Protocol {
     }
 }
 
-/// Widths of two parties where nothing else is said: those of CrypTFlow2's ResNet-50.
-const TWO_PARTY: Widths = Widths { narrow: 25, wide: 37 };
+/// Widths of two parties where nothing else is said. Every bit of the wide ring costs; what the narrow one leaves of it weights and
+/// activations have as fractional bits, and networks of all kinds need more of these than of room.
+const TWO_PARTY: Widths = Widths { narrow: 20, wide: 37 };
 
 /// How oblivious transfers are made.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -144,11 +146,11 @@ enum Ot {
 /// How to compile.
 #[derive(Args, Clone)]
 pub(crate) struct Compile {
-    /// Who computes: three servers (3pc), or the model's owner and the client alone (2pc).
-    #[arg(long, value_enum, default_value = "3pc")]
-    protocol: Protocol,
+    /// Who computes: three servers (3pc), or the model's owner and the client alone (2pc) [default: 3pc; of `host` 2pc].
+    #[arg(long, value_enum)]
+    protocol: Option<Protocol>,
     /// How two parties make their oblivious transfers: silent (2.5 bits each, from learning parity with noise), compact (the same in
-    /// 0.7 bits and more time, for slow links), or softspoken (31 bits each, without that assumption).
+    /// 0.7 bits and more time and memory, for large models on slow links), or softspoken (31 bits each, without that assumption).
     #[arg(long, value_enum, default_value = "silent")]
     ot: Ot,
     /// Fractional bits of activations, at most [default: as many as the ranges leave; they cost nothing].
@@ -158,12 +160,12 @@ pub(crate) struct Compile {
     #[arg(long, value_parser = clap::value_parser!(u32).range(4..=32))]
     weight_bits: Option<u32>,
     /// Width of the ring of activations, sign included; fewer bits send less and round more coarsely [default: the
-    /// calibration's choice, else 32; with two parties 25].
-    #[arg(long, value_parser = clap::value_parser!(u32).range(16..=32))]
+    /// calibration's choice, else 32; with two parties 20, where fewer leave the wide ring more fractional bits].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(4..=32))]
     narrow_bits: Option<u32>,
-    /// Width of the ring of products, at most 32 more than the other; fewer bits leave weights fewer fractional bits
-    /// [default: the calibration's choice, else 64; with two parties 37].
-    #[arg(long, value_parser = clap::value_parser!(u32).range(20..=64))]
+    /// Width of the ring of products, at most 32 more than the other, with two parties at most 53; fewer bits leave weights fewer
+    /// fractional bits [default: the calibration's choice, else 64; with two parties 37].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(4..=64))]
     wide_bits: Option<u32>,
     /// Room above the calibrated ranges, as a factor.
     #[arg(long, default_value_t = 2.0, value_parser = margin)]
@@ -178,13 +180,20 @@ pub(crate) struct Compile {
 
 impl Compile {
     /// For two parties, whatever was said.
-    fn two(self) -> Self {
-        Self { protocol: Protocol::Two, ..self }
+    fn two(self) -> Result<Self> {
+        match self.protocol {
+            Some(Protocol::Three) => Err(Error::Usage("--protocol 3pc: a host serves two parties alone".into())),
+            _ => Ok(Self { protocol: Some(Protocol::Two), ..self }),
+        }
+    }
+
+    fn kind(&self) -> Kind {
+        self.protocol.unwrap_or(Protocol::Three).kind()
     }
 
     fn options(&self, calibrated: Option<Chosen>) -> Result<Options> {
         // A width from the command line sets aside the calibration's choice, which was made for both, and one for other parties is none.
-        let calibrated = calibrated.filter(|c| c.kind == self.protocol.kind());
+        let calibrated = calibrated.filter(|c| c.kind == self.kind());
         let calibrated = calibrated.filter(|_| self.narrow_bits.is_none() && self.wide_bits.is_none());
         if let Some(chosen) = calibrated {
             let other = self.margin != chosen.margin || self.frac_bits.is_some() || self.weight_bits.is_some();
@@ -196,13 +205,13 @@ impl Compile {
             }
         }
         let calibrated = calibrated.map(|c| c.widths);
-        let kind = self.protocol.kind();
+        let kind = self.kind();
         let (narrow, wide) = match kind {
             Kind::Three => (32, 64),
             Kind::Two => (TWO_PARTY.narrow, TWO_PARTY.wide),
         };
         let narrow_bits = self.narrow_bits.or(calibrated.map(|w| w.narrow)).unwrap_or(narrow);
-        let wide_bits = self.wide_bits.or(calibrated.map(|w| w.wide)).unwrap_or(wide).min(narrow_bits + 32);
+        let wide_bits = self.wide_bits.or(calibrated.map(|w| w.wide)).unwrap_or(wide.min(narrow_bits + 32));
         let transfers = match self.ot {
             Ot::Silent => Transfers::Silent,
             Ot::Compact => Transfers::Compact,

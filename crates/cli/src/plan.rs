@@ -5,7 +5,7 @@ use clap::Args;
 use serde::Serialize;
 use sordino::model::{self, Calibration};
 use sordino::{Error, Result};
-use sordino_mpc::{Cost, Costs, Kind, Plan, Step, two};
+use sordino_mpc::{Cost, Costs, Kind, Plan, Step, Transfers, two};
 use sordino_nn::exec::Loaded;
 use sordino_nn::program::Program;
 use sordino_nn::{Ranges, Tensor};
@@ -14,6 +14,15 @@ use std::path::PathBuf;
 /// Ring multiplications per second and core, and bytes handled per second and core, of a current x86-64 server.
 const MACS_PER_SECOND: f64 = 2.0e10;
 const BYTES_PER_SECOND: f64 = 5.0e8;
+
+/// Bytes of a query that two parties with a core each get through in a second, measured over the networks of the zoo.
+fn two_party_rate(program: &Program) -> Option<f64> {
+    (program.settings.kind == Kind::Two).then_some(match program.settings.transfers {
+        Transfers::Silent => 6.0e7,
+        Transfers::Compact => 3.3e7,
+        Transfers::Softspoken => 1.2e8,
+    })
+}
 
 /// Arguments of `plan`.
 #[derive(Args)]
@@ -103,7 +112,11 @@ impl Planned {
         let link = link.0;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as f64;
         let seconds = |c: Cost| {
-            let compute = 3.0 * c.macs as f64 / MACS_PER_SECOND + 3.0 * c.total() as f64 / BYTES_PER_SECOND;
+            let compute = match two_party_rate(program) {
+                // Making transfers is nearly all of it, and in proportion to bytes.
+                Some(rate) => 2.0 * c.total() as f64 / rate,
+                None => 3.0 * c.macs as f64 / MACS_PER_SECOND + 3.0 * c.total() as f64 / BYTES_PER_SECOND,
+            };
             let largest = c.sent[..3].iter().copied().max().unwrap_or(0);
             let network = link.bandwidth.map_or(0.0, |b| largest as f64 / 2.0 / b);
             compute / cores + network + f64::from(c.rounds) * link.latency.as_secs_f64()

@@ -7,15 +7,16 @@ use serde::Serialize;
 use sordino::inputs::{Preprocess, Take};
 use sordino::model::{self, Calibration};
 use sordino::report::{Class, Output, top};
+use sordino::session::Outputs;
 use sordino::tls::{Authority, Identity};
 use sordino::two::{Asking, Host, Offer, Price, Setup, Visit};
 use sordino::{Error, Result, samples};
-use sordino_mpc::Topology;
+use sordino_mpc::{Topology, Transfers};
 use sordino_net::Endpoint;
 use sordino_nn::exec::{decode_outputs, encode_inputs};
 use sordino_nn::program::Port;
 use sordino_nn::{Ranges, Tensor};
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant, SystemTime};
@@ -68,13 +69,17 @@ impl Cert {
     }
 }
 
-/// Reads an identity.
-fn identity(path: &Path) -> Result<Identity> {
+/// Reads an identity, which must be of this end.
+fn identity(path: &Path, end: u8) -> Result<Identity> {
     let text = zeroize::Zeroizing::new(std::fs::read(path).map_err(Error::at(path))?);
-    serde_json::from_slice(&text).map_err(|_| {
-        let why = "it is no identity; `sordino cert pair` writes them".into();
-        Error::File { path: path.into(), why }
-    })
+    let fault = |why: String| Error::File { path: path.into(), why };
+    let none = |_| fault("it is no identity; `sordino cert pair` writes them".into());
+    let identity: Identity = serde_json::from_slice(&text).map_err(none)?;
+    if identity.is_for(&Topology::two(), Endpoint(end)) {
+        return Ok(identity);
+    }
+    let (whose, name) = if end == 0 { ("a host", HOST_FILE) } else { ("a client", CLIENT_FILE) };
+    Err(fault(format!("it is not the identity of {whose}, which `sordino cert pair` writes as {name}")))
 }
 
 /// How a party of two runs.
@@ -136,7 +141,7 @@ impl HostArgs {
     pub(crate) fn run(self) -> Result<()> {
         let path = &self.model;
         let named = |e| of_model(path, e);
-        let identity = identity(&self.running.identity)?;
+        let identity = identity(&self.running.identity, 0)?;
         let listen = address(&self.listen)?;
         let graph = self.open.read(path)?;
         let calibration = self.compile.calibration_file(path).ok_or_else(|| {
@@ -146,7 +151,7 @@ impl HostArgs {
         let (ranges, widths): (Ranges, _) =
             Calibration::of(&calibration, path, &graph).map(|c| (c.ranges, c.widths))?;
         let typed = model::typed(&graph, self.batch as usize).map_err(named)?;
-        let options = self.compile.clone().two().options(widths)?;
+        let options = self.compile.clone().two()?.options(widths)?;
         let (program, secrets) = model::compiled(&typed, &ranges, &options).map_err(named)?;
         drop(typed);
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -206,6 +211,93 @@ pub(crate) struct AskArgs {
     json: bool,
 }
 
+fn json(value: &impl Serialize) -> Result<String> {
+    Ok(serde_json::to_string(value).map_err(|e| Error::Session(e.to_string()))? + "\n")
+}
+
+/// What a client is told before it asks.
+#[derive(Serialize)]
+struct Offered {
+    model: String,
+    layers: usize,
+    inputs: Vec<Vec<usize>>,
+    narrow_bits: u32,
+    wide_bits: u32,
+    transfers: Transfers,
+    queries: u64,
+    bytes: u64,
+    rounds: u32,
+    memory_mb: f64,
+    preprocess: Preprocess,
+}
+
+impl Offered {
+    fn new(offer: &Offer, price: Price) -> Self {
+        let (program, settings) = (&offer.program, offer.program.settings);
+        Self {
+            model: offer.model.clone(),
+            layers: program.layers.len(),
+            inputs: program.inputs.iter().map(|p| p.dims.clone()).collect(),
+            narrow_bits: settings.narrow_bits,
+            wide_bits: settings.wide_bits,
+            transfers: settings.transfers,
+            queries: offer.most_runs,
+            bytes: price.bytes,
+            rounds: price.rounds,
+            memory_mb: price.memory as f64 / 1048576.0,
+            preprocess: offer.preprocess.clone(),
+        }
+    }
+
+    fn shown(&self) -> String {
+        let inputs: Vec<String> = self.inputs.iter().map(|dims| format!("{dims:?}")).collect();
+        format!(
+            "{}: {} layers, {} of input, {} and {} rounds a query, {} queries at most, at most about {:.0} MB of memory; rings of {} and {} bits, {} transfers\n",
+            self.model,
+            self.layers,
+            inputs.join(" and "),
+            human_bytes(self.bytes),
+            self.rounds,
+            self.queries,
+            self.memory_mb,
+            self.narrow_bits,
+            self.wide_bits,
+            format!("{:?}", self.transfers).to_lowercase()
+        )
+    }
+}
+
+/// Tells answers as they come, so that none is lost with a host.
+struct Teller<'a> {
+    outputs: &'a [Port],
+    batch: usize,
+    samples: usize,
+    classes: Option<Vec<String>>,
+    top: usize,
+    quiet: bool,
+}
+
+impl Outputs for Teller<'_> {
+    fn opened(&mut self, run: usize, outputs: &[Vec<i64>], _seconds: f64) {
+        let (Some(port), Some(values)) = (self.outputs.first(), outputs.first()) else { return };
+        if self.quiet {
+            return;
+        }
+        let data = values.iter().map(|&v| (v as f64 / port.scale) as f32).collect();
+        let rows = samples::rows(port.batch, &Tensor::new(&port.dims, data), self.batch);
+        for (i, row) in rows.iter().enumerate().filter(|(i, _)| run * self.batch + i < self.samples) {
+            let called = |class: usize| match self.classes.as_ref().and_then(|names| names.get(class)) {
+                Some(name) => name.clone(),
+                None => class.to_string(),
+            };
+            let best: Vec<String> =
+                top(row, self.top).iter().map(|c| format!("{} ({:.4})", called(c.class), c.value)).collect();
+            // A reader that has gone away is noticed at the end.
+            let _ = print(&format!("input {}: class {}\n", run * self.batch + i, best.join(", ")));
+        }
+    }
+}
+
 #[derive(Serialize)]
 struct Answered {
     model: String,
@@ -220,27 +312,25 @@ struct Answered {
 impl AskArgs {
     pub(crate) fn run(self) -> Result<()> {
         let start = Instant::now();
-        let identity = identity(&self.running.identity)?;
+        let identity = identity(&self.running.identity, 1)?;
+        self.inputs.are_there()?;
         let stop = AtomicBool::new(false);
         let setup = self.running.setup(&stop);
-        let asking = Asking::dial(address(&self.address)?, &identity, setup)?;
+        let host = address(&self.address)?;
+        if TcpStream::connect_timeout(&host, setup.deadline.min(Duration::from_secs(1))).is_err() {
+            eprintln!("ask: nobody answers at {host} yet; trying for {:.0} seconds", setup.deadline.as_secs_f64());
+        }
+        let asking = Asking::dial(host, &identity, setup)?;
         let program = &asking.offer.program;
         let price = Price::of(program)?;
-        let offered = format!(
-            "{}: {} layers, {} of input, {} and {} rounds a query, at most about {:.0} MB of memory\n",
-            asking.offer.model,
-            program.layers.len(),
-            program.inputs.iter().map(|p| format!("{:?}", p.dims)).collect::<Vec<_>>().join(" and "),
-            human_bytes(price.bytes),
-            price.rounds,
-            price.memory as f64 / 1048576.0
-        );
+        let offered = Offered::new(&asking.offer, price);
         if self.show {
             asking.leave()?;
-            return print(&offered);
+            let text = if self.json { json(&offered)? } else { offered.shown() };
+            return print(&text);
         }
         if !self.json {
-            eprint!("{offered}");
+            eprint!("{}", offered.shown());
         }
         if price.bytes as f64 > 1e6 * self.most_megabytes {
             let (bytes, most) = (human_bytes(price.bytes), self.most_megabytes);
@@ -260,7 +350,15 @@ impl AskArgs {
         let batches: Vec<_> = given.chunks(per_run).map(|c| samples::join(program, c)).collect();
         let encoded = batches.iter().map(|b| Ok(encode_inputs(program, b)?)).collect::<Result<Vec<_>>>()?;
         let mut inputs = encoded.as_slice();
-        let (offer, ended) = asking.ask(&mut inputs, &mut (), encoded.len(), setup, &AtomicU64::new(0))?;
+        let mut teller = Teller {
+            outputs: &asking.offer.program.outputs.clone(),
+            batch: per_run,
+            samples: given.len(),
+            classes: preprocess.classes.clone(),
+            top: self.top,
+            quiet: self.json,
+        };
+        let (offer, ended) = asking.ask(&mut inputs, &mut teller, encoded.len(), setup, &AtomicU64::new(0))?;
         let runs: Vec<Vec<Tensor>> = ended.outputs.iter().map(|run| decode_outputs(&offer.program, run)).collect();
         let whole = |(i, p): (usize, &Port)| {
             let runs: Vec<Tensor> = runs.iter().map(|r| r[i].clone()).collect();
@@ -288,16 +386,10 @@ impl AskArgs {
 
     fn tell(&self, a: &Answered) -> Result<()> {
         if self.json {
-            let text = serde_json::to_string(a).map_err(|e| Error::Session(e.to_string()))?;
-            return print(&format!("{text}\n"));
+            return print(&json(a)?);
         }
-        let mut text = String::new();
-        for (i, classes) in a.top.iter().enumerate() {
-            let called = |c: &Class| c.name.clone().unwrap_or_else(|| c.class.to_string());
-            let list: Vec<String> = classes.iter().map(|c| format!("{} ({:.4})", called(c), c.value)).collect();
-            text += &format!("input {i}: class {}\n", list.join(", "));
-        }
-        text += &format!(
+        // The answers themselves have been told as they came.
+        let text = format!(
             "{:.3} s online, {:.2} s in all, {} sent by this party, {} rounds\n",
             a.seconds,
             a.wall_seconds,

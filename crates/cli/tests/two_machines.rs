@@ -80,6 +80,19 @@ fn recognised(out: &Output) {
     assert_eq!(report["outputs"][0]["shape"], serde_json::json!([1, 10]));
 }
 
+#[test]
+fn answers_come_as_they_are_and_usage_is_checked_before_anybody_is_dialled() {
+    let host = Host::start(&[]);
+    let digits = asset("digits-idx3-ubyte.gz");
+    let out = host.ask(&["--input", &digits, "--limit", "3"]);
+    let text = String::from_utf8_lossy(&out.stdout);
+    assert!(text.contains("input 0: class") && text.contains("input 2: class") && text.lines().count() == 4, "{text}");
+    refused(&host.ask(&["--input", "nowhere.png"]), 2, "nowhere.png: no such file");
+    let host = host.identity("client.identity");
+    let wrong = ["host", &asset("mnist.onnx"), "--listen", "127.0.0.1:0", "--identity", host.to_str().unwrap()];
+    refused(&sordino(&wrong).output().unwrap(), 2, "not the identity of a host");
+}
+
 fn refused(out: &Output, code: i32, words: &str) {
     let text = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(code), "{text}");
@@ -92,6 +105,9 @@ fn a_host_answers_one_client_after_the_other() {
     let mut host = Host::start(&["--clients", "2"]);
     let offered = host.ask(&["--show"]);
     assert!(String::from_utf8_lossy(&offered.stdout).contains("mnist.onnx: 12 layers, [1, 1, 28, 28] of input"));
+    assert!(host.says().contains("looked"));
+    let offered: Value = serde_json::from_slice(&host.ask(&["--show", "--json"]).stdout).unwrap();
+    assert_eq!((&offered["wide_bits"], &offered["transfers"]), (&37.into(), &"silent".into()));
     assert!(host.says().contains("looked"));
     recognised(&host.ask(&["--json"]));
     assert!(host.says().starts_with("answered 1 queries"));
@@ -108,7 +124,7 @@ fn strangers_and_what_is_too_much_are_refused_and_the_host_lives() {
     // An identity of another authority, the host's own role, a file that is none.
     let other = Host::start(&[]);
     refused(&host.asking(&other.identity("client.identity"), &[]).output().unwrap(), 1, "certificate");
-    refused(&host.asking(&host.identity("host.identity"), &[]).output().unwrap(), 1, "another role");
+    refused(&host.asking(&host.identity("host.identity"), &[]).output().unwrap(), 2, "not the identity of a client");
     refused(&host.asking(Path::new(&asset("digit-7.png")), &[]).output().unwrap(), 2, "no identity");
     let digits = asset("digits-idx3-ubyte.gz");
     refused(&host.ask(&["--input", &digits, "--limit", "3"]), 2, "offers 2 on one connection");

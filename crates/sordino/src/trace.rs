@@ -58,7 +58,7 @@ pub fn chrome(program: &Program, servers: &[EndReport]) -> Vec<u8> {
             name: "process_name",
             ph: "M",
             pid,
-            args: Label { name: format!("server {pid}") },
+            args: Label { name: program.topology().name(sordino_net::Endpoint(pid as u8)) },
         }));
         let mut push = |name, cat, start: u64, length: u64| {
             let ts = trace.origin.saturating_add(start).saturating_sub(first) as f64 * 1e-3;

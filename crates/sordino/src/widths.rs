@@ -31,7 +31,7 @@ const CANDIDATES: [Widths; 8] = [
 ];
 
 /// Bits that the rings of two parties differ by: as many fractional bits have weights and activations.
-const TWO_PARTY_SHIFTS: [u32; 4] = [9, 11, 13, 15];
+const TWO_PARTY_SHIFTS: [u32; 5] = [17, 15, 13, 11, 9];
 
 /// What is tried, from the cheapest on. Of two parties every bit of the wide ring costs, however it is shared out.
 fn candidates(kind: Kind) -> Vec<Widths> {
@@ -39,7 +39,7 @@ fn candidates(kind: Kind) -> Vec<Widths> {
         return CANDIDATES.to_vec();
     }
     let split = |wide: u32| {
-        let fitting = move |shift: &u32| (14..=32).contains(&(wide - shift));
+        let fitting = move |shift: &u32| (13..=32).contains(&(wide - shift));
         TWO_PARTY_SHIFTS.into_iter().filter(fitting).map(move |shift| Widths { narrow: wide - shift, wide })
     };
     (26..=46).step_by(2).flat_map(split).collect()

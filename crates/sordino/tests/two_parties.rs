@@ -102,3 +102,33 @@ fn networks_with_shortcuts_and_concatenations_answer_as_the_oracle() {
         check(&program, &secrets, &[x]);
     }
 }
+
+/// Models whose licences keep them out of this project, where they are: each on drawn inputs of its size.
+#[test]
+fn real_models_answer_as_the_oracle() {
+    let Some(assets) = std::env::var_os("SORDINO_ASSETS") else {
+        eprintln!("skipped: SORDINO_ASSETS is not set");
+        return;
+    };
+    for name in [
+        "mnist_models/minionn_mnist.onnx",
+        "cifar10_models/resnet20_cifar10.onnx",
+        "imagenet/squeezenet1.1_imagenet.onnx",
+    ] {
+        let path = Path::new(&assets).join(name);
+        if !path.exists() {
+            eprintln!("skipped: {} is not there", path.display());
+            continue;
+        }
+        let graph = model::read(&path).unwrap();
+        let typed = model::typed(&graph, 1).unwrap();
+        let dims = typed.reference.shapes[typed.reference.inputs[0]].clone();
+        let drawn = |seed: u8| {
+            let words: Vec<u32> = PrgKey::new([seed; 16]).words(dims.iter().product());
+            Tensor::new(&dims, words.iter().map(|w| (w % 256) as f32 / 255.0).collect())
+        };
+        let samples = [drawn(1), drawn(2)];
+        let (program, secrets) = compiled(&graph, settings(), &samples);
+        check(&program, &secrets, &samples);
+    }
+}

@@ -14,7 +14,7 @@ mod training;
 
 use crate::columns::evened;
 use crate::network::Network;
-use crate::program::{Program, SecretForm, Secrets};
+use crate::program::{Op, Program, SecretForm, Secrets};
 use crate::tame::tamed;
 use crate::tensor::Tensor;
 use crate::training::TrainingStep;
@@ -182,8 +182,29 @@ pub fn compile(net: &Network, ranges: &Ranges, options: &Options) -> Result<(Pro
     if options.settings.kind == Kind::Two {
         crate::defer::defer(&mut program);
         program.settings.weight_bits = weight_bits(&program, &secrets);
+        fine_enough(&program)?;
     }
     Ok((program, secrets))
+}
+
+/// Fractional bits that the numbers of an approximated function need: with fewer, answers are off by percents.
+const FUNCTION_BITS: u32 = 15;
+
+/// Refuses functions in rings that leave their numbers too few bits: of two parties, whose wide ring is narrow.
+fn fine_enough(program: &Program) -> Result<()> {
+    let shift = program.settings.most_shift();
+    let function = program.instructions.iter().find(|i| matches!(i.op, Op::Piecewise { .. }));
+    match function.filter(|_| shift < FUNCTION_BITS) {
+        None => Ok(()),
+        Some(instruction) => {
+            let layer = program.layers[instruction.layer].name.clone();
+            let (n, w) = (program.settings.narrow_bits, program.settings.wide_bits);
+            let why = format!(
+                "rings of {n} and {w} bits leave a smooth function {shift} fractional bits; it needs {FUNCTION_BITS}: a narrower ring of activations or a wider one of products"
+            );
+            Err(Error::Range { layer, why })
+        }
+    }
 }
 
 /// Bits of the largest weight of a linear layer, sign included.

@@ -17,6 +17,17 @@ pub struct Identity {
     pub(super) key: Vec<u8>,
 }
 
+impl Identity {
+    /// Whether it is for this end.
+    #[must_use]
+    pub fn is_for(&self, topology: &Topology, end: Endpoint) -> bool {
+        let certificate = rustls::pki_types::CertificateDer::from(self.certificate.as_slice());
+        let Ok(parsed) = webpki::EndEntityCert::try_from(&certificate) else { return false };
+        rustls::pki_types::ServerName::try_from(role_name(topology, end))
+            .is_ok_and(|name| parsed.verify_is_valid_for_subject_name(&name).is_ok())
+    }
+}
+
 /// Signs certificates for the roles of one session.
 pub struct Authority {
     certificate: Vec<u8>,
