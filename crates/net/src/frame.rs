@@ -111,6 +111,13 @@ impl Part {
             Self::Wide(v) => Segment::Wide(v.len()),
         }
     }
+    /// Wide words that carry bytes, little-endian; zeros fill the last word.
+    #[must_use]
+    pub fn of_bytes(bytes: &[u8]) -> Self {
+        let mut part = Self::zeroed(Segment::Wide(bytes.len().div_ceil(8)));
+        part.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
+        part
+    }
     /// Its bytes, little-endian.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {

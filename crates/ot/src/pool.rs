@@ -91,7 +91,6 @@ impl Made {
 pub struct Supply {
     method: Method,
     left: [usize; 2],
-    rounds: u64,
 }
 
 /// Words that the two ends say in one step of making transfers; a step in which neither says anything does not happen.
@@ -101,7 +100,7 @@ impl Supply {
     /// At the beginning of a session.
     #[must_use]
     pub fn new(method: Method) -> Self {
-        Self { method, left: [0, 0], rounds: 0 }
+        Self { method, left: [0, 0] }
     }
 
     /// What both ends say so that so many transfers can be drawn that the first end sends, and that the second one sends.
@@ -122,7 +121,6 @@ impl Supply {
             for (left, first) in self.left.iter_mut().zip([true, false]) {
                 *left += sent_by(first).len() * each;
             }
-            self.rounds += 1;
         }
         steps
     }
@@ -276,7 +274,6 @@ impl Pool {
         mut exchange: impl FnMut(Vec<u64>, usize) -> std::result::Result<Vec<u64>, E>,
     ) -> std::result::Result<(), E> {
         let (us, them) = if self.first { (0, 1) } else { (1, 0) };
-        let before = self.supply;
         let steps = self.supply.make(need);
         let (sent, received) = (&mut self.sent.0, &mut self.received.0);
         match &mut self.bulk {
@@ -294,8 +291,7 @@ impl Pool {
                 }
             }
             Bulk::Silent(ferret) => {
-                let rounds = before.rounds..self.supply.rounds;
-                for (_, step) in rounds.zip(steps.chunks_exact(2)) {
+                for step in steps.chunks_exact(2) {
                     let (round, message) = ferret.begin(&mut self.random);
                     let begun = exchange(message, step[0][them])?;
                     let (grown, message) = ferret.answer(self.delta, &begun, &mut self.random, &mut self.spare)?;

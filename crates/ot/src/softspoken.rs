@@ -179,7 +179,7 @@ impl Sender {
 }
 
 /// All ones where two numbers are equal, without a branch.
-fn equal(a: usize, b: usize) -> u128 {
+pub(crate) fn equal(a: usize, b: usize) -> u128 {
     let differ = (a ^ b) as u64;
     u128::from((differ | differ.wrapping_neg()) >> 63).wrapping_sub(1)
 }

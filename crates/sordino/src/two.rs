@@ -11,7 +11,7 @@ use crate::session::{Ended, Inputs, Job, Outputs, Owned, fresh_id, run};
 use crate::tls::{Ends, Identity};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
-use sordino_mpc::{Costs, Kind, Plan, Step, System, Topology, two};
+use sordino_mpc::{Kind, Plan, Step, System, Topology, two};
 use sordino_net::{Endpoint, LinkModel, Net, Part, Segment, Tag};
 use sordino_nn::exec::Loaded;
 use sordino_nn::program::{Program, Secrets};
@@ -90,10 +90,7 @@ impl Price {
     /// # Errors
     /// When the program does what two parties cannot.
     pub fn of(program: &Program) -> Result<Self> {
-        Self::planned(&Plan::<two::Declared>::of(program.settings), program)
-    }
-
-    fn planned<C: Costs>(plan: &Plan<C>, program: &Program) -> Result<Self> {
+        let plan = &Plan::<two::Declared>::of(program.settings);
         let mut at = Step::root([0; 16]);
         let loaded = Loaded::load(plan, at.child("load"), program, None)?;
         loaded.agree(plan, at.child("agree"))?;
@@ -119,20 +116,10 @@ fn ends(me: Endpoint, identity: &Identity, deadline: Duration) -> Result<Ends> {
         .map_err(|e| Error::Session(format!("the identity cannot be used: {e}")))
 }
 
-fn words(bytes: &[u8]) -> Vec<u64> {
-    let word = |c: &[u8]| c.iter().rev().fold(0, |v, &b| v << 8 | u64::from(b));
-    bytes.chunks(8).map(word).collect()
-}
-
-fn bytes(words: &[u64], length: usize) -> Vec<u8> {
-    let mut bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
-    bytes.truncate(length);
-    bytes
-}
-
-fn one(message: Vec<Part>) -> Result<Vec<u64>> {
-    match message.into_iter().next() {
-        Some(Part::Wide(words)) => Ok(words),
+/// The first word of a message.
+fn word(message: &[Part]) -> Result<u64> {
+    match message {
+        [Part::Wide(words), ..] if !words.is_empty() => Ok(words[0]),
         _ => Err(Error::Session("a message of another form than was asked for".into())),
     }
 }
@@ -182,11 +169,10 @@ impl<'a> Host<'a> {
         };
         let net = connect(HOST, &self.ends, Some(listener), &how).map_err(|e| failed(&e))?;
         let session = fresh_id()?;
-        let id = words(&session);
-        let head = vec![Part::Wide(vec![self.content.len() as u64, id[0], id[1]])];
+        let head = vec![Part::Wide(vec![self.content.len() as u64]), Part::of_bytes(&session)];
         net.send(CLIENT, OFFER, head).map_err(lost)?;
-        net.send(CLIENT, CONTENT, vec![Part::Wide(words(&self.content))]).map_err(lost)?;
-        let runs = one(net.recv(CLIENT, ORDER, &[Segment::Wide(1)]).map_err(lost)?)?[0];
+        net.send(CLIENT, CONTENT, vec![Part::of_bytes(&self.content)]).map_err(lost)?;
+        let runs = word(&net.recv(CLIENT, ORDER, &[Segment::Wide(1)]).map_err(lost)?)?;
         if runs == 0 {
             return Ok(Visit::Left);
         }
@@ -229,15 +215,15 @@ impl Asking {
             stop: setup.stop,
         };
         let net = connect(CLIENT, &ends, None, &how).map_err(|e| failed(&e))?;
-        let head = one(net.recv(HOST, OFFER, &[Segment::Wide(3)]).map_err(lost)?)?;
-        let (length, mut session) = (head[0], [0; 16]);
+        let head = net.recv(HOST, OFFER, &[1, 2].map(Segment::Wide)).map_err(lost)?;
+        let (length, mut session) = (word(&head)?, [0; 16]);
         if length > LONGEST {
             return Err(Error::Session(format!("the host's offer has {length} bytes; {LONGEST} are possible")));
         }
-        session.copy_from_slice(&bytes(&head[1..], 16));
+        session.copy_from_slice(head[1].bytes());
         let length = length as usize;
-        let content = one(net.recv(HOST, CONTENT, &[Segment::Wide(length.div_ceil(8))]).map_err(lost)?)?;
-        Ok(Self { offer: Offer::read(&bytes(&content, length))?, net, session })
+        let content = net.recv(HOST, CONTENT, &[Segment::Wide(length.div_ceil(8))]).map_err(lost)?;
+        Ok(Self { offer: Offer::read(&content[0].bytes()[..length])?, net, session })
     }
 
     /// Asks nothing, and says so.
@@ -262,7 +248,7 @@ impl Asking {
     ) -> Result<(Offer, Ended)> {
         let Self { offer, net, session } = self;
         net.send(HOST, ORDER, vec![Part::Wide(vec![runs as u64])]).map_err(lost)?;
-        if one(net.recv(HOST, TAKEN, &[Segment::Wide(1)]).map_err(lost)?)?[0] != 1 {
+        if word(&net.recv(HOST, TAKEN, &[Segment::Wide(1)]).map_err(lost)?)? != 1 {
             let most = offer.most_runs;
             return Err(Error::Usage(format!("{runs} queries; the host offers {most} on one connection")));
         }

@@ -13,8 +13,7 @@ use sordino_ring::Device;
 pub(crate) const HASH: Segment = Segment::Wide(4);
 
 fn as_part(hash: impl AsRef<[u8]>) -> Part {
-    let word = |c: &[u8]| c.iter().rev().fold(0, |v, &b| v << 8 | u64::from(b));
-    Part::Wide(hash.as_ref().chunks_exact(8).map(word).collect())
+    Part::of_bytes(hash.as_ref())
 }
 
 /// What a server says of a component that is opened: of the message that the next server sends.

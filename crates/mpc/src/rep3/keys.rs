@@ -18,6 +18,26 @@ pub struct SessionInfo {
     pub program: [u8; 32],
 }
 
+impl SessionInfo {
+    /// What a party says of itself first: the version of its protocol (1 word), the session (2), the program (4).
+    pub(crate) fn hello(&self, version: u64) -> Vec<Part> {
+        vec![Part::Wide(vec![version]), Part::of_bytes(&self.session), Part::of_bytes(&self.program)]
+    }
+
+    /// Whether a peer's first message begins as this party's does.
+    ///
+    /// # Errors
+    /// [`Error::Incompatible`] names the peer and what differs.
+    pub(crate) fn meets(&self, version: u64, peer: Endpoint, theirs: &[Part]) -> Result<()> {
+        for ((part, want), what) in theirs.iter().zip(self.hello(version)).zip(["version", "session", "program"]) {
+            if *part != want {
+                return Err(Error::Incompatible { peer, what });
+            }
+        }
+        Ok(())
+    }
+}
+
 const VERSION: u64 = 3;
 
 #[derive(Zeroize, ZeroizeOnDrop)]
@@ -103,31 +123,19 @@ pub fn establish(net: &Net, info: &SessionInfo, entropy: &dyn Entropy) -> Result
     let me = net.me();
     let mut at = Step::root(info.session);
     let tag = at.child("keys").tag("hello");
-    let words = |bytes: &[u8]| -> Vec<u64> {
-        bytes.chunks_exact(8).map(|c| c.iter().rev().fold(0, |v, &b| v << 8 | u64::from(b))).collect()
-    };
     let peers = [Endpoint((me.0 + 2) % 3), Endpoint((me.0 + 1) % 3)];
     let mut own = Zeroizing::new([[0u8; 32]; 2]);
     for (random, peer) in own.iter_mut().zip(peers) {
         entropy.fill(random)?;
-        let hello = vec![
-            Part::Wide(vec![VERSION]),
-            Part::Wide(words(&info.session)),
-            Part::Wide(words(&info.program)),
-            Part::Wide(words(random)),
-        ];
+        let mut hello = info.hello(VERSION);
+        hello.push(Part::of_bytes(random));
         net.send(peer, tag, hello)?;
     }
     let mut keys = Vec::with_capacity(2);
     for (random, peer) in own.iter().zip(peers) {
         let form = [Segment::Wide(1), Segment::Wide(2), Segment::Wide(4), Segment::Wide(4)];
         let hello = net.recv(peer, tag, &form)?;
-        let expect = [vec![VERSION], words(&info.session), words(&info.program)];
-        for ((part, want), what) in hello.iter().zip(expect).zip(["version", "session", "program"]) {
-            if *part != Part::Wide(want) {
-                return Err(Error::Incompatible { peer, what });
-            }
-        }
+        info.meets(VERSION, peer, &hello)?;
         let theirs = hello[3].bytes();
         let (first, second) = if me < peer { (&random[..], theirs) } else { (theirs, &random[..]) };
         let extracted = mac(b"sordino prss v1", &[first, second]);

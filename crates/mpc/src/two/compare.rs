@@ -34,7 +34,7 @@ impl Digits {
     }
 }
 
-/// For each level of a tree over so many leaves: for each node whether it is a pair, and whether both products are needed.
+/// For each level of a tree over so many leaves: for each pair whether both products are needed.
 pub(super) fn levels(leaves: usize, equal: bool) -> Vec<Vec<bool>> {
     let (mut n, mut all) = (leaves, vec![]);
     while n > 1 {

@@ -179,8 +179,7 @@ impl Costs for Declared {
             let (question, answers) = (layer::question_words(params, &layout), layout.answer_words(bits));
             let words = 5 * question + 3 * answers;
             self.ciphertexts.set(self.ciphertexts.get().max(8 * words as u64));
-            let asked = self.send(Said::Client(layer::question_words(params, &layout)));
-            let cost = asked + self.send(Said::Owner(layout.answer_words(bits)));
+            let cost = self.send(Said::Client(question)) + self.send(Said::Owner(answers));
             Cost { macs: op.macs(), ..cost }
         };
         Ok(terms.iter().map(term).sum())

@@ -2,7 +2,7 @@
 
 use super::engine::wrong_form;
 use crate::rep3::SessionInfo;
-use crate::{Entropy, Error, Result, Settings, Step, Transfers};
+use crate::{Entropy, Result, Settings, Step, Transfers};
 use sha2::{Digest, Sha256};
 use sordino_net::{Endpoint, Net, Part, Segment};
 use sordino_ot::{Method, Pool, Setup, Stream, base};
@@ -16,10 +16,6 @@ pub struct Keys {
     pub(super) pool: Pool,
     /// This party's own randomness: masks, encryption.
     pub(super) own: Stream,
-}
-
-pub(super) fn words(bytes: &[u8]) -> Vec<u64> {
-    bytes.chunks_exact(8).map(|c| c.iter().rev().fold(0, |v, &b| v << 8 | u64::from(b))).collect()
 }
 
 fn stream(entropy: &dyn Entropy) -> Result<Stream> {
@@ -61,27 +57,17 @@ pub fn establish(net: &Net, info: &SessionInfo, settings: &Settings, entropy: &d
     let (mut setup, point) = Setup::new(&name, me.0 == 0, stream(entropy)?);
     let mut own = Zeroizing::new([0u8; 32]);
     entropy.fill(&mut *own)?;
-    let hello = vec![
-        Part::Wide(vec![VERSION]),
-        Part::Wide(words(&info.session)),
-        Part::Wide(words(&info.program)),
-        Part::Wide(words(&*own)),
-        Part::Wide(point),
-    ];
+    let mut hello = info.hello(VERSION);
+    hello.extend([Part::of_bytes(&*own), Part::Wide(point)]);
     net.send(peer, at.tag("hello"), hello)?;
     let form = [1, 2, 4, 4, base::POINT].map(Segment::Wide);
     let theirs = net.recv(peer, at.tag("hello"), &form)?;
-    let expect = [vec![VERSION], words(&info.session), words(&info.program)];
-    for ((part, want), what) in theirs.iter().zip(expect).zip(["version", "session", "program"]) {
-        if *part != Part::Wide(want) {
-            return Err(Error::Incompatible { peer, what });
-        }
-    }
+    info.meets(VERSION, peer, &theirs)?;
     let [_, _, _, contribution, Part::Wide(point)] = &theirs[..] else { return Err(wrong_form()) };
-    let mine = Part::Wide(words(&*own));
-    let both = if me.0 == 0 { [&mine, contribution] } else { [contribution, &mine] };
+    let (mine, theirs) = (&own[..], contribution.bytes());
+    let both = if me.0 == 0 { [mine, theirs] } else { [theirs, mine] };
     let mut digest = Sha256::new().chain_update(b"sordino transfers").chain_update(&name);
-    both.iter().for_each(|part| digest.update(part.bytes()));
+    both.iter().for_each(|part| digest.update(part));
     let mut seed = [0; 16];
     seed.copy_from_slice(&digest.finalize()[..16]);
     let second = setup.second(point)?;

@@ -1,6 +1,7 @@
 //! Trees whose levels add up to delta: a node's left child is its hash, and the right one is the left one plus the node.
 
 use crate::aes128::Aes;
+use crate::softspoken::equal;
 
 /// The sum of the nodes of either side of a level.
 fn sides(nodes: &[u128]) -> [u128; 2] {
@@ -20,13 +21,6 @@ pub(super) fn grow(key: &Aes, root: u128, delta: u128, leaves: &mut [u128]) -> V
     }
     leaves.iter_mut().for_each(|v| *v &= !1);
     sums
-}
-
-/// All ones where two numbers are equal, without a branch.
-fn equal(a: usize, b: usize) -> u128 {
-    let differ = (a ^ b) as u64;
-    let one = ((differ | differ.wrapping_neg()) >> 63) ^ 1;
-    0u128.wrapping_sub(u128::from(one))
 }
 
 /// Adds a value to the node at a place that nobody sees: all are touched.
