@@ -7,6 +7,7 @@ mod inputs;
 mod inspect;
 mod plan;
 mod plot;
+mod service;
 mod session;
 mod train;
 mod two;
@@ -44,6 +45,9 @@ pub(crate) struct Cli {
     /// Log what happens to standard error: off, error, warn, info, debug or trace.
     #[arg(long, global = true, default_value = "warn")]
     log: LevelFilter,
+    /// How the log is written.
+    #[arg(long, global = true, value_enum, default_value = "text")]
+    log_format: LogFormat,
 }
 
 #[derive(Subcommand)]
@@ -66,11 +70,40 @@ enum Command {
     Host(Box<two::HostArgs>),
     /// Ask a host: it learns nothing of the input or the answer, and keeps its model.
     Ask(Box<two::AskArgs>),
-    /// Identities for `host` and `ask`.
+    /// Certificates and keys: for three servers and their clients, or for `host` and `ask`.
     Cert(two::Cert),
+    /// Run one of three servers, or all three to try them (--demo).
+    Serve(service::Serve),
+    /// Share a model with three servers, none of which can read it.
+    Push(Box<service::Push>),
+    /// Ask a model that three servers hold.
+    Submit(Box<service::Submit>),
+    /// Fetch the answer of a job.
+    Fetch(service::Fetch),
+    /// Jobs that you submitted or receive.
+    Jobs(service::Jobs),
+    /// Models that you may ask.
+    Models(service::Models),
+    /// Let a client ask a model of yours, or no more.
+    Allow(service::Allow),
+    /// Remove a model of yours from the servers.
+    Remove(service::Remove),
+    /// Forget a job that waits or is over.
+    Forget(service::Forget),
+    /// Look after what a stopped server keeps.
+    Store(service::StoreArgs),
     /// A server as a child process; started by --parties processes.
     #[command(hide = true)]
     Party,
+}
+
+/// How a log is written.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line, for programs.
+    Json,
 }
 
 /// Where the parties run.
@@ -238,11 +271,16 @@ fn main() -> ExitCode {
 /// Runs the command line; the result is the exit code.
 fn run() -> u8 {
     let cli = Cli::parse();
-    if !matches!(cli.command, Command::Party) {
+    // A server hears signals itself.
+    if !matches!(cli.command, Command::Party | Command::Serve(_)) {
         session::handle_interrupts();
     }
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt().with_max_level(cli.log).with_writer(std::io::stderr).with_ansi(colours).init();
+    let log = tracing_subscriber::fmt().with_max_level(cli.log).with_writer(std::io::stderr).with_ansi(colours);
+    match cli.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
     let result = match cli.command {
         Command::Infer(args) => args.run(),
         Command::Train(args) => args.run(),
@@ -254,6 +292,16 @@ fn run() -> u8 {
         Command::Host(args) => args.run(),
         Command::Ask(args) => args.run(),
         Command::Cert(args) => args.run(),
+        Command::Serve(args) => args.run(),
+        Command::Push(args) => args.run(),
+        Command::Submit(args) => args.run(),
+        Command::Fetch(args) => args.run(),
+        Command::Jobs(args) => args.run(),
+        Command::Models(args) => args.run(),
+        Command::Allow(args) => args.run(),
+        Command::Remove(args) => args.run(),
+        Command::Forget(args) => args.run(),
+        Command::Store(args) => args.run(),
         Command::Party => return sordino::party::run(),
     };
     match result {

@@ -1,5 +1,6 @@
 //! `sordino host`, `sordino ask` and `sordino cert`: two parties on two machines.
 
+use super::service::{Made, ServerCertificate, make_authority};
 use super::session::seconds;
 use super::{Compile, Inputs, Open, human_bytes, of_model, positive, print};
 use clap::{Args, Subcommand};
@@ -16,6 +17,7 @@ use sordino_net::Endpoint;
 use sordino_nn::exec::{decode_outputs, encode_inputs};
 use sordino_nn::program::Port;
 use sordino_nn::{Ranges, Tensor};
+use sordino_service::certificates::Whose;
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -30,6 +32,28 @@ pub(crate) struct Cert {
 
 #[derive(Subcommand)]
 enum What {
+    /// An authority, whose signatures three servers and their clients trust.
+    Ca {
+        /// The folder it is made in.
+        #[arg(long, short, value_name = "DIR")]
+        output: PathBuf,
+    },
+    /// A certificate for one of three servers.
+    Server(ServerCertificate),
+    /// A certificate for a client of three servers: an owner of models or of data.
+    Client {
+        /// Its name: letters, digits and hyphens.
+        name: String,
+        #[command(flatten)]
+        made: Made,
+    },
+    /// A certificate for an operator, who may look at a server's page and metrics.
+    Operator {
+        /// Its name: letters, digits and hyphens.
+        name: String,
+        #[command(flatten)]
+        made: Made,
+    },
     /// Identities for a host and its client: two files, of which each party gets its own. The authority that signs them is not kept.
     Pair {
         /// The folder they are written to, as host.identity and client.identity.
@@ -46,7 +70,13 @@ const CLIENT_FILE: &str = "client.identity";
 
 impl Cert {
     pub(crate) fn run(self) -> Result<()> {
-        let What::Pair { output, days } = self.what;
+        let (output, days) = match self.what {
+            What::Ca { output } => return make_authority(&output),
+            What::Server(server) => return server.made.run(&Whose::Server(usize::from(server.party))),
+            What::Client { name, made } => return made.run(&Whose::Client(name)),
+            What::Operator { name, made } => return made.run(&Whose::Operator(name)),
+            What::Pair { output, days } => (output, days),
+        };
         let failed = |e: &dyn std::fmt::Display| Error::Session(format!("cannot make certificates: {e}"));
         std::fs::create_dir_all(&output).map_err(Error::at(&output))?;
         let (authority, topology) = (Authority::new().map_err(|e| failed(&e))?, Topology::two());

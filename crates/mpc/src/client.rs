@@ -1,8 +1,8 @@
 //! An owner's side of a computation by three servers: sharing inputs, receiving outputs, following along otherwise.
 
-use crate::rep3::{HASH, SERVERS, form, opened};
+use crate::rep3::{SERVERS, opened, opened_form};
 use crate::{Checked, Entropy, Error, Local, Party, Plan, Protocol, Result, Role, Settings, Step, Symbol, Width};
-use sordino_net::{Net, Part, Segment};
+use sordino_net::{Net, Part};
 use sordino_ring::{Conv2d, PrgKey, Shape, pack, unpack};
 use zeroize::Zeroizing;
 
@@ -167,7 +167,7 @@ impl Protocol for Client<'_> {
         let n = self.shapes.shape(&x.0).len();
         let width = self.shapes.width(&x.0);
         let bits = self.settings.bits(width);
-        let expect: [Segment; 2] = [form(n, bits), HASH];
+        let expect = opened_form(n, bits);
         let tag = at.tag("open");
         let mut components = vec![];
         for server in SERVERS {

@@ -126,6 +126,15 @@ impl Part {
             Self::Wide(v) => bytemuck::cast_slice(v),
         }
     }
+    /// As many bytes as its form has.
+    ///
+    /// # Errors
+    /// Those of reading, also when there are fewer.
+    pub fn read(form: Segment, from: &mut dyn std::io::Read) -> std::io::Result<Self> {
+        let mut part = Self::zeroed(form);
+        from.read_exact(part.bytes_mut())?;
+        Ok(part)
+    }
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         match self {
             Self::Narrow(v) => bytemuck::cast_slice_mut(v),

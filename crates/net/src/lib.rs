@@ -21,7 +21,7 @@ mod wire;
 pub use error::{NetError, Result};
 pub use frame::{Frame, FrameError, HEADER_BYTES, Header, MAX_PAYLOAD, Message, Part, Segment, Tag};
 pub use memory::memory_links;
-pub use mesh::{Link, Net};
+pub use mesh::{Link, Links, Net};
 pub use meter::{Meter, Traffic};
 pub use shape::{LinkModel, Shaper};
 pub use stream::{Outgoing, Patience, StreamLink, StreamReceiver, StreamSender};

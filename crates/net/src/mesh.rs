@@ -18,11 +18,25 @@ pub trait Link: Send + Sync {
     /// # Errors
     /// When the peer is gone or silent, or sent something else.
     fn recv(&self, expect: &[Segment]) -> Result<Frame>;
+    /// The next frame, where it is known which one it is: for a link that holds what was sent before the step had its name.
+    ///
+    /// # Errors
+    /// As [`Link::recv`].
+    fn recv_named(&self, _tag: Tag, _number: u32, expect: &[Segment]) -> Result<Frame> {
+        self.recv(expect)
+    }
     /// Bytes handed to the network so far.
     fn wire(&self) -> u64;
+    /// What both ends of an authenticated channel, and nobody else, can know of it. Zeros where there is no such channel.
+    fn binding(&self) -> [u8; 32] {
+        [0; 32]
+    }
     /// Gives up at once: nothing queued is sent any more, and whoever waits on the link stops waiting.
     fn abort(&self) {}
 }
+
+/// An endpoint's links, with whom each leads to.
+pub type Links = Vec<(Endpoint, Box<dyn Link>)>;
 
 struct Peer {
     link: Box<dyn Link>,
@@ -57,6 +71,12 @@ impl Net {
     #[must_use]
     pub fn me(&self) -> Endpoint {
         self.me
+    }
+
+    /// What a link is bound to: see [`Link::binding`].
+    #[must_use]
+    pub fn binding(&self, peer: Endpoint) -> [u8; 32] {
+        self.peers.get(&peer).map_or([0; 32], |p| p.link.binding())
     }
 
     /// Where its time goes.
@@ -110,8 +130,8 @@ impl Net {
 
     fn try_recv(&self, from: Endpoint, tag: Tag, expect: &[Segment]) -> Result<Message> {
         let peer = self.peer(from)?;
-        let frame = self.timeline.time(Activity::Receive, || peer.link.recv(expect))?;
         let want = peer.next_in.load(Ordering::Relaxed);
+        let frame = self.timeline.time(Activity::Receive, || peer.link.recv_named(tag, want, expect))?;
         let got = frame.header.number;
         if got < want {
             return Err(NetError::Replayed { peer: from, number: got });

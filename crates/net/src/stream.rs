@@ -340,6 +340,8 @@ pub struct StreamLink<W: Outgoing + 'static, R> {
     pub wire: std::sync::Arc<std::sync::atomic::AtomicU64>,
     /// Closes both streams from outside, so that whoever reads or writes them stops.
     pub close: Box<dyn Fn() + Send + Sync>,
+    /// What the two streams are bound to: see [`Link::binding`].
+    pub binding: [u8; 32],
 }
 
 impl<W: Outgoing + 'static, R: Read + Send> Link for StreamLink<W, R> {
@@ -351,6 +353,9 @@ impl<W: Outgoing + 'static, R: Read + Send> Link for StreamLink<W, R> {
     }
     fn wire(&self) -> u64 {
         self.wire.load(std::sync::atomic::Ordering::Relaxed)
+    }
+    fn binding(&self) -> [u8; 32] {
+        self.binding
     }
     fn abort(&self) {
         self.out.abandon();

@@ -88,7 +88,7 @@ pub mod party;
 mod pictures;
 pub mod prepared;
 mod preprocess;
-mod private;
+pub mod private;
 pub mod processes;
 pub mod report;
 pub mod samples;

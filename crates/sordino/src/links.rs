@@ -1,7 +1,9 @@
 //! Links between processes, and making all of an end's connections.
 
 use crate::tls::{ConnectError, Connection, Direction, Ends, accept_all};
-use sordino_net::{Endpoint, Link, LinkModel, Net, NetError, Patience, StreamLink, StreamReceiver, StreamSender};
+use sha2::{Digest, Sha256};
+use sordino_mpc::Topology;
+use sordino_net::{Endpoint, LinkModel, Links, Net, NetError, Patience, StreamLink, StreamReceiver, StreamSender};
 use std::collections::BTreeMap;
 use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -99,6 +101,26 @@ pub fn connect(
             })?
         }
     };
+    Ok(Net::new(me, assemble(me, topology, connections, how.link, &|peer| how.patience_for(ends, peer))?))
+}
+
+/// What two connections of a pair of ends are bound to, whichever of them asks.
+fn bound(me: Endpoint, peer: Endpoint, outgoing: &[u8; 32], incoming: &[u8; 32]) -> [u8; 32] {
+    let (first, second) = if me < peer { (outgoing, incoming) } else { (incoming, outgoing) };
+    Sha256::new().chain_update(b"sordino link").chain_update(first).chain_update(second).finalize().into()
+}
+
+/// Links over connections, of which there must be one for each direction and peer.
+///
+/// # Errors
+/// When one of a peer's is missing, or the system has no thread for it.
+pub fn assemble(
+    me: Endpoint,
+    topology: &Topology,
+    connections: Vec<Connection>,
+    link: LinkModel,
+    patience: &dyn Fn(Endpoint) -> Patience,
+) -> Result<Links, ConnectError> {
     let mut halves: BTreeMap<Endpoint, (Option<Connection>, Option<Connection>)> = BTreeMap::new();
     for connection in connections {
         let half = halves.entry(connection.peer).or_default();
@@ -106,13 +128,14 @@ pub fn connect(
         let outgoing = (connection.direction == Direction::Send) != connection.accepted;
         if outgoing { half.0 = Some(connection) } else { half.1 = Some(connection) }
     }
-    let mut links: Vec<(Endpoint, Box<dyn Link>)> = vec![];
+    let mut links: Links = vec![];
     for (peer, half) in halves {
         let (Some(out), Some(incoming)) = half else {
             return Err(ConnectError::Unexpected { peer: topology.name(peer) });
         };
-        let patience = how.patience_for(ends, peer);
+        let patience = patience(peer);
         let thread = |e: NetError| ConnectError::Handshake { peer: topology.name(peer), why: e.to_string() };
+        let binding = bound(me, peer, &out.binding, &incoming.binding);
         let sockets = [out.socket, incoming.socket];
         let close = move || {
             for socket in &sockets {
@@ -121,12 +144,13 @@ pub fn connect(
             }
         };
         let link = StreamLink {
-            out: StreamSender::new(peer, out.stream, how.link, patience).map_err(thread)?,
+            out: StreamSender::new(peer, out.stream, link, patience).map_err(thread)?,
             incoming: StreamReceiver::new(peer, incoming.stream, patience),
             wire: out.wire,
             close: Box::new(close),
+            binding,
         };
         links.push((peer, Box::new(link)));
     }
-    Ok(Net::new(me, links))
+    Ok(links)
 }

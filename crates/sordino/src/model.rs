@@ -203,7 +203,7 @@ pub fn write_own(path: &Path, bytes: &[u8]) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::File`], also when it is there.
-pub(crate) fn create_own(path: &Path, bytes: &[u8]) -> Result<()> {
+pub fn create_own(path: &Path, bytes: &[u8]) -> Result<()> {
     write_with(path, bytes, 0o600, false)
 }
 

@@ -63,7 +63,7 @@ fn opened(path: &Path, options: &OpenOptions) -> Result<Option<File>> {
 ///
 /// # Errors
 /// [`Error::File`] when it is missing, somebody else's, or open to others.
-pub(crate) fn folder(path: &Path, make: bool) -> Result<()> {
+pub fn folder(path: &Path, make: bool) -> Result<()> {
     if make {
         let mut builder = std::fs::DirBuilder::new();
         #[cfg(unix)]
@@ -88,7 +88,7 @@ pub(crate) fn folder(path: &Path, make: bool) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::File`].
-pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>> {
+pub fn read(path: &Path) -> Result<Option<Vec<u8>>> {
     let Some(mut file) = opened(path, options().read(true))? else { return Ok(None) };
     // As large as it is at once: growing would leave copies behind.
     let length = file.metadata().map_err(Error::at(path))?.len();
@@ -101,7 +101,7 @@ pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>> {
 ///
 /// # Errors
 /// [`Error::File`].
-pub(crate) fn reader(path: &Path) -> Result<Option<File>> {
+pub fn reader(path: &Path) -> Result<Option<File>> {
     opened(path, options().read(true))
 }
 
@@ -109,7 +109,7 @@ pub(crate) fn reader(path: &Path) -> Result<Option<File>> {
 ///
 /// # Errors
 /// [`Error::File`].
-pub(crate) fn lock_file(path: &Path) -> Result<File> {
+pub fn lock_file(path: &Path) -> Result<File> {
     let file = opened(path, options().create(true).truncate(false).write(true))?;
     file.ok_or_else(|| fault(path, "the folder is gone"))
 }

@@ -61,7 +61,7 @@ pub fn links(a: Endpoint, b: Endpoint, holds: usize, deadline: Duration) -> (Box
             }
         };
         let incoming = StreamReceiver::new(peer, Pipe(incoming), patience);
-        Box::new(StreamLink { out, incoming, wire, close: Box::new(close) })
+        Box::new(StreamLink { out, incoming, wire, close: Box::new(close), binding: [0; 32] })
     };
     (end(b, ab, from_b), end(a, ba, from_a))
 }

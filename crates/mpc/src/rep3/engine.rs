@@ -36,6 +36,24 @@ pub(crate) fn form(n: usize, bits: u32) -> Segment {
     }
 }
 
+/// What an owner sends a server of `n` elements that it shares in a ring of so many bits: components `server` and `server + 1`, of
+/// which 0 and 1 are seeds of 16 bytes, and component 2 travels.
+#[must_use]
+pub fn share_form(server: usize, n: usize, bits: u32) -> [Segment; 2] {
+    const SEED: Segment = Segment::Wide(2);
+    match server {
+        0 => [SEED, SEED],
+        1 => [SEED, form(n, bits)],
+        _ => [form(n, bits), SEED],
+    }
+}
+
+/// What a server sends the receiver of `n` elements that are opened in a ring of so many bits: its component, and the hash of the next one.
+#[must_use]
+pub fn opened_form(n: usize, bits: u32) -> [Segment; 2] {
+    [form(n, bits), super::agree::HASH]
+}
+
 impl<D: Device> Rep3<D> {
     /// A server with its device, its links and its keys.
     ///
@@ -202,13 +220,8 @@ impl<D: Device> Rep3<D> {
     /// What an owner shared, as it came.
     fn components(&self, at: &Step, from: Role, n: usize) -> Result<[Component<D>; 2]> {
         let bits = self.settings.wide_bits;
-        let keys = [Segment::Wide(2), Segment::Wide(2)];
-        let form: &[Segment] = match self.me {
-            0 => &keys,
-            1 => &[Segment::Wide(2), form(n, bits)],
-            _ => &[form(n, bits), Segment::Wide(2)],
-        };
-        let message = self.net.recv(self.settings.kind.end(from), at.tag("input"), form)?;
+        let form = share_form(self.me, n, bits);
+        let message = self.net.recv(self.settings.kind.end(from), at.tag("input"), &form)?;
         if let Ok(mut received) = self.received.lock() {
             received.add(&message);
         }

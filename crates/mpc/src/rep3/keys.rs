@@ -38,7 +38,7 @@ impl SessionInfo {
     }
 }
 
-const VERSION: u64 = 3;
+const VERSION: u64 = 4;
 
 #[derive(Zeroize, ZeroizeOnDrop)]
 struct Key([u8; 32]);
@@ -113,8 +113,8 @@ impl Prss {
 }
 
 /// Agrees on fresh keys: each pair of servers exchanges 32 random bytes over their (authenticated, encrypted) link and
-/// derives its key from both halves, the pair's ids, the session and the program, by HMAC-SHA-256 in extract-then-expand
-/// form (RFC 5869). Two messages per server, one round;
+/// derives its key from both halves, the pair's ids, the session, the program and what their channel is bound to, by HMAC-SHA-256 in
+/// extract-then-expand form (RFC 5869). Two messages per server, one round;
 /// the meter starts counting afterwards.
 ///
 /// # Errors
@@ -138,9 +138,9 @@ pub fn establish(net: &Net, info: &SessionInfo, entropy: &dyn Entropy) -> Result
         info.meets(VERSION, peer, &hello)?;
         let theirs = hello[3].bytes();
         let (first, second) = if me < peer { (&random[..], theirs) } else { (theirs, &random[..]) };
-        let extracted = mac(b"sordino prss v1", &[first, second]);
+        let extracted = mac(b"sordino prss v2", &[first, second]);
         let ids = [me.0.min(peer.0), me.0.max(peer.0)];
-        keys.push(Key(*mac(&*extracted, &[&ids, &info.session, &info.program])));
+        keys.push(Key(*mac(&*extracted, &[&ids, &info.session, &info.program, &net.binding(peer)])));
         for part in hello {
             if let Part::Wide(mut words) = part {
                 words.zeroize();

@@ -22,9 +22,9 @@ mod relu;
 mod share;
 mod truncate;
 
-pub(crate) use agree::{HASH, opened};
+pub(crate) use agree::opened;
 pub use cost::Declared;
-pub use engine::Rep3;
-pub(crate) use engine::{SERVERS, form};
+pub(crate) use engine::SERVERS;
+pub use engine::{Rep3, opened_form, share_form};
 pub use keys::{Prss, SessionInfo, establish};
 pub use share::Shared;

@@ -8,7 +8,7 @@ use sordino_net::{Endpoint, Net, Part, Segment};
 use sordino_ot::{Method, Pool, Setup, Stream, base};
 use zeroize::{Zeroize, Zeroizing};
 
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 
 /// What one party has when a session begins. No `Debug`, no `Clone`.
 pub struct Keys {
@@ -53,7 +53,7 @@ pub fn establish(net: &Net, info: &SessionInfo, settings: &Settings, entropy: &d
     let peer = Endpoint(1 - me.0.min(1));
     let mut at = Step::root(info.session);
     let at = at.child("keys");
-    let name = [&info.session[..], &info.program].concat();
+    let name = [&info.session[..], &info.program, &net.binding(peer)].concat();
     let (mut setup, point) = Setup::new(&name, me.0 == 0, stream(entropy)?);
     let mut own = Zeroizing::new([0u8; 32]);
     entropy.fill(&mut *own)?;

@@ -1,34 +1,148 @@
-//! Who may be whom: certificates for the roles of one session, signed by its authority.
+//! Who may be whom: certificates for names, signed by an authority.
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use super::provider;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use sordino_mpc::Topology;
 use sordino_net::Endpoint;
-use std::time::Duration;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// What an end needs to prove its role and to check others'. Erased on drop; no `Debug`.
 #[derive(Clone, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 pub struct Identity {
+    /// Whose signatures count.
     #[zeroize(skip)]
-    pub(super) authority: Vec<u8>,
+    authorities: Vec<Vec<u8>>,
+    /// Its certificate, then those between it and an authority, if there are any.
     #[zeroize(skip)]
-    pub(super) certificate: Vec<u8>,
-    pub(super) key: Vec<u8>,
+    chain: Vec<Vec<u8>>,
+    key: Vec<u8>,
+}
+
+/// Whether a certificate is for a name.
+pub(super) fn is_for(certificate: &CertificateDer<'_>, name: &str) -> bool {
+    let Ok(parsed) = webpki::EndEntityCert::try_from(certificate) else { return false };
+    ServerName::try_from(name).is_ok_and(|name| parsed.verify_is_valid_for_subject_name(&name).is_ok())
+}
+
+/// The names that a certificate is for.
+#[must_use]
+pub fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
+    let parsed = webpki::EndEntityCert::try_from(certificate);
+    parsed.map_or_else(|_| vec![], |c| c.valid_dns_names().map(str::to_string).collect())
+}
+
+/// SHA-256 of a certificate, as 64 hexadecimal digits.
+#[must_use]
+pub fn fingerprint(certificate: &CertificateDer<'_>) -> String {
+    Sha256::digest(certificate).iter().map(|b| format!("{b:02x}")).collect()
 }
 
 impl Identity {
+    /// From the files of a certificate authority: the authorities' certificates, the chain that begins with this one's own, and
+    /// its key (PKCS #8).
+    ///
+    /// # Errors
+    /// One sentence when a file holds something else.
+    pub fn from_pem(authorities: &[u8], chain: &[u8], key: &[u8]) -> Result<Self, String> {
+        let certificates = |pem: &[u8], what: &str| -> Result<Vec<Vec<u8>>, String> {
+            let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+            let all = all.map_err(|e| format!("{what} cannot be read: {e}"))?;
+            if all.is_empty() {
+                return Err(format!("{what} holds no certificate"));
+            }
+            Ok(all.into_iter().map(|c| c.to_vec()).collect())
+        };
+        let key = match PrivateKeyDer::from_pem_slice(key) {
+            Ok(PrivateKeyDer::Pkcs8(key)) => key.secret_pkcs8_der().to_vec(),
+            Ok(_) => return Err("the key is not in PKCS #8 form; `openssl pkcs8 -topk8 -nodes` makes it so".into()),
+            Err(_) => return Err("there is no private key in the key's file".into()),
+        };
+        let authorities = certificates(authorities, "the authorities' file")?;
+        Ok(Self { authorities, chain: certificates(chain, "the certificate's file")?, key })
+    }
+
+    /// The certificate and the key, as files hold them.
+    #[must_use]
+    pub fn to_pem(&self) -> (String, Zeroizing<String>) {
+        let chain = self.chain.iter().map(|c| pem("CERTIFICATE", c)).collect();
+        (chain, Zeroizing::new(pem("PRIVATE KEY", &self.key)))
+    }
+
     /// Whether it is for this end.
     #[must_use]
     pub fn is_for(&self, topology: &Topology, end: Endpoint) -> bool {
-        let certificate = rustls::pki_types::CertificateDer::from(self.certificate.as_slice());
-        let Ok(parsed) = webpki::EndEntityCert::try_from(&certificate) else { return false };
-        rustls::pki_types::ServerName::try_from(role_name(topology, end))
-            .is_ok_and(|name| parsed.verify_is_valid_for_subject_name(&name).is_ok())
+        self.chain.first().is_some_and(|c| is_for(&CertificateDer::from(c.as_slice()), &role_name(topology, end)))
+    }
+
+    /// The names that it is for.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.chain.first().map_or_else(Vec::new, |c| names(&CertificateDer::from(c.as_slice())))
+    }
+
+    /// Its certificate's [`fingerprint`].
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        self.chain.first().map_or_else(String::new, |c| fingerprint(&CertificateDer::from(c.as_slice())))
+    }
+
+    fn roots(&self) -> Result<Arc<RootCertStore>, rustls::Error> {
+        let mut roots = RootCertStore::empty();
+        self.authorities.iter().try_for_each(|a| roots.add(CertificateDer::from(a.clone())))?;
+        Ok(Arc::new(roots))
+    }
+
+    fn certified(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        let chain = self.chain.iter().map(|c| CertificateDer::from(c.clone())).collect();
+        (chain, PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.clone())))
+    }
+
+    /// How it dials: TLS 1.3 alone, with its certificate.
+    ///
+    /// # Errors
+    /// When the identity is malformed.
+    pub fn dialler(&self) -> Result<ClientConfig, rustls::Error> {
+        let (chain, key) = self.certified();
+        ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_root_certificates(self.roots()?)
+            .with_client_auth_cert(chain, key)
+    }
+
+    /// How it accepts: TLS 1.3 alone, from diallers with a certificate of its authorities.
+    ///
+    /// # Errors
+    /// When the identity is malformed.
+    pub fn accepter(&self) -> Result<ServerConfig, rustls::Error> {
+        let verifier = WebPkiClientVerifier::builder_with_provider(self.roots()?, provider())
+            .build()
+            .map_err(|e| rustls::Error::General(e.to_string()))?;
+        let (chain, key) = self.certified();
+        let mut server = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain, key)?;
+        // Every connection proves anew who dials: nothing to resume.
+        server.send_tls13_tickets = 0;
+        Ok(server)
     }
 }
 
-/// Signs certificates for the roles of one session.
+fn pem(label: &str, der: &[u8]) -> String {
+    pem::encode(&pem::Pem::new(label, der))
+}
+
+/// Signs certificates.
 pub struct Authority {
     certificate: Vec<u8>,
     issuer: Issuer<'static, KeyPair>,
@@ -39,18 +153,47 @@ pub(super) fn role_name(topology: &Topology, end: Endpoint) -> String {
     format!("{}.sordino", topology.slug(end))
 }
 
+fn authority() -> Result<CertificateParams, rcgen::Error> {
+    let mut params = CertificateParams::new(vec![])?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.distinguished_name.push(DnType::CommonName, "sordino authority");
+    Ok(params)
+}
+
 impl Authority {
-    /// A fresh authority whose key never leaves this process.
+    /// A fresh authority.
     ///
     /// # Errors
     /// When keys cannot be made.
     pub fn new() -> Result<Self, rcgen::Error> {
-        let mut params = CertificateParams::new(vec![])?;
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.distinguished_name.push(DnType::CommonName, "sordino session authority");
-        let key = KeyPair::generate()?;
+        let (params, key) = (authority()?, KeyPair::generate()?);
         let certificate = params.self_signed(&key)?.der().to_vec();
         Ok(Self { certificate, issuer: Issuer::new(params, key) })
+    }
+
+    /// One that was made before and kept in files.
+    ///
+    /// # Errors
+    /// One sentence when they hold something else.
+    pub fn from_pem(certificate: &[u8], key: &str) -> Result<Self, String> {
+        let key = KeyPair::from_pem(key).map_err(|_| "it holds no private key of an authority".to_string())?;
+        let certificate =
+            CertificateDer::from_pem_slice(certificate).map_err(|_| "it holds no certificate".to_string())?.to_vec();
+        let params = authority().map_err(|e| e.to_string())?;
+        Ok(Self { certificate, issuer: Issuer::new(params, key) })
+    }
+
+    /// Its certificate, which everybody needs.
+    #[must_use]
+    pub fn certificate_pem(&self) -> String {
+        pem("CERTIFICATE", &self.certificate)
+    }
+
+    /// Its key, which makes whoever has it anybody.
+    #[must_use]
+    pub fn key_pem(&self) -> Zeroizing<String> {
+        Zeroizing::new(self.issuer.key().serialize_pem())
     }
 
     /// An identity for a role, valid for a day around now.
@@ -58,12 +201,11 @@ impl Authority {
     /// # Errors
     /// When keys cannot be made.
     pub fn identity(&self, topology: &Topology, end: Endpoint) -> Result<Identity, rcgen::Error> {
-        let now = std::time::SystemTime::now();
-        let day = Duration::from_secs(86400);
+        let (now, day) = (SystemTime::now(), Duration::from_secs(86400));
         self.identity_between(topology, end, now - day, now + day)
     }
 
-    /// An identity valid between two moments.
+    /// An identity for a role, valid between two moments.
     ///
     /// # Errors
     /// When keys cannot be made.
@@ -71,15 +213,46 @@ impl Authority {
         &self,
         topology: &Topology,
         end: Endpoint,
-        from: std::time::SystemTime,
-        to: std::time::SystemTime,
+        from: SystemTime,
+        to: SystemTime,
     ) -> Result<Identity, rcgen::Error> {
-        let mut params = CertificateParams::new(vec![role_name(topology, end)])?;
+        self.identity_of(&role_name(topology, end), from, to)
+    }
+
+    /// An identity for a name, valid between two moments.
+    ///
+    /// # Errors
+    /// When keys cannot be made, or the name is none.
+    pub fn identity_of(&self, name: &str, from: SystemTime, to: SystemTime) -> Result<Identity, rcgen::Error> {
+        let mut params = CertificateParams::new(vec![name.to_string()])?;
+        params.distinguished_name.push(DnType::CommonName, name);
         params.not_before = from.into();
         params.not_after = to.into();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.use_authority_key_identifier_extension = true;
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?.der().to_vec();
-        Ok(Identity { authority: self.certificate.clone(), certificate, key: key.serialize_der() })
+        Ok(Identity { authorities: vec![self.certificate.clone()], chain: vec![certificate], key: key.serialize_der() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let authority = Authority::new().unwrap();
+        let kept = Authority::from_pem(authority.certificate_pem().as_bytes(), &authority.key_pem()).unwrap();
+        let (now, hour) = (SystemTime::now(), Duration::from_secs(3600));
+        let identity = kept.identity_of("alice.client.sordino", now - hour, now + hour).unwrap();
+        let (chain, key) = identity.to_pem();
+        let read =
+            Identity::from_pem(authority.certificate_pem().as_bytes(), chain.as_bytes(), key.as_bytes()).unwrap();
+        assert_eq!((read.names(), read.fingerprint()), (vec!["alice.client.sordino".into()], identity.fingerprint()));
+        assert!(read.dialler().is_ok() && read.accepter().is_ok());
+        assert!(Identity::from_pem(b"", chain.as_bytes(), key.as_bytes()).is_err());
+        assert!(Identity::from_pem(chain.as_bytes(), chain.as_bytes(), chain.as_bytes()).is_err());
     }
 }

@@ -13,14 +13,14 @@ mod stream;
 pub use accept::accept_all;
 pub use error::ConnectError;
 pub use hello::{Direction, Hello};
-pub use identity::{Authority, Identity};
+pub use identity::{Authority, Identity, fingerprint, names};
 pub use stream::Stream;
 
 use error::classify;
-use identity::role_name;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
-use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+use identity::{is_for, role_name};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, ConnectionCommon, ServerConfig, ServerConnection};
 use sordino_mpc::Topology;
 use sordino_net::Endpoint;
 use std::io::{Read, Write};
@@ -44,10 +44,82 @@ pub struct Connection {
     pub wire: Arc<AtomicU64>,
     /// The socket below, for closing it from outside.
     pub socket: TcpStream,
+    /// What its two ends alone can know of it.
+    pub binding: [u8; 32],
+}
+
+/// A dialler that has said who it is and what it wants; its certificate is of the end it claims to be.
+pub struct Guest {
+    /// What it said.
+    pub hello: Hello,
+    /// Its certificate's [`fingerprint`].
+    pub fingerprint: String,
+    stream: Tls<ServerConnection, rustls::server::ServerConnectionData>,
+    wire: Arc<AtomicU64>,
+    socket: TcpStream,
+    name: String,
+}
+
+/// Why a guest may not stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It is this very end.
+    Itself,
+    /// Its session is not known here, or not yet.
+    Session,
+    /// It is not expected, or there already.
+    Unexpected,
+}
+
+impl Guest {
+    fn answer(&mut self, code: u8) -> Result<(), ConnectError> {
+        self.stream.write_all(&[code]).and_then(|()| self.stream.flush()).map_err(|e| classify("a peer", &e))
+    }
+
+    /// Lets it in.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn admit(mut self) -> Result<Connection, ConnectError> {
+        self.answer(0)?;
+        let Hello { peer, direction, session } = self.hello;
+        let bound = binding(self.stream.connection(), &session);
+        let binding = bound.map_err(|e| ConnectError::Handshake { peer: self.name, why: e.to_string() })?;
+        self.stream.settle(direction == Direction::Receive);
+        let Self { stream, wire, socket, .. } = self;
+        Ok(Connection { peer, direction, accepted: true, stream: Box::new(stream), wire, socket, binding })
+    }
+
+    /// Tells it why not; returns the same as an error.
+    #[must_use]
+    pub fn refuse(mut self, why: Refusal) -> ConnectError {
+        let name = std::mem::take(&mut self.name);
+        let (code, error) = match why {
+            Refusal::Itself => (1, ConnectError::SelfDial),
+            Refusal::Session => (2, ConnectError::WrongSession { peer: name }),
+            Refusal::Unexpected => (4, ConnectError::Unexpected { peer: name }),
+        };
+        // It may be gone already.
+        let _ = self.answer(code);
+        error
+    }
 }
 
 /// Longest a single connection's handshake may take in all.
 const HANDSHAKE: Duration = Duration::from_secs(5);
+
+/// What connections are encrypted with.
+fn provider() -> Arc<CryptoProvider> {
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    // AES-128-GCM first: the fastest here, and as strong as the rest of the protocol.
+    provider.cipher_suites.sort_by_key(|s| s.suite() != rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
+    Arc::new(provider)
+}
+
+/// What both ends of a connection, and nobody else, can derive from its handshake (RFC 8446, section 7.5).
+fn binding<S>(connection: &ConnectionCommon<S>, session: &[u8; 16]) -> Result<[u8; 32], rustls::Error> {
+    connection.export_keying_material([0; 32], b"EXPORTER-sordino-link", Some(session))
+}
 
 /// An end of a session that can dial and accept.
 pub struct Ends {
@@ -71,29 +143,7 @@ impl Ends {
         session: [u8; 16],
         deadline: Duration,
     ) -> Result<Self, rustls::Error> {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from(identity.authority.clone()))?;
-        let roots = Arc::new(roots);
-        let chain = || vec![CertificateDer::from(identity.certificate.clone())];
-        let key = || PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(identity.key.clone()));
-        let mut provider = rustls::crypto::aws_lc_rs::default_provider();
-        // AES-128-GCM first: the fastest here, and as strong as the rest of the protocol.
-        provider.cipher_suites.sort_by_key(|s| s.suite() != rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
-        let provider = Arc::new(provider);
-        let versions = &[&rustls::version::TLS13];
-        let client = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_protocol_versions(versions)?
-            .with_root_certificates(Arc::clone(&roots))
-            .with_client_auth_cert(chain(), key())?;
-        let verifier = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider))
-            .build()
-            .map_err(|e| rustls::Error::General(e.to_string()))?;
-        let mut server = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(versions)?
-            .with_client_cert_verifier(verifier)
-            .with_single_cert(chain(), key())?;
-        // One session, one connection: nothing to resume.
-        server.send_tls13_tickets = 0;
+        let (client, server) = (identity.dialler()?, identity.accepter()?);
         Ok(Self { me, topology, session, deadline, client: Arc::new(client), server: Arc::new(server) })
     }
 
@@ -141,8 +191,9 @@ impl Ends {
         };
         match greet().map_err(|e| classify(&name, &e))? {
             0 => {
+                let binding = binding(stream.connection(), &self.session).map_err(|e| handshake(e.to_string()))?;
                 stream.settle(direction == Direction::Send);
-                Ok(Connection { peer, direction, accepted: false, stream: Box::new(stream), wire, socket })
+                Ok(Connection { peer, direction, accepted: false, stream: Box::new(stream), wire, socket, binding })
             }
             1 => Err(ConnectError::SelfDial),
             2 => Err(ConnectError::WrongSession { peer: name }),
@@ -161,6 +212,24 @@ impl Ends {
         tcp: TcpStream,
         claim: &dyn Fn(Endpoint, Direction) -> bool,
     ) -> Result<Connection, ConnectError> {
+        let guest = self.welcome(tcp)?;
+        let Hello { peer, direction, session } = guest.hello;
+        if peer == self.me {
+            Err(guest.refuse(Refusal::Itself))
+        } else if session != self.session {
+            Err(guest.refuse(Refusal::Session))
+        } else if !claim(peer, direction) {
+            Err(guest.refuse(Refusal::Unexpected))
+        } else {
+            guest.admit()
+        }
+    }
+
+    /// Hears who dials, of whatever session.
+    ///
+    /// # Errors
+    /// [`ConnectError`], also when its certificate is for another end than it says.
+    pub fn welcome(&self, tcp: TcpStream) -> Result<Guest, ConnectError> {
         let somebody = || "a peer".to_string();
         let handshake = |why: String| ConnectError::Handshake { peer: somebody(), why };
         let io = |e: std::io::Error| handshake(e.to_string());
@@ -174,33 +243,17 @@ impl Ends {
         let mut stream = Tls::new(tls, tcp, Arc::clone(&wire), until);
         let mut hello = [0; 26];
         stream.read_exact(&mut hello).map_err(|e| classify(&somebody(), &e))?;
-        let Some(Hello { peer, direction, session }) = Hello::decode(&hello) else {
+        let Some(hello) = Hello::decode(&hello) else {
             return Err(handshake("it speaks another version".into()));
         };
-        let name = self.name(peer);
-        let verdict = if peer == self.me {
-            Err((1, ConnectError::SelfDial))
-        } else if session != self.session {
-            Err((2, ConnectError::WrongSession { peer: name }))
-        } else if !self.has_role(stream.connection(), peer) {
-            Err((3, ConnectError::WrongRole { peer: name }))
-        } else if !claim(peer, direction) {
-            Err((4, ConnectError::Unexpected { peer: name }))
-        } else {
-            Ok(())
-        };
-        let code = verdict.as_ref().err().map_or(0, |(code, _)| *code);
-        stream.write_all(&[code]).and_then(|()| stream.flush()).map_err(|e| classify(&somebody(), &e))?;
-        verdict.map_err(|(_, error)| error)?;
-        stream.settle(direction == Direction::Receive);
-        Ok(Connection { peer, direction, accepted: true, stream: Box::new(stream), wire, socket })
-    }
-
-    /// True when the peer's certificate is for the role it claims.
-    fn has_role(&self, connection: &ServerConnection, peer: Endpoint) -> bool {
-        let Some(certificate) = connection.peer_certificates().and_then(|c| c.first()) else { return false };
-        let Ok(parsed) = webpki::EndEntityCert::try_from(certificate) else { return false };
-        ServerName::try_from(role_name(&self.topology, peer))
-            .is_ok_and(|name| parsed.verify_is_valid_for_subject_name(&name).is_ok())
+        let name = self.name(hello.peer);
+        let certificate = stream.connection().peer_certificates().and_then(|c| c.first());
+        let fingerprint = certificate.map(fingerprint).unwrap_or_default();
+        let role = role_name(&self.topology, hello.peer);
+        if !certificate.is_some_and(|c| is_for(c, &role)) {
+            let _ = stream.write_all(&[3]).and_then(|()| stream.flush());
+            return Err(ConnectError::WrongRole { peer: name });
+        }
+        Ok(Guest { hello, fingerprint, stream, wire, socket, name })
     }
 }

@@ -1,0 +1,334 @@
+//! `sordino submit|fetch|jobs|models|allow|remove|forget`.
+
+use super::{To, ago, id, json};
+use crate::{Inputs, human_bytes, positive, print};
+use clap::Args;
+use serde::Serialize;
+use sordino::inputs::Take;
+use sordino::report::{Class, Output, top};
+use sordino::{Error, Result, samples};
+use sordino_nn::exec::encode_inputs;
+use sordino_nn::program::Port;
+use sordino_service::client::{Answered, Client};
+use sordino_service::names::Id;
+use sordino_service::records::{Grant, State};
+use sordino_service::wire::{JobView, ModelView};
+use std::time::{Duration, Instant};
+
+/// How answers are shown.
+#[derive(Args, Clone)]
+struct Shown {
+    /// Show this many best classes.
+    #[arg(long, default_value_t = 5, value_parser = positive)]
+    top: usize,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `submit`.
+#[derive(Args)]
+pub(crate) struct Submit {
+    /// The model's name at the servers.
+    model: String,
+    #[command(flatten)]
+    to: To,
+    #[command(flatten)]
+    inputs: Inputs,
+    /// Who receives the answers [default: this client].
+    #[arg(long, value_name = "CLIENT")]
+    receiver: Option<String>,
+    /// Wait for the answers and show them; else only the jobs' ids are printed, for `sordino fetch`.
+    #[arg(long)]
+    wait: bool,
+    /// Seconds to wait for all answers.
+    #[arg(long, default_value_t = 600.0, value_parser = crate::session::seconds, requires = "wait")]
+    patience: f64,
+    #[command(flatten)]
+    shown: Shown,
+}
+
+/// One answer.
+#[derive(Serialize)]
+struct One {
+    job: Id,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    top: Vec<Class>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    outputs: Vec<Output>,
+}
+
+impl One {
+    fn new(job: Id, answered: &Answered, most: usize) -> Self {
+        let program = &answered.public.program;
+        let outputs: Vec<Output> = program
+            .outputs
+            .iter()
+            .zip(&answered.outputs)
+            .map(|(p, t)| Output { name: p.name.clone(), shape: t.dims.clone(), values: t.data.clone() })
+            .collect();
+        let rows = samples::rows(program.outputs[0].batch, &answered.outputs[0], samples::batch(program));
+        let mut best = rows.first().map(|row| top(row, most)).unwrap_or_default();
+        if let Some(names) = &answered.public.preprocess.classes {
+            best.iter_mut().for_each(|c| c.name = names.get(c.class).cloned());
+        }
+        Self { job, top: best, outputs }
+    }
+
+    fn line(&self) -> String {
+        let called = |c: &Class| c.name.clone().unwrap_or_else(|| c.class.to_string());
+        match &self.top[..] {
+            [one] if self.outputs[0].values.len() == 1 => format!("{:.6}", one.value),
+            many => {
+                let list: Vec<String> = many.iter().map(|c| format!("{} ({:.4})", called(c), c.value)).collect();
+                format!("class {}", list.join(", "))
+            }
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Submitted {
+    model: String,
+    jobs: Vec<Id>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    answers: Vec<One>,
+    wall_seconds: f64,
+}
+
+/// Waits for a job, and says once why it does not get on.
+fn over(client: &Client, job: Id, until: Instant) -> Result<()> {
+    let mut told = None;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let view = client.wait(job, left.min(Duration::from_secs(5)))?;
+        match view.state {
+            State::Done => return Ok(()),
+            State::Failed(fault) => return Err(fault.at(&format!("job {job}")).into()),
+            _ if left.is_zero() => {
+                let why = view.note.map(|n| format!(": {n}")).unwrap_or_default();
+                return Err(Error::Session(format!(
+                    "job {job} is not answered yet{why}; `sordino fetch {job}` asks again"
+                )));
+            }
+            _ => {
+                if view.note.is_some() && view.note != told {
+                    eprintln!("submit: job {job} waits: {}", view.note.as_deref().unwrap_or_default());
+                    told = view.note;
+                }
+            }
+        }
+    }
+}
+
+impl Submit {
+    pub(crate) fn run(self) -> Result<()> {
+        let start = Instant::now();
+        self.inputs.are_there()?;
+        let client = self.to.client()?;
+        let model = client.model(&self.model)?;
+        let program = &model.public.program;
+        let take = |p: &Port| (p.name.clone(), Take { name: p.name.clone(), dims: p.dims.clone(), batch: p.batch });
+        let takes: Vec<(String, Take)> = program.inputs.iter().map(take).collect();
+        let preprocess = self.inputs.preprocess.clone().or(model.public.preprocess.clone());
+        let samples = self.inputs.read(&takes, &preprocess)?;
+        if let Some(left) = model.view.left
+            && (samples.len() as u64) > left
+        {
+            let why = format!("{} inputs; the budget for {} has {left} queries left", samples.len(), self.model);
+            return Err(Error::Usage(why));
+        }
+        // All of them are looked at before the first one leaves.
+        let encoded = samples.iter().map(|s| Ok(encode_inputs(program, s)?)).collect::<Result<Vec<_>>>()?;
+        let receiver = self.receiver.clone().unwrap_or_else(|| client.name().into());
+        if self.wait && receiver != client.name() {
+            return Err(Error::Usage(format!("the answers are for {receiver}, who fetches them; leave out --wait")));
+        }
+        let mut jobs = vec![];
+        for inputs in &encoded {
+            let job = client.submit(&model, inputs, &receiver)?;
+            if !self.shown.json && !self.wait {
+                print(&format!("{job}\n"))?;
+            }
+            jobs.push(job);
+        }
+        let mut answers = vec![];
+        let until = Instant::now() + Duration::from_secs_f64(self.patience);
+        for (i, job) in jobs.iter().enumerate().filter(|_| self.wait) {
+            over(&client, *job, until)?;
+            let one = One::new(*job, &client.answer(*job)?, self.shown.top);
+            if !self.shown.json {
+                print(&format!("input {i}: {}\n", one.line()))?;
+            }
+            answers.push(one);
+        }
+        let wall_seconds = start.elapsed().as_secs_f64();
+        if self.shown.json {
+            return print(&json(&Submitted { model: self.model, jobs, answers, wall_seconds })?);
+        }
+        if self.wait { print(&format!("{wall_seconds:.2} s in all\n")) } else { Ok(()) }
+    }
+}
+
+/// Arguments of `fetch`.
+#[derive(Args)]
+pub(crate) struct Fetch {
+    /// The job's id, as `submit` and `jobs` print it.
+    #[arg(value_parser = id)]
+    job: Id,
+    #[command(flatten)]
+    to: To,
+    /// Seconds to wait for the answer.
+    #[arg(long, default_value_t = 600.0, value_parser = crate::session::seconds)]
+    patience: f64,
+    #[command(flatten)]
+    shown: Shown,
+}
+
+impl Fetch {
+    pub(crate) fn run(self) -> Result<()> {
+        let client = self.to.client()?;
+        over(&client, self.job, Instant::now() + Duration::from_secs_f64(self.patience))?;
+        let one = One::new(self.job, &client.answer(self.job)?, self.shown.top);
+        print(&if self.shown.json { json(&one)? } else { one.line() + "\n" })
+    }
+}
+
+/// Arguments of `jobs`.
+#[derive(Args)]
+pub(crate) struct Jobs {
+    #[command(flatten)]
+    to: To,
+    /// Print one JSON array.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Jobs {
+    pub(crate) fn run(self) -> Result<()> {
+        let jobs = self.to.client()?.jobs()?;
+        if self.json {
+            return print(&json(&jobs)?);
+        }
+        let line = |j: &JobView| {
+            let state = match &j.state {
+                State::Queued => format!("waits{}", j.note.as_deref().map(|n| format!(": {n}")).unwrap_or_default()),
+                State::Running => "runs".into(),
+                State::Done => "answered".into(),
+                State::Failed(fault) => format!("failed ({}): {fault}", fault.kind.name()),
+            };
+            format!("{}  {}  from {} to {}, {}: {state}\n", j.id, j.model, j.owner, j.receiver, ago(j.created))
+        };
+        print(&if jobs.is_empty() { "no jobs\n".into() } else { jobs.iter().map(line).collect::<String>() })
+    }
+}
+
+/// Arguments of `models`.
+#[derive(Args)]
+pub(crate) struct Models {
+    #[command(flatten)]
+    to: To,
+    /// Print one JSON array.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Models {
+    pub(crate) fn run(self) -> Result<()> {
+        let models = self.to.client()?.models()?;
+        if self.json {
+            return print(&json(&models)?);
+        }
+        let line = |m: &ModelView| {
+            let mut text =
+                format!("{}  of {}, pushed {}, {} of shares", m.name, m.owner, ago(m.created), human_bytes(m.bytes));
+            text += &m.left.map(|l| format!(", {l} queries left")).unwrap_or_default();
+            for (client, grant) in &m.grants {
+                text += &format!("\n  {client} may ask {}", granted(grant));
+            }
+            text + "\n"
+        };
+        print(&if models.is_empty() { "no models\n".into() } else { models.iter().map(line).collect::<String>() })
+    }
+}
+
+fn granted(grant: &Grant) -> String {
+    let mut text = match (grant.queries, grant.seconds) {
+        (None, _) => "as often as it likes".to_string(),
+        (Some(q), None) => format!("{q} times"),
+        (Some(q), Some(s)) => format!("{q} times in {s} seconds"),
+    };
+    if !grant.receivers.is_empty() {
+        text += &format!(", also for {}", grant.receivers.join(", "));
+    }
+    text
+}
+
+/// Arguments of `allow`.
+#[derive(Args)]
+pub(crate) struct Allow {
+    /// The model's name at the servers.
+    model: String,
+    /// Who may ask it.
+    client: String,
+    #[command(flatten)]
+    to: To,
+    /// How often; every answer tells a little of the model [default: as often as it likes].
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    queries: Option<u64>,
+    /// The seconds that queries are counted over [default: for ever].
+    #[arg(long, requires = "queries", value_parser = clap::value_parser!(u64).range(1..))]
+    seconds: Option<u64>,
+    /// Whom else answers may be sent to, separated by commas.
+    #[arg(long, value_delimiter = ',')]
+    receivers: Vec<String>,
+    /// Instead: it may ask no more.
+    #[arg(long, conflicts_with_all = ["queries", "seconds", "receivers"])]
+    never: bool,
+}
+
+impl Allow {
+    pub(crate) fn run(self) -> Result<()> {
+        let client = self.to.client()?;
+        if self.never {
+            client.disallow(&self.model, &self.client)?;
+            return print(&format!("{} may ask {} no more\n", self.client, self.model));
+        }
+        let grant = Grant { queries: self.queries, seconds: self.seconds, receivers: self.receivers };
+        client.allow(&self.model, &self.client, &grant)?;
+        print(&format!("{} may ask {} {}\n", self.client, self.model, granted(&grant)))
+    }
+}
+
+/// Arguments of `remove`.
+#[derive(Args)]
+pub(crate) struct Remove {
+    /// The model's name at the servers.
+    model: String,
+    #[command(flatten)]
+    to: To,
+}
+
+impl Remove {
+    pub(crate) fn run(self) -> Result<()> {
+        self.to.client()?.remove(&self.model)?;
+        print(&format!("{} is removed\n", self.model))
+    }
+}
+
+/// Arguments of `forget`.
+#[derive(Args)]
+pub(crate) struct Forget {
+    /// The job's id.
+    #[arg(value_parser = id)]
+    job: Id,
+    #[command(flatten)]
+    to: To,
+}
+
+impl Forget {
+    pub(crate) fn run(self) -> Result<()> {
+        self.to.client()?.forget(self.job)?;
+        print(&format!("job {} is forgotten\n", self.job))
+    }
+}

@@ -1,0 +1,59 @@
+//! Commands of servers on three hosts and of their clients.
+
+mod certificates;
+mod client;
+mod push;
+mod serve;
+mod store;
+
+pub(crate) use certificates::{Made, Server as ServerCertificate, make_authority};
+pub(crate) use client::{Allow, Fetch, Forget, Jobs, Models, Remove, Submit};
+pub(crate) use push::Push;
+pub(crate) use serve::Serve;
+pub(crate) use store::StoreArgs;
+
+use clap::Args;
+use sordino::{Error, Result};
+use sordino_service::client::Client;
+use sordino_service::config::Cluster;
+use sordino_service::names::Id;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Which cluster, and how long to wait for it.
+#[derive(Args, Clone)]
+pub(crate) struct To {
+    /// The file that names the three servers and this client's certificate.
+    #[arg(long, value_name = "FILE", default_value = "cluster.toml")]
+    to: PathBuf,
+    /// Seconds until a server must have answered a call.
+    #[arg(long, default_value_t = 30.0, value_parser = super::session::seconds)]
+    timeout: f64,
+}
+
+impl To {
+    fn client(&self) -> Result<Client> {
+        let mut client = Client::new(&Cluster::read(&self.to)?)?;
+        client.patience = Duration::from_secs_f64(self.timeout);
+        Ok(client)
+    }
+}
+
+fn id(text: &str) -> std::result::Result<Id, String> {
+    text.parse().map_err(|e: sordino_service::Fault| e.why)
+}
+
+fn json(value: &impl serde::Serialize) -> Result<String> {
+    Ok(serde_json::to_string(value).map_err(|e| Error::Session(e.to_string()))? + "\n")
+}
+
+/// How long ago, roughly.
+fn ago(then: u64) -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    match now.saturating_sub(then) {
+        s @ 0..=119 => format!("{s} s ago"),
+        s @ 120..=7199 => format!("{} min ago", s / 60),
+        s @ 7200..=172_799 => format!("{} h ago", s / 3600),
+        s => format!("{} days ago", s / 86_400),
+    }
+}

@@ -1,0 +1,208 @@
+//! `sordino push`.
+
+use super::To;
+use crate::{Compile, Open, human_bytes, of_model, print};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use sordino::inputs::Preprocess;
+use sordino::model::{self, Calibration};
+use sordino::{Error, Result};
+use sordino_nn::program::{Program, Secrets};
+use sordino_service::client::Client;
+use sordino_service::config::Cluster;
+use sordino_service::names::Id;
+use sordino_service::push::Public;
+use sordino_service::records::Grant;
+use sordino_service::shares::{What, share_bytes};
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Arguments of `push`.
+#[derive(Args)]
+pub(crate) struct Push {
+    /// The model, an ONNX file. Its calibration must stand beside it, or be given; preprocessing may stand beside it in MODEL.toml.
+    model: PathBuf,
+    #[command(flatten)]
+    to: To,
+    /// Its name at the servers [default: the file's name without its ending].
+    #[arg(long)]
+    name: Option<String>,
+    /// Clients who may ask it, separated by commas; with a number of queries where that is limited, such as bob=1000.
+    #[arg(long, value_delimiter = ',', value_name = "CLIENT[=QUERIES]", value_parser = granted)]
+    allow: Vec<(String, Option<u64>)>,
+    #[command(flatten)]
+    open: Open,
+    #[command(flatten)]
+    compile: Compile,
+    #[command(flatten)]
+    preprocess: Preprocess,
+    /// Show what would be public and how much would be sent, and send nothing.
+    #[arg(long)]
+    show: bool,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+fn granted(text: &str) -> std::result::Result<(String, Option<u64>), String> {
+    let (name, queries) = match text.split_once('=') {
+        None => (text, None),
+        Some((name, n)) => match n.parse() {
+            Ok(n) if n > 0 => (name, Some(n)),
+            _ => return Err(format!("{n} is no number of queries")),
+        },
+    };
+    sordino_service::names::client(name).map_err(|e| e.why)?;
+    Ok((name.into(), queries))
+}
+
+/// What servers are told of a model.
+#[derive(Serialize)]
+struct Pushed {
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upload: Option<Id>,
+    layers: usize,
+    inputs: Vec<Vec<usize>>,
+    outputs: Vec<Vec<usize>>,
+    bytes: [u64; 3],
+    seconds: f64,
+}
+
+impl Pushed {
+    fn new(name: &str, program: &Program) -> Self {
+        Self {
+            name: name.into(),
+            upload: None,
+            layers: program.layers.len(),
+            inputs: program.inputs.iter().map(|p| p.dims.clone()).collect(),
+            outputs: program.outputs.iter().map(|p| p.dims.clone()).collect(),
+            bytes: [0, 1, 2].map(|party| share_bytes(program, What::Model, party)),
+            seconds: 0.0,
+        }
+    }
+
+    fn shown(&self) -> String {
+        let dims = |all: &[Vec<usize>]| all.iter().map(|d| format!("{d:?}")).collect::<Vec<_>>().join(" and ");
+        format!(
+            "{}: {} layers from {} to {}\npublic: layers, shapes, scales, widths, preprocessing and names of classes; secret: every weight\nshares: {}, {} and {} for servers 0, 1 and 2\n",
+            self.name,
+            self.layers,
+            dims(&self.inputs),
+            dims(&self.outputs),
+            human_bytes(self.bytes[0]),
+            human_bytes(self.bytes[1]),
+            human_bytes(self.bytes[2])
+        )
+    }
+}
+
+/// A bar over the bytes of an upload, on a terminal.
+fn with_bar<T>(total: u64, sent: &AtomicU64, quiet: bool, body: impl FnOnce() -> T) -> T {
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        if std::io::stderr().is_terminal() && !quiet {
+            let bar = || {
+                let bar = ProgressBar::new(total);
+                if let Ok(style) = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {eta}") {
+                    bar.set_style(style);
+                }
+                while !over.load(Ordering::Relaxed) {
+                    bar.set_position(sent.load(Ordering::Relaxed));
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                bar.finish_and_clear();
+            };
+            // Without a thread for it there is no bar.
+            let _ = std::thread::Builder::new().spawn_scoped(scope, bar);
+        }
+        let value = body();
+        over.store(true, Ordering::Relaxed);
+        value
+    })
+}
+
+impl Push {
+    pub(crate) fn run(self) -> Result<()> {
+        let start = Instant::now();
+        let client = self.to.client()?;
+        let name = match &self.name {
+            Some(name) => name.clone(),
+            None => self.model.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+        };
+        sordino_service::names::model(&name)?;
+        let (program, secrets, preprocess) = self.compiled()?;
+        let mut pushed = Pushed::new(&name, &program);
+        if self.show {
+            return print(&if self.json { super::json(&pushed)? } else { pushed.shown() });
+        }
+        if !self.json {
+            print(&pushed.shown())?;
+        }
+        client.about()?;
+        let grants: BTreeMap<String, Grant> = self
+            .allow
+            .iter()
+            .map(|(name, queries)| (name.clone(), Grant { queries: *queries, ..Grant::default() }))
+            .collect();
+        let sent = Arc::default();
+        let public = Public { program, preprocess };
+        let total = pushed.bytes.iter().sum();
+        let upload =
+            with_bar(total, &Arc::clone(&sent), self.json, || client.push(&name, public, &secrets, grants, &sent))?;
+        (pushed.upload, pushed.seconds) = (Some(upload), start.elapsed().as_secs_f64());
+        if self.json {
+            return print(&super::json(&pushed)?);
+        }
+        print(&format!("pushed as {name} in {:.2} s; upload {upload}\n", pushed.seconds))
+    }
+
+    fn compiled(&self) -> Result<(Program, Secrets, Preprocess)> {
+        let path = &self.model;
+        let graph = self.open.read(path)?;
+        let calibration = self.compile.calibration_file(path).ok_or_else(|| {
+            let why = "it has no calibration; `sordino calibrate` takes one from samples that may be known".into();
+            Error::File { path: path.clone(), why }
+        })?;
+        let preprocess = self.preprocess.clone().or_beside(path)?;
+        let calibration = Calibration::of(&calibration, path, &graph)?;
+        let named = |e| of_model(path, e);
+        let typed = model::typed(&graph, 1).map_err(named)?;
+        let options = self.compile.options(calibration.widths)?;
+        let (program, secrets) = model::compiled(&typed, &calibration.ranges, &options).map_err(named)?;
+        Ok((program, secrets, preprocess))
+    }
+}
+
+/// The model of the demonstration, and what belongs to it: a network for MNIST digits.
+const DIGITS: [(&str, &[u8]); 3] = [
+    ("digits.onnx", include_bytes!("../../../../assets/mnist.onnx")),
+    ("digits.calibration.json", include_bytes!("../../../../assets/mnist.calibration.json")),
+    ("digits.toml", include_bytes!("../../../../assets/mnist.toml")),
+];
+
+/// Pushes the demonstration's model, unless it is there already. Returns its name.
+pub(crate) fn demonstration(cluster: &Path) -> Result<String> {
+    let client = Client::new(&Cluster::read(cluster)?)?;
+    let name = "digits";
+    if client.model(name).is_ok() {
+        return Ok(name.into());
+    }
+    let folder = tempfile::tempdir().map_err(|e| Error::Session(format!("no temporary folder can be made: {e}")))?;
+    for (file, bytes) in DIGITS {
+        model::write_whole(&folder.path().join(file), bytes)?;
+    }
+    let path = folder.path().join(DIGITS[0].0);
+    let graph = model::read(&path)?;
+    let calibration = Calibration::read(&folder.path().join(DIGITS[1].0))?;
+    let preprocess = Preprocess::default().or_beside(&path)?;
+    let typed = model::typed(&graph, 1)?;
+    let (program, secrets) = model::compiled(&typed, &calibration.ranges, &sordino::Options::default())?;
+    client.push(name, Public { program, preprocess }, &secrets, BTreeMap::new(), &Arc::default())?;
+    Ok(name.into())
+}

@@ -1,0 +1,231 @@
+//! What a server answers to each call: see [`crate::wire`].
+
+use crate::edge::{Caller, Pieces};
+use crate::engine::Engine;
+use crate::fault::{Blame, Fault, Result};
+use crate::names::{self, Id};
+use crate::records::{Grant, State};
+use crate::wire::{About, Ask, JobView, ModelView, RUN, SESSION, VERSION, other_version};
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Response, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::io::Read;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Longest body that is no upload.
+const MOST_JSON: u64 = 1 << 16;
+/// Longest that a call waits for a job to change.
+const MOST_WAIT: Duration = Duration::from_secs(60);
+
+/// A call.
+pub(crate) struct Call {
+    pub(crate) method: Method,
+    pub(crate) path: String,
+    pub(crate) query: String,
+    pub(crate) caller: Caller,
+}
+
+/// An answer before it is one of HTTP.
+pub(crate) enum Said {
+    Json(Vec<u8>),
+    Text(&'static str, String),
+    Answer { bytes: Vec<u8>, session: Id, run: u64 },
+    Nothing,
+}
+
+fn json(value: &impl Serialize) -> Result<Said> {
+    serde_json::to_vec(value).map(Said::Json).map_err(|e| Fault::internal("an answer", &e))
+}
+
+fn read_json<T: DeserializeOwned>(body: Pieces) -> Result<T> {
+    let mut bytes = vec![];
+    body.take(MOST_JSON).read_to_end(&mut bytes).map_err(|e| Fault::usage(format!("the call broke off: {e}")))?;
+    serde_json::from_slice(&bytes)
+        .map_err(|e| Fault::new(Blame::Incompatible, format!("it is not of this version: {e}")))
+}
+
+/// Answers a call.
+pub(crate) async fn answer(engine: Arc<Engine>, call: Call, body: Pieces) -> Response<Full<Bytes>> {
+    let (began, called) = (Instant::now(), format!("{} {}", call.method, call.path));
+    let waited = wait(&engine, &call).await;
+    let (inner, caller) = (Arc::clone(&engine), call.caller.clone());
+    let said = match waited {
+        Err(e) => Err(e),
+        // The store blocks, and so does whoever reads a body.
+        Ok(()) => {
+            let answered = tokio::task::spawn_blocking(move || match &call.caller {
+                Caller::Client(name) => client(&inner, &call, name, body),
+                Caller::Operator(_) => operator(&inner, &call),
+            });
+            answered.await.unwrap_or_else(|_| Err(Fault::internal("the call", &"it stopped unexpectedly")))
+        }
+    };
+    let seconds = began.elapsed().as_secs_f64();
+    match &said {
+        Ok(_) => tracing::debug!(?caller, call = %called, seconds, "answered"),
+        Err(e) => {
+            engine.metrics.refused(e.kind);
+            tracing::warn!(?caller, call = %called, blame = e.kind.name(), "refused: {e}");
+        }
+    }
+    response(said)
+}
+
+fn response(said: Result<Said>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    let kind = |response: &mut Response<Full<Bytes>>, kind| {
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    };
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    match said {
+        Ok(Said::Nothing) => *response.status_mut() = StatusCode::NO_CONTENT,
+        Ok(Said::Json(bytes)) => {
+            kind(&mut response, "application/json");
+            *response.body_mut() = Full::from(bytes);
+        }
+        Ok(Said::Text(what, text)) => {
+            kind(&mut response, what);
+            // The status page has no scripts, and loads nothing.
+            let policy =
+                HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'");
+            response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
+            *response.body_mut() = Full::from(text);
+        }
+        Ok(Said::Answer { bytes, session, run }) => {
+            kind(&mut response, "application/octet-stream");
+            let text = |v: String| HeaderValue::from_str(&v).unwrap_or_else(|_| HeaderValue::from_static(""));
+            response.headers_mut().insert(SESSION, text(session.to_string()));
+            response.headers_mut().insert(RUN, text(run.to_string()));
+            *response.body_mut() = Full::from(bytes);
+        }
+        Err(fault) => {
+            *response.status_mut() =
+                StatusCode::from_u16(fault.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            kind(&mut response, "application/json");
+            *response.body_mut() = Full::from(serde_json::to_vec(&fault).unwrap_or_default());
+        }
+    }
+    response
+}
+
+/// A job that a call waits for, if it does, until it is over.
+async fn wait(engine: &Arc<Engine>, call: &Call) -> Result<()> {
+    let Caller::Client(client) = &call.caller else { return Ok(()) };
+    let path: Vec<&str> = call.path.split('/').skip(1).collect();
+    let (["v1", "jobs", id], Some(seconds)) = (&path[..], call.query.strip_prefix("wait=")) else { return Ok(()) };
+    let seconds: u64 = seconds.parse().map_err(|_| Fault::usage(format!("wait={seconds}: not a number of seconds")))?;
+    let until = tokio::time::Instant::now() + Duration::from_secs(seconds).min(MOST_WAIT);
+    let id: Id = id.parse()?;
+    let mut changes = engine.changes();
+    loop {
+        changes.mark_unchanged();
+        let (engine, client) = (Arc::clone(engine), client.clone());
+        let job = tokio::task::spawn_blocking(move || engine.job_for(id, &client)).await;
+        if job.map_err(|e| Fault::internal("the call", &e))??.is_over() {
+            return Ok(());
+        }
+        if tokio::time::timeout_at(until, changes.changed()).await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+fn client(engine: &Engine, call: &Call, client: &str, body: Pieces) -> Result<Said> {
+    let path: Vec<&str> = call.path.split('/').skip(1).collect();
+    let view = |model| ModelView::new(engine, model, client).and_then(|v| json(&v));
+    match (call.method.as_str(), &path[..]) {
+        ("GET", ["v1", "about"]) => {
+            json(&About { version: VERSION, program: env!("CARGO_PKG_VERSION").into(), party: engine.config.party })
+        }
+        ("GET", ["v1", "models"]) => {
+            let models = engine.store.models()?;
+            let seen = models.into_iter().filter(|m| m.owner == client || m.grants.contains_key(client));
+            let seen: Result<Vec<ModelView>> = seen.map(|m| ModelView::new(engine, m, client)).collect();
+            json(&seen?)
+        }
+        ("GET", ["v1", "models", name]) => view(engine.model_for(name, client)?),
+        ("GET", ["v1", "models", name, "public"]) => {
+            let model = engine.model_for(name, client)?;
+            json(&*engine.public(&model)?)
+        }
+        ("POST", ["v1", "models", name, "ask"]) => {
+            names::model(name)?;
+            let Ask { bytes, memory } = read_json(body)?;
+            engine.may_push(name, client, bytes, memory).map(|()| Said::Nothing)
+        }
+        ("PUT", ["v1", "models", name]) => view(engine.take_model(name, client, body)?),
+        ("DELETE", ["v1", "models", name]) => {
+            engine.model_of(name, client)?;
+            engine.remove_model(name).map(|()| Said::Nothing)
+        }
+        ("PUT", ["v1", "models", name, "grants", grantee]) => {
+            engine.model_of(name, client)?;
+            let grant: Grant = read_json(body)?;
+            names::client(grantee)?;
+            grant.receivers.iter().try_for_each(|r| names::client(r))?;
+            view(engine.store.change_model(name, |m| {
+                m.grants.insert((*grantee).into(), grant);
+                Ok(())
+            })?)
+        }
+        ("DELETE", ["v1", "models", name, "grants", grantee]) => {
+            engine.model_of(name, client)?;
+            view(engine.store.change_model(name, |m| match m.grants.remove(*grantee) {
+                Some(_) => Ok(()),
+                None => Err(Fault::unknown(format!("{grantee} may not ask {name} anyway"))),
+            })?)
+        }
+        ("POST", ["v1", "jobs"]) => json(&JobView::new(engine, engine.take_job(client, body)?)),
+        ("GET", ["v1", "jobs"]) => {
+            let jobs = engine.store.jobs()?.into_iter().filter(|j| j.owner == client || j.receiver == client);
+            json(&jobs.map(|j| JobView::new(engine, j)).collect::<Vec<_>>())
+        }
+        ("GET", ["v1", "jobs", id]) => json(&JobView::new(engine, engine.job_for(id.parse()?, client)?)),
+        ("GET", ["v1", "jobs", id, "public"]) => {
+            let job = engine.job_for(id.parse()?, client)?;
+            json(&*engine.public(&engine.current(&job)?)?)
+        }
+        ("GET", ["v1", "jobs", id, "answer"]) => {
+            let job = engine.job_for(id.parse()?, client)?;
+            if job.receiver != client {
+                return Err(Fault::refused(format!("the answer of job {id} is for {}", job.receiver)));
+            }
+            match (&job.state, &job.answer) {
+                (State::Done, Some(answer)) => Ok(Said::Answer {
+                    bytes: engine.store.whole(answer.shares)?.to_vec(),
+                    session: answer.session,
+                    run: answer.run,
+                }),
+                (State::Failed(fault), _) => Err(fault.clone()),
+                _ => Err(Fault::new(Blame::Conflict, format!("job {id} is not answered yet"))),
+            }
+        }
+        ("DELETE", ["v1", "jobs", id]) => engine.forget(id.parse()?, client).map(|()| Said::Nothing),
+        (_, ["v1", ..]) => Err(Fault::unknown(format!("there is no call {} {}", call.method, call.path))),
+        (_, [first, ..]) if first.starts_with('v') => Err(other_version(&call.path)),
+        _ => Err(Fault::refused(format!("{} is for operators", call.path))),
+    }
+}
+
+fn operator(engine: &Engine, call: &Call) -> Result<Said> {
+    const TEXT: &str = "text/plain; charset=utf-8";
+    match (call.method.as_str(), call.path.as_str()) {
+        ("GET", "/healthz") => Ok(Said::Text(TEXT, "ok\n".into())),
+        ("GET", "/readyz") => {
+            if engine.is_stopping() {
+                return Err(Fault::limit("the server is stopping"));
+            }
+            engine.store.is_writable()?;
+            Ok(Said::Text(TEXT, "ok\n".into()))
+        }
+        ("GET", "/metrics") => {
+            Ok(Said::Text("text/plain; version=0.0.4; charset=utf-8", engine.metrics.text(&engine.gauges()?)))
+        }
+        ("GET", "/") => Ok(Said::Text("text/html; charset=utf-8", crate::status::page(engine)?)),
+        _ => Err(Fault::refused(format!("{} is none of an operator's pages", call.path))),
+    }
+}

@@ -1,0 +1,311 @@
+//! What a server and its clients are told in files: `server.toml` and `cluster.toml`.
+
+use crate::fault::{Fault, Result};
+use crate::names;
+use crate::shares::PARTIES;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sordino::tls::Identity;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use zeroize::Zeroizing;
+
+/// Files of a certificate. Paths are taken from the folder of the file that names them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Files {
+    /// Its certificate (PEM), followed by those between it and the authority, if there are any.
+    pub certificate: PathBuf,
+    /// Its key (PEM, PKCS #8), which nobody else may read.
+    pub key: PathBuf,
+    /// Certificates of the authorities whose signatures count (PEM).
+    pub authorities: PathBuf,
+}
+
+impl Files {
+    /// The identity in these files.
+    ///
+    /// # Errors
+    /// When one is missing, open to others, or holds something else.
+    pub fn identity(&self, folder: &Path) -> Result<Identity> {
+        let read = |path: &Path| {
+            std::fs::read(folder.join(path)).map_err(|e| Fault::usage(format!("{}: {e}", folder.join(path).display())))
+        };
+        let key = sordino::private::read(&folder.join(&self.key))?.map(Zeroizing::new);
+        let key = key.ok_or_else(|| Fault::usage(format!("{}: no such file", folder.join(&self.key).display())))?;
+        Identity::from_pem(&read(&self.authorities)?, &read(&self.certificate)?, &key)
+            .map_err(|why| Fault::usage(format!("{}: {why}", folder.join(&self.certificate).display())))
+    }
+}
+
+/// What a server takes and keeps, at most.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Models whose weights are loaded at the same time.
+    pub sessions: usize,
+    /// Jobs that wait.
+    pub queue: usize,
+    /// Jobs of one client that wait.
+    pub queue_per_client: usize,
+    /// Models that are kept.
+    pub models: usize,
+    /// Megabytes of one upload.
+    pub upload_mb: u64,
+    /// Megabytes that a session may need by its plan.
+    pub memory_mb: u64,
+    /// Connections of clients at the same time.
+    pub connections: usize,
+    /// Seconds another server is waited for.
+    pub peer_seconds: f64,
+    /// Seconds a job may wait and run, from its submission on.
+    pub job_seconds: u64,
+    /// Seconds an answer is kept for its receiver.
+    pub answer_seconds: u64,
+    /// Seconds after which a loaded model that nobody asks is let go.
+    pub idle_seconds: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            sessions: 4,
+            queue: 1000,
+            queue_per_client: 200,
+            models: 100,
+            upload_mb: 4096,
+            memory_mb: 16384,
+            connections: 1024,
+            peer_seconds: 30.0,
+            job_seconds: 86_400,
+            answer_seconds: 7 * 86_400,
+            idle_seconds: 600,
+        }
+    }
+}
+
+/// Who may do what at a server.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Policy {
+    /// Clients who may push models.
+    pub push: Vec<String>,
+    /// Certificates that count no more: their fingerprints.
+    pub revoked: Vec<String>,
+}
+
+/// `server.toml`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    /// Which of the three it is: 0, 1 or 2.
+    pub party: usize,
+    /// Where its store is.
+    pub store: PathBuf,
+    /// Where clients reach it.
+    pub clients: String,
+    /// Where its peers reach it.
+    pub peers: String,
+    /// The peer ports of all three servers, in their order.
+    #[serde(deserialize_with = "three")]
+    pub servers: [String; PARTIES],
+    /// Worker threads of a job; all processors where nothing is said.
+    #[serde(default)]
+    pub threads: Option<usize>,
+    /// Its certificate.
+    pub tls: Files,
+    /// Limits.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Policy.
+    #[serde(default)]
+    pub policy: Policy,
+    /// The folder that paths are taken from.
+    #[serde(skip)]
+    pub folder: PathBuf,
+}
+
+/// Exactly three of something.
+fn three<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(d: D) -> std::result::Result<[T; PARTIES], D::Error> {
+    let all = Vec::<T>::deserialize(d)?;
+    let n = all.len();
+    all.try_into().map_err(|_| serde::de::Error::custom(format!("there are {n} servers; three are needed")))
+}
+
+fn folder_of(path: &Path) -> PathBuf {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new(".")).into()
+}
+
+fn parsed<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = std::fs::read_to_string(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => Fault::usage(format!("{}: no such file", path.display())),
+        _ => Fault::usage(format!("{}: {e}", path.display())),
+    })?;
+    parse(&text).map_err(|e| e.at(&path.display().to_string()))
+}
+
+/// Reads a configuration.
+///
+/// # Errors
+/// Names the field.
+pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T> {
+    toml::from_str(text).map_err(|e| Fault::usage(e.to_string().trim().replace('\n', " ")))
+}
+
+/// The first address of a host and a port.
+///
+/// # Errors
+/// When it is none, or nobody knows the host.
+pub fn address(text: &str) -> Result<SocketAddr> {
+    let fault =
+        |why: String| Fault::usage(format!("{text}: {why}; an address is a host and a port, such as 10.0.0.1:7000"));
+    text.to_socket_addrs().map_err(|e| fault(e.to_string()))?.next().ok_or_else(|| fault("no such host".into()))
+}
+
+impl Server {
+    /// Reads `server.toml`.
+    ///
+    /// # Errors
+    /// Names the file and the field.
+    pub fn read(path: &Path) -> Result<Self> {
+        let config = Self { folder: folder_of(path), ..parsed(path)? };
+        config.check().map_err(|e| e.at(&path.display().to_string()))?;
+        Ok(config)
+    }
+
+    /// Refuses what makes no sense.
+    ///
+    /// # Errors
+    /// Names the field.
+    pub fn check(&self) -> Result<()> {
+        if self.party >= PARTIES {
+            return Err(Fault::usage(format!("party is {}; it is 0, 1 or 2", self.party)));
+        }
+        let l = &self.limits;
+        let counts = [
+            ("sessions", l.sessions),
+            ("queue", l.queue),
+            ("queue_per_client", l.queue_per_client),
+            ("models", l.models),
+            ("connections", l.connections),
+        ];
+        if let Some((name, _)) = counts.iter().find(|(_, n)| *n == 0) {
+            return Err(Fault::usage(format!("limits.{name} is 0; nothing could be done")));
+        }
+        if !(0.5..=3600.0).contains(&l.peer_seconds) {
+            return Err(Fault::usage("limits.peer_seconds is between 0.5 and 3600"));
+        }
+        if self.threads.is_some_and(|t| !(1..=256).contains(&t)) {
+            return Err(Fault::usage("threads is between 1 and 256"));
+        }
+        self.policy.push.iter().try_for_each(|name| names::client(name).map_err(|e| e.at("policy.push")))
+    }
+
+    /// Its identity, which must be of this party.
+    ///
+    /// # Errors
+    /// When it is none, or somebody else's.
+    pub fn identity(&self) -> Result<Identity> {
+        let identity = self.tls.identity(&self.folder)?;
+        let name = format!("server-{}.sordino", self.party);
+        if identity.names().contains(&name) {
+            return Ok(identity);
+        }
+        let (path, names) = (self.folder.join(&self.tls.certificate), identity.names().join(", "));
+        Err(Fault::usage(format!("{}: it is for {names:?}, and party {} needs {name}", path.display(), self.party)))
+    }
+
+    /// How long another server is waited for.
+    #[must_use]
+    pub fn deadline(&self) -> Duration {
+        Duration::from_secs_f64(self.limits.peer_seconds)
+    }
+
+    /// Worker threads of a job.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
+    }
+}
+
+/// A server as clients know it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Known {
+    /// Its client port.
+    pub address: String,
+    /// Its certificate's fingerprint (SHA-256), if no other certificate of its authority is to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+}
+
+/// `cluster.toml`: three servers, and who this client is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cluster {
+    /// The servers, in their order.
+    #[serde(deserialize_with = "three")]
+    pub servers: [Known; PARTIES],
+    /// This client's certificate.
+    pub tls: Files,
+    /// The folder that paths are taken from.
+    #[serde(skip)]
+    pub folder: PathBuf,
+}
+
+impl Cluster {
+    /// Reads `cluster.toml`.
+    ///
+    /// # Errors
+    /// Names the file and the field.
+    pub fn read(path: &Path) -> Result<Self> {
+        let cluster = Self { folder: folder_of(path), ..parsed(path)? };
+        let wrong = |f: &str| f.len() != 64 || !f.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        for (i, server) in cluster.servers.iter().enumerate() {
+            if server.fingerprint.as_deref().is_some_and(wrong) {
+                let why = format!("{}: servers[{i}].fingerprint is not 64 hexadecimal digits", path.display());
+                return Err(Fault::usage(why));
+            }
+        }
+        Ok(cluster)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    const SERVER: &str = r#"
+        party = 1
+        store = "store"
+        clients = "0.0.0.0:7000"
+        peers = "0.0.0.0:7001"
+        servers = ["a:1", "b:1", "c:1"]
+        [tls]
+        certificate = "c.pem"
+        key = "c.key"
+        authorities = "ca.pem"
+    "#;
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let server: Server = parse(SERVER).unwrap();
+        assert_eq!((server.party, server.limits.sessions), (1, 4));
+        server.check().unwrap();
+        let wrong = [
+            (SERVER.replace("party = 1", "party = 3"), "party is 3"),
+            (SERVER.replace("\"c:1\"]", "\"c:1\", \"d:1\"]"), "servers"),
+            (SERVER.replace("store =", "shop ="), "shop"),
+            (format!("{SERVER}\n[limits]\nqueue = 0"), "limits.queue"),
+            (format!("{SERVER}\n[limits]\npeer_seconds = 0.0"), "peer_seconds"),
+            (format!("{SERVER}\n[policy]\npush = [\"a b\"]"), "policy.push"),
+            (SERVER.replace("key = \"c.key\"", ""), "key"),
+        ];
+        for (text, named) in wrong {
+            let refused = parse::<Server>(&text).and_then(|s| s.check()).unwrap_err();
+            assert!(refused.why.contains(named), "{refused}");
+        }
+    }
+}

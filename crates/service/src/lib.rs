@@ -1,0 +1,31 @@
+//! A server among three, and the calls of its clients.
+//!
+//! docs/service.md says how it works. tokio is in this crate alone, at the port for clients.
+
+mod agree;
+mod calls;
+pub mod certificates;
+pub mod client;
+pub mod config;
+pub mod demo;
+mod edge;
+mod engine;
+pub mod fault;
+mod metrics;
+pub mod names;
+mod peers;
+pub mod push;
+mod queue;
+pub mod records;
+mod seal;
+mod server;
+mod session;
+pub mod shares;
+mod status;
+pub mod store;
+mod talk;
+pub mod wire;
+
+pub use engine::Engine;
+pub use fault::{Blame, Fault, Result};
+pub use server::{Ports, Running};

@@ -1,0 +1,258 @@
+//! The port for the other two servers: who dials, for which session, and making a session's links.
+
+use crate::config::Server;
+use crate::fault::{Blame, Fault, Result};
+use crate::names::Id;
+use crate::shares::PARTIES;
+use sordino::links::assemble;
+use sordino::tls::{ConnectError, Connection, Direction, Ends, Identity, Refusal};
+use sordino_mpc::Topology;
+use sordino_net::{Endpoint, LinkModel, Links, Patience};
+use std::collections::HashMap;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, mpsc};
+use std::time::{Duration, Instant};
+
+/// Handshakes at the same time, at most. When another connection comes, the oldest gives way.
+const MOST: usize = 32;
+/// First pause before dialling again; each is twice as long as the one before, up to half a second.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Connections that a session still waits for.
+struct Expected {
+    places: Vec<Endpoint>,
+    arrived: mpsc::Sender<Connection>,
+}
+
+/// A session whose connections are being made.
+pub(crate) struct Meeting {
+    session: Id,
+    arrivals: mpsc::Receiver<Connection>,
+}
+
+impl Meeting {
+    pub(crate) fn session(&self) -> Id {
+        self.session
+    }
+}
+
+/// This server among the three.
+pub(crate) struct Peers {
+    me: Endpoint,
+    addresses: [SocketAddr; PARTIES],
+    deadline: Duration,
+    identity: RwLock<Arc<Identity>>,
+    revoked: Vec<String>,
+    sessions: Mutex<HashMap<Id, Expected>>,
+    stopping: AtomicBool,
+}
+
+fn topology() -> Topology {
+    Topology::three(1)
+}
+
+/// A name for an end of a session, in sentences.
+pub(crate) fn name(end: Endpoint) -> String {
+    topology().name(end)
+}
+
+/// What happened to a connection, and whose fault it is.
+fn of_connect(e: &ConnectError) -> Fault {
+    let kind = match e {
+        ConnectError::UnknownAuthority { .. } | ConnectError::Expired { .. } | ConnectError::WrongRole { .. } => {
+            Blame::PeerMisbehaved
+        }
+        _ => Blame::PeerLost,
+    };
+    Fault::new(kind, e.to_string())
+}
+
+impl Peers {
+    pub(crate) fn new(config: &Server, identity: Identity) -> Result<Self> {
+        let mut addresses = vec![];
+        for text in &config.servers {
+            addresses.push(crate::config::address(text)?);
+        }
+        let addresses = addresses.try_into().map_err(|_| Fault::usage("servers are three"))?;
+        Ok(Self {
+            me: Endpoint(config.party as u8),
+            addresses,
+            deadline: config.deadline(),
+            identity: RwLock::new(Arc::new(identity)),
+            revoked: config.policy.revoked.clone(),
+            sessions: Mutex::default(),
+            stopping: AtomicBool::new(false),
+        })
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, HashMap<Id, Expected>> {
+        self.sessions.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// The other two.
+    pub(crate) fn others(&self) -> [Endpoint; 2] {
+        [1, 2].map(|k| Endpoint((self.me.0 + k) % PARTIES as u8))
+    }
+
+    /// Another certificate from now on.
+    pub(crate) fn renew(&self, identity: Identity) {
+        if let Ok(mut held) = self.identity.write() {
+            *held = Arc::new(identity);
+        }
+    }
+
+    fn ends(&self, session: Id) -> Result<Ends> {
+        let identity = self.identity.read().map(|i| Arc::clone(&i)).map_err(|e| Fault::internal("identity", &e))?;
+        Ends::new(self.me, topology(), &identity, session.0, self.deadline)
+            .map_err(|e| Fault::internal("the certificate cannot be used", &e))
+    }
+
+    /// Expects the others' connections for a session; `None` when it is expected already.
+    pub(crate) fn expect(&self, session: Id) -> Option<Meeting> {
+        let (arrived, arrivals) = mpsc::channel();
+        let mut sessions = self.sessions();
+        if sessions.contains_key(&session) {
+            return None;
+        }
+        sessions.insert(session, Expected { places: self.others().to_vec(), arrived });
+        Some(Meeting { session, arrivals })
+    }
+
+    /// Forgets a session.
+    pub(crate) fn forget(&self, session: Id) {
+        self.sessions().remove(&session);
+    }
+
+    /// Dials the other two, and waits for their connections.
+    pub(crate) fn meet(&self, meeting: Meeting) -> Result<Links> {
+        let Meeting { session, arrivals } = meeting;
+        let ends = self.ends(session)?;
+        let until = Instant::now() + self.deadline;
+        let mut connections = vec![];
+        for peer in self.others() {
+            connections.push(self.dial(&ends, peer, until)?);
+        }
+        while connections.len() < 2 * self.others().len() {
+            let left = until.saturating_duration_since(Instant::now());
+            let connection = arrivals.recv_timeout(left).map_err(|_| {
+                let missing = self
+                    .others()
+                    .into_iter()
+                    .find(|p| !connections.iter().any(|c: &Connection| c.accepted && c.peer == *p));
+                let missing = missing.map_or_else(|| "a server".into(), name);
+                Fault::new(
+                    Blame::PeerLost,
+                    format!("{missing} did not connect within {} seconds", self.deadline.as_secs_f64()),
+                )
+            })?;
+            connections.push(connection);
+        }
+        let patience = |_| Patience::new(self.deadline, self.deadline, LinkModel::UNLIMITED);
+        assemble(self.me, &topology(), connections, LinkModel::UNLIMITED, &patience).map_err(|e| of_connect(&e))
+    }
+
+    fn dial(&self, ends: &Ends, peer: Endpoint, until: Instant) -> Result<Connection> {
+        let mut pause = PAUSE;
+        loop {
+            match ends.dial(peer, self.addresses[usize::from(peer.0)], Direction::Send) {
+                Ok(connection) => return Ok(connection),
+                // It may not have heard of the session yet: the leader tells the others one after the other.
+                Err(e) if e.may_pass() || matches!(e, ConnectError::WrongSession { .. }) => {
+                    if Instant::now() + pause >= until || self.stopping.load(Ordering::Relaxed) {
+                        return Err(of_connect(&e));
+                    }
+                    std::thread::sleep(pause);
+                    pause = (2 * pause).min(Duration::from_millis(500));
+                }
+                Err(e) => return Err(of_connect(&e)),
+            }
+        }
+    }
+
+    /// Lets a guest in, or not. `invited` is asked when the leader begins a session that is not known here yet; it starts whoever runs it.
+    fn receive(&self, tcp: TcpStream, invited: &dyn Fn(Meeting) -> bool) -> Result<()> {
+        let guest = self.ends(Id([0; 16]))?.welcome(tcp).map_err(|e| of_connect(&e))?;
+        let (peer, session) = (guest.hello.peer, Id(guest.hello.session));
+        let refuse = |guest: sordino::tls::Guest, why| Err(of_connect(&guest.refuse(why)));
+        if peer == self.me {
+            return refuse(guest, Refusal::Itself);
+        }
+        let stranger = self.revoked.contains(&guest.fingerprint) || guest.hello.direction != Direction::Send;
+        if stranger || self.stopping.load(Ordering::Relaxed) {
+            return refuse(guest, Refusal::Unexpected);
+        }
+        let leader = peer == Endpoint(0);
+        if leader
+            && let Some(meeting) = self.expect(session)
+            && !invited(meeting)
+        {
+            self.forget(session);
+            return refuse(guest, Refusal::Unexpected);
+        }
+        let arrived = {
+            let mut sessions = self.sessions();
+            let Some(expected) = sessions.get_mut(&session) else {
+                drop(sessions);
+                return refuse(guest, Refusal::Session);
+            };
+            let Some(place) = expected.places.iter().position(|p| *p == peer) else {
+                drop(sessions);
+                return refuse(guest, Refusal::Unexpected);
+            };
+            expected.places.swap_remove(place);
+            expected.arrived.clone()
+        };
+        let connection = guest.admit().map_err(|e| of_connect(&e))?;
+        // A session that has ended meanwhile needs it no more.
+        let _ = arrived.send(connection);
+        Ok(())
+    }
+
+    /// Serves the port until [`Peers::stop`].
+    pub(crate) fn serve(self: &Arc<Self>, listener: &TcpListener, invited: Arc<dyn Fn(Meeting) -> bool + Send + Sync>) {
+        let open: Arc<Mutex<Vec<(u64, TcpStream)>>> = Arc::default();
+        for number in 0u64.. {
+            let accepted = listener.accept();
+            if self.stopping.load(Ordering::Relaxed) {
+                return;
+            }
+            let Ok((tcp, from)) = accepted else {
+                // Without descriptors or memory: they come back.
+                std::thread::sleep(Duration::from_millis(50));
+                continue;
+            };
+            let Ok(socket) = tcp.try_clone() else { continue };
+            if let Ok(mut open) = open.lock() {
+                if open.len() >= MOST {
+                    let _ = open.remove(0).1.shutdown(Shutdown::Both);
+                }
+                open.push((number, socket));
+            }
+            let (peers, invited, done) = (Arc::clone(self), Arc::clone(&invited), Arc::clone(&open));
+            let handshake = move || {
+                if let Err(e) = peers.receive(tcp, &*invited) {
+                    tracing::warn!(%from, "a peer's connection is refused: {e}");
+                }
+                if let Ok(mut open) = done.lock() {
+                    open.retain(|o| o.0 != number);
+                }
+            };
+            // A connection for which there is no thread is closed; a peer dials again.
+            let started = std::thread::Builder::new().name("a peer's handshake".into()).spawn(handshake);
+            if started.is_err() {
+                if let Ok(mut open) = open.lock() {
+                    open.retain(|o| o.0 != number);
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+    }
+
+    /// Ends [`Peers::serve`] at this address, and dialling.
+    pub(crate) fn stop(&self, listening: SocketAddr) {
+        self.stopping.store(true, Ordering::Relaxed);
+        // Wakes the listener.
+        let _ = TcpStream::connect_timeout(&listening, Duration::from_millis(200));
+    }
+}

@@ -1,0 +1,366 @@
+//! Share sets: what an owner would send a server in a session, as bytes that can wait, and what servers open, likewise.
+//!
+//! An owner runs the sharing code of the protocol over links that record; a server later runs the protocol over a link that reads. Neither side has a
+//! format of its own: lengths and order follow from the program.
+
+use crate::fault::{Blame, Fault, Result};
+use sha2::{Digest, Sha256};
+use sordino_mpc::rep3::{opened_form, share_form};
+use sordino_mpc::{Client, Kind, Role, Step, System};
+use sordino_net::{Endpoint, Frame, HEADER_BYTES, Header, Link, Links, Net, NetError, Part, Segment, Tag};
+use sordino_nn::exec::Loaded;
+use sordino_nn::program::{Op, Program, SecretForm, Secrets};
+use std::io::{self, Read, Write};
+use std::sync::{Arc, Mutex};
+
+/// Servers.
+pub const PARTIES: usize = 3;
+
+/// What an owner shares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// The weights of a model.
+    Model,
+    /// The inputs of one run.
+    Inputs,
+}
+
+impl What {
+    /// Elements of every tensor, in the program's order.
+    fn tensors(self, program: &Program) -> Vec<usize> {
+        match self {
+            Self::Model => program
+                .secrets
+                .iter()
+                .map(|form| match form {
+                    SecretForm::Weight(op) => op.weight().len(),
+                    SecretForm::Tensor(shape) => shape.len(),
+                })
+                .collect(),
+            Self::Inputs => program
+                .instructions
+                .iter()
+                .filter(|i| matches!(i.op, Op::Input(_)))
+                .map(|i| program.slots[i.out].shape.len())
+                .collect(),
+        }
+    }
+}
+
+/// The two segments of every tensor in a share set.
+fn segments(program: &Program, what: What, party: usize) -> Vec<[Segment; 2]> {
+    let bits = program.settings.wide_bits;
+    what.tensors(program).into_iter().map(|n| share_form(party, n, bits)).collect()
+}
+
+/// Bytes of the share set for a server.
+#[must_use]
+pub fn share_bytes(program: &Program, what: What, party: usize) -> u64 {
+    segments(program, what, party).iter().flatten().map(|s| s.bytes()).sum()
+}
+
+/// Bytes of a server's share of the outputs, with what frames them, at most.
+#[must_use]
+pub fn answer_bytes(program: &Program) -> u64 {
+    let of = |slot: usize| {
+        let form = opened_form(program.slots[slot].shape.len(), 64);
+        HEADER_BYTES as u64 + form.iter().map(|s| s.bytes()).sum::<u64>()
+    };
+    program.outputs.iter().map(|o| of(o.slot)).sum()
+}
+
+/// Copies a share set while it hashes either component by itself.
+pub struct Splitter {
+    segments: Vec<u64>,
+    at: usize,
+    left: u64,
+    hashes: [Sha256; 2],
+}
+
+impl Splitter {
+    /// For the share set of a server.
+    #[must_use]
+    pub fn new(program: &Program, what: What, party: usize) -> Self {
+        let segments: Vec<u64> = segments(program, what, party).into_iter().flatten().map(Segment::bytes).collect();
+        let left = segments.first().copied().unwrap_or(0);
+        Self { segments, at: 0, left, hashes: [Sha256::new(), Sha256::new()] }
+    }
+
+    /// More of it.
+    ///
+    /// # Errors
+    /// When it is longer than the program has it.
+    pub fn take(&mut self, mut bytes: &[u8]) -> Result<()> {
+        while !bytes.is_empty() {
+            while self.left == 0 {
+                self.at += 1;
+                match self.segments.get(self.at) {
+                    Some(next) => self.left = *next,
+                    None => return Err(Fault::usage("the share set is longer than its program says")),
+                }
+            }
+            let n = bytes.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+            self.hashes[self.at % 2].update(&bytes[..n]);
+            self.left -= n as u64;
+            bytes = &bytes[n..];
+        }
+        Ok(())
+    }
+
+    /// The hashes of both components, in hexadecimal digits.
+    ///
+    /// # Errors
+    /// When it is shorter than the program has it.
+    pub fn finish(self) -> Result<[String; 2]> {
+        if self.left > 0 || self.segments.iter().skip(self.at + 1).any(|s| *s > 0) {
+            return Err(Fault::usage("the share set is shorter than its program says"));
+        }
+        Ok(self.hashes.map(|h| crate::names::hexadecimal(&h.finalize())))
+    }
+}
+
+/// An owner's link to a server: writes payloads down.
+struct Recorder<W: Write + Send> {
+    peer: Endpoint,
+    out: Mutex<W>,
+}
+
+fn lost(peer: Endpoint, e: &dyn std::fmt::Display) -> NetError {
+    NetError::PeerLost { peer, why: e.to_string() }
+}
+
+impl<W: Write + Send> Link for Recorder<W> {
+    fn send(&self, frame: Frame) -> sordino_net::Result<()> {
+        let mut out = self.out.lock().map_err(|e| lost(self.peer, &e))?;
+        frame.message.iter().try_for_each(|part| out.write_all(part.bytes())).map_err(|e| lost(self.peer, &e))
+    }
+    fn recv(&self, _: &[Segment]) -> sordino_net::Result<Frame> {
+        Err(lost(self.peer, &"nothing is received while shares are made"))
+    }
+    fn wire(&self) -> u64 {
+        0
+    }
+}
+
+/// Writes the share set of each server: of the weights, or of encoded inputs.
+///
+/// # Errors
+/// When what is given does not fit the program, or cannot be written.
+pub fn share<W: Write + Send + 'static>(
+    program: &Program,
+    weights: Option<&Secrets>,
+    inputs: Option<&[Vec<i64>]>,
+    out: [W; PARTIES],
+) -> Result<()> {
+    let what = if weights.is_some() { What::Model } else { What::Inputs };
+    let role = if weights.is_some() { Role::ModelOwner } else { Role::DataOwner(0) };
+    let links: Links = out
+        .into_iter()
+        .enumerate()
+        .map(|(i, out)| {
+            let peer = Endpoint(i as u8);
+            (peer, Box::new(Recorder { peer, out: Mutex::new(out) }) as Box<dyn Link>)
+        })
+        .collect();
+    let client = Client::new(Net::new(Kind::Three.end(role), links), program.settings, &System);
+    // Names of steps play no part in what is recorded.
+    let mut at = Step::root([0; 16]);
+    let failed = |e: sordino_nn::Error| match e {
+        sordino_nn::Error::Protocol(sordino_mpc::Error::Net(e)) => Fault::new(Blame::PeerLost, e.sentence("a server")),
+        e => Fault::usage(e.to_string()),
+    };
+    let loaded = Loaded::load(&client, at.child("load"), program, weights).map_err(failed)?;
+    if what == What::Inputs {
+        loaded.run(&client, at.child("run"), inputs, |_| ()).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// What waits for an owner's link at a server, and what was opened to it.
+#[derive(Default)]
+struct Pigeonhole {
+    incoming: Option<Box<dyn Read + Send>>,
+    opened: Vec<Frame>,
+}
+
+/// A server's link to an owner who is not there: reads what the owner left, keeps what the owner will fetch.
+#[derive(Clone)]
+pub struct Mail {
+    peer: Endpoint,
+    held: Arc<Mutex<Pigeonhole>>,
+}
+
+impl Mail {
+    /// Of this end.
+    #[must_use]
+    pub fn new(peer: Endpoint) -> Self {
+        Self { peer, held: Arc::default() }
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub fn end(&self) -> Endpoint {
+        self.peer
+    }
+
+    /// Leaves a share set.
+    pub fn leave(&self, shares: impl Read + Send + 'static) {
+        if let Ok(mut held) = self.held.lock() {
+            held.incoming = Some(Box::new(shares));
+        }
+    }
+
+    /// What was opened since the last time, as bytes.
+    #[must_use]
+    pub fn opened(&self) -> Vec<u8> {
+        let frames = self.held.lock().map(|mut held| std::mem::take(&mut held.opened)).unwrap_or_default();
+        let mut bytes = vec![];
+        for frame in frames {
+            bytes.extend(frame.header.encode());
+            frame.message.iter().for_each(|part| bytes.extend_from_slice(part.bytes()));
+        }
+        bytes
+    }
+}
+
+impl Link for Mail {
+    fn send(&self, frame: Frame) -> sordino_net::Result<()> {
+        self.held.lock().map_err(|e| lost(self.peer, &e))?.opened.push(frame);
+        Ok(())
+    }
+    fn recv(&self, expect: &[Segment]) -> sordino_net::Result<Frame> {
+        self.recv_named(Tag([0; 16]), 0, expect)
+    }
+    fn recv_named(&self, tag: Tag, number: u32, expect: &[Segment]) -> sordino_net::Result<Frame> {
+        let mut held = self.held.lock().map_err(|e| lost(self.peer, &e))?;
+        let from = held.incoming.as_mut().ok_or_else(|| lost(self.peer, &"its shares are not here"))?;
+        let message = expect
+            .iter()
+            .map(|form| Part::read(*form, from))
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(|e| lost(self.peer, &e))?;
+        let payload = expect.iter().map(|s| s.bytes()).sum();
+        Ok(Frame { header: Header { tag, number, depth: 0, payload }, message })
+    }
+    fn wire(&self) -> u64 {
+        0
+    }
+}
+
+/// A receiver's link to a server: what the server opened.
+struct Opened {
+    peer: Endpoint,
+    from: Mutex<Box<dyn Read + Send>>,
+}
+
+impl Link for Opened {
+    fn send(&self, _: Frame) -> sordino_net::Result<()> {
+        Ok(())
+    }
+    fn recv(&self, expect: &[Segment]) -> sordino_net::Result<Frame> {
+        self.recv_named(Tag([0; 16]), 0, expect)
+    }
+    fn recv_named(&self, _: Tag, number: u32, expect: &[Segment]) -> sordino_net::Result<Frame> {
+        let mut from = self.from.lock().map_err(|e| lost(self.peer, &e))?;
+        let mut header = [0; HEADER_BYTES];
+        from.read_exact(&mut header).map_err(|e| lost(self.peer, &e))?;
+        let header = Header::decode(&header).map_err(|source| NetError::Frame { peer: self.peer, source })?;
+        let message = expect
+            .iter()
+            .map(|form| Part::read(*form, &mut *from))
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(|e| lost(self.peer, &e))?;
+        // Its number counts what this server opened to all receivers.
+        Ok(Frame { header: Header { number, ..header }, message })
+    }
+    fn wire(&self) -> u64 {
+        0
+    }
+}
+
+/// The names of a session's steps up to a run, the same at servers and at the receiver of what the run opens.
+pub struct Steps {
+    root: Step,
+    runs: u64,
+}
+
+impl Steps {
+    /// Of a session.
+    #[must_use]
+    pub fn new(session: [u8; 16]) -> Self {
+        Self { root: Step::root(session), runs: 0 }
+    }
+    /// Where weights are loaded. Comes first.
+    pub fn load(&mut self) -> Step {
+        self.root.child("load")
+    }
+    /// Where their copies are compared. Comes second.
+    pub fn agree(&mut self) -> Step {
+        self.root.child("agree")
+    }
+    /// The next run.
+    pub fn run(&mut self) -> Step {
+        self.runs += 1;
+        self.root.child("run")
+    }
+    /// How many there were.
+    #[must_use]
+    pub fn runs(&self) -> u64 {
+        self.runs
+    }
+}
+
+/// Most runs of a session: a receiver follows their names one by one.
+pub const MOST_RUNS: u64 = 1 << 20;
+
+/// Adds the three servers' shares of an answer, which must be of this run of this session, after the hashes that servers give each
+/// other's shares have been compared. Integers of every output.
+///
+/// # Errors
+/// When shares do not fit together: then a server deviates, and there is no answer.
+pub fn open(program: &Program, session: [u8; 16], run: u64, answers: [Vec<u8>; PARTIES]) -> Result<Vec<Vec<i64>>> {
+    let misbehaved = |why: String| Fault::new(Blame::PeerMisbehaved, why);
+    if !(1..=MOST_RUNS).contains(&run) {
+        return Err(misbehaved(format!("the answer is said to be of run {run}")));
+    }
+    let links: Links = answers
+        .into_iter()
+        .enumerate()
+        .map(|(i, bytes)| {
+            let peer = Endpoint(i as u8);
+            let from: Box<dyn Read + Send> = Box::new(io::Cursor::new(bytes));
+            (peer, Box::new(Opened { peer, from: Mutex::new(from) }) as Box<dyn Link>)
+        })
+        .collect();
+    let client = Client::new(Net::new(Kind::Three.end(Role::Receiver), links), program.settings, &System);
+    let mut steps = Steps::new(session);
+    let named = |e: sordino_nn::Error| match e {
+        sordino_nn::Error::Protocol(e) => misbehaved(e.sentence(&|end| program.topology().name(end))),
+        e => Fault::usage(e.to_string()),
+    };
+    let loaded = Loaded::load(&client, steps.load(), program, None).map_err(named)?;
+    drop(steps.agree());
+    for _ in 1..run {
+        drop(steps.run());
+    }
+    let opened = loaded.run(&client, steps.run(), None, |_| ()).map_err(named)?;
+    Ok(opened.into_iter().map(Option::unwrap_or_default).collect())
+}
+
+/// Whether a client of these settings exists here: three servers, one data owner, nothing that outlives a run.
+///
+/// # Errors
+/// Why not.
+pub fn servable(program: &Program) -> Result<()> {
+    if program.settings.kind != Kind::Three {
+        return Err(Fault::usage("the program is for two parties; servers take programs for three"));
+    }
+    if program.owners() != 1 || !program.states.is_empty() {
+        return Err(Fault::usage("the program is no inference of one data owner"));
+    }
+    if program.outputs.is_empty() || program.inputs.is_empty() {
+        return Err(Fault::usage("the program has no inputs or no outputs"));
+    }
+    program.check().map_err(|e| Fault::usage(format!("the program cannot be run: {e}")))?;
+    Ok(())
+}

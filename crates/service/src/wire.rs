@@ -1,0 +1,148 @@
+//! What clients and servers say to each other over HTTP: paths, heads and answers, all of version 1.
+//!
+//! | call | body | answer |
+//! |---|---|---|
+//! | `GET /v1/about` | | [`About`] |
+//! | `GET /v1/models` | | list of [`ModelView`] |
+//! | `GET /v1/models/NAME` | | [`ModelView`] |
+//! | `GET /v1/models/NAME/public` | | [`crate::push::Public`] |
+//! | `POST /v1/models/NAME/ask` | [`Ask`] | whether it may be pushed |
+//! | `PUT /v1/models/NAME` | head, share set | [`ModelView`] |
+//! | `DELETE /v1/models/NAME` | | |
+//! | `PUT /v1/models/NAME/grants/CLIENT` | [`crate::records::Grant`] | [`ModelView`] |
+//! | `DELETE /v1/models/NAME/grants/CLIENT` | | [`ModelView`] |
+//! | `POST /v1/jobs` | head, share set | [`JobView`] |
+//! | `GET /v1/jobs` | | list of [`JobView`] |
+//! | `GET /v1/jobs/ID?wait=SECONDS` | | [`JobView`], at the latest then |
+//! | `GET /v1/jobs/ID/public` | | [`crate::push::Public`] of its model |
+//! | `GET /v1/jobs/ID/answer` | | share of the answer; `sordino-session`, `sordino-run` |
+//! | `DELETE /v1/jobs/ID` | | |
+//!
+//! Operators have `GET /`, `/metrics`, `/healthz` and `/readyz`. A refusal is a [`crate::Fault`] with the status of its kind.
+
+use crate::engine::Engine;
+use crate::fault::{Fault, Result};
+use crate::names::Id;
+use crate::records::{Grant, Job, Model, State};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The version of these calls.
+pub const VERSION: u32 = 1;
+
+/// The header that names the session of an answer.
+pub const SESSION: &str = "sordino-session";
+/// The header that says which run of it.
+pub const RUN: &str = "sordino-run";
+
+/// Who answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct About {
+    /// Version of the calls.
+    pub version: u32,
+    /// Version of the program.
+    pub program: String,
+    /// Which of the three it is.
+    pub party: usize,
+}
+
+/// What is going to be pushed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ask {
+    /// Bytes of the share set for this server.
+    pub bytes: u64,
+    /// Memory of a session, in bytes.
+    pub memory: u64,
+}
+
+/// A model as a client sees it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ModelView {
+    /// Its name.
+    pub name: String,
+    /// Whose it is.
+    pub owner: String,
+    /// Its upload.
+    pub upload: Id,
+    /// Hash of what is public of it.
+    pub program: String,
+    /// Bytes of its shares at this server.
+    pub bytes: u64,
+    /// When it came, in seconds since 1970.
+    pub created: u64,
+    /// Queries the caller has left, where they are limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left: Option<u64>,
+    /// Who may ask; told to its owner.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub grants: BTreeMap<String, Grant>,
+}
+
+/// A job as a client sees it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JobView {
+    /// Its id.
+    pub id: Id,
+    /// The model.
+    pub model: String,
+    /// The upload of the model that it was made for.
+    pub upload: Id,
+    /// Who asks.
+    pub owner: String,
+    /// Who receives the answer.
+    pub receiver: String,
+    /// Hash of what is public of the model.
+    pub program: String,
+    /// Where it is.
+    pub state: State,
+    /// When it came, in seconds since 1970.
+    pub created: u64,
+    /// How often it was begun.
+    pub attempts: u32,
+    /// Why it does not get on, if it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+impl JobView {
+    pub(crate) fn new(engine: &Engine, job: Job) -> Self {
+        let waits = job.state == State::Queued;
+        let note = if waits { job.note.or_else(|| engine.obstacle(job.upload)) } else { None };
+        Self {
+            id: job.id,
+            model: job.model,
+            upload: job.upload,
+            owner: job.owner,
+            receiver: job.receiver,
+            program: job.program,
+            state: job.state,
+            created: job.created,
+            attempts: job.attempts,
+            note,
+        }
+    }
+}
+
+impl ModelView {
+    pub(crate) fn new(engine: &Engine, model: Model, client: &str) -> Result<Self> {
+        let left = engine.left(&model, client)?;
+        let own = model.owner == client;
+        Ok(Self {
+            name: model.name,
+            owner: model.owner,
+            upload: model.upload,
+            program: model.program,
+            bytes: model.bytes,
+            created: model.created,
+            left: Some(left).filter(|l| *l != u64::MAX),
+            grants: if own { model.grants } else { BTreeMap::new() },
+        })
+    }
+}
+
+/// What a server says that does not speak this version.
+pub(crate) fn other_version(path: &str) -> Fault {
+    let why = format!("this server speaks version {VERSION} of the calls, and {path} is none of them");
+    Fault::new(crate::Blame::Incompatible, why)
+}

@@ -1,0 +1,153 @@
+//! Three servers and their clients: a model is pushed, asked, and answers; everything else is refused.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use sordino::exec::encode_inputs;
+use sordino::inputs::{self, Preprocess};
+use sordino::{Options, Tensor, model};
+use sordino_nn::program::Secrets;
+use sordino_service::Blame;
+use sordino_service::client::{Client, Known};
+use sordino_service::config::{Cluster, Server};
+use sordino_service::demo::Demo;
+use sordino_service::push::Public;
+use sordino_service::records::{Grant, State};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn asset(name: &str) -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets")).join(name)
+}
+
+fn digit() -> Vec<Tensor> {
+    let preprocess = Preprocess { scale: Some(1.0 / 255.0), ..Preprocess::default() };
+    inputs::read(&[asset("digit-7.png")], &[1, 1, 28, 28], &preprocess).unwrap()
+}
+
+fn compiled() -> (Public, Secrets) {
+    let graph = model::read(&asset("mnist.onnx")).unwrap();
+    let ranges = model::calibrate(&graph, &[digit()]).unwrap();
+    let typed = model::typed(&graph, 1).unwrap();
+    let (program, secrets) = model::compiled(&typed, &ranges, &Options::default()).unwrap();
+    (Public { program, preprocess: Preprocess::default() }, secrets)
+}
+
+struct World {
+    demo: Demo,
+    _folder: tempfile::TempDir,
+}
+
+impl World {
+    fn with(change: impl Fn(&mut Server)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let quick = |config: &mut Server| {
+            config.limits.peer_seconds = 5.0;
+            change(config);
+        };
+        let demo = Demo::start(&folder.path().join("demo"), quick).unwrap();
+        Self { demo, _folder: folder }
+    }
+
+    fn client(&self, name: &str) -> Client {
+        Client::new(&Cluster::read(&self.demo.cluster(name)).unwrap()).unwrap()
+    }
+
+    fn push(&self, name: &str, grants: BTreeMap<String, Grant>) -> Client {
+        let (public, secrets) = compiled();
+        let alice = self.client("alice");
+        alice.push(name, public, &secrets, grants, &Arc::default()).unwrap();
+        alice
+    }
+}
+
+fn inputs_for(model: &Known) -> Vec<Vec<i64>> {
+    encode_inputs(&model.public.program, &digit()).unwrap()
+}
+
+fn best(scores: &[f32]) -> usize {
+    (0..scores.len()).max_by(|a, b| scores[*a].total_cmp(&scores[*b])).unwrap()
+}
+
+/// Asks the digit, and waits for the answer.
+fn asked(client: &Client, name: &str) -> usize {
+    let model = client.model(name).unwrap();
+    let job = client.submit(&model, &inputs_for(&model), client.name()).unwrap();
+    let view = client.wait(job, PATIENCE).unwrap();
+    assert_eq!(view.state, State::Done, "{view:?}");
+    best(&client.answer(job).unwrap().outputs[0].data)
+}
+
+fn grants(client: &str, grant: Grant) -> BTreeMap<String, Grant> {
+    BTreeMap::from([(client.to_string(), grant)])
+}
+
+#[test]
+fn a_model_is_pushed_and_asked() {
+    let world = World::with(|_| ());
+    let alice = world.push("mnist", BTreeMap::new());
+    alice.about().unwrap();
+    for _ in 0..3 {
+        assert_eq!(asked(&alice, "mnist"), 7);
+    }
+    assert_eq!(alice.jobs().unwrap().len(), 3);
+    let job = alice.jobs().unwrap()[0].id;
+    alice.forget(job).unwrap();
+    assert_eq!(alice.jobs().unwrap().len(), 2);
+    assert_eq!(alice.answer(job).err().unwrap().kind, Blame::Unknown);
+    alice.remove("mnist").unwrap();
+    assert!(alice.models().unwrap().is_empty());
+}
+
+#[test]
+fn others_ask_what_they_were_allowed_and_no_more() {
+    let world = World::with(|_| ());
+    let alice = world.push("mnist", BTreeMap::new());
+    let bob = world.client("bob");
+    // Grants of later hold in a session that has begun.
+    assert_eq!(asked(&alice, "mnist"), 7);
+    assert_eq!(bob.model("mnist").err().unwrap().kind, Blame::Unknown);
+    assert!(bob.models().unwrap().is_empty());
+    alice.allow("mnist", "bob", &Grant { queries: Some(2), ..Grant::default() }).unwrap();
+    let model = bob.model("mnist").unwrap();
+    assert_eq!(model.view.left, Some(2));
+    // Whom bob may not send answers to.
+    let refused = bob.submit(&model, &inputs_for(&model), "alice").unwrap_err();
+    assert_eq!(refused.kind, Blame::Refused, "{refused}");
+    assert_eq!(asked(&bob, "mnist"), 7);
+    let job = bob.submit(&model, &inputs_for(&model), "bob").unwrap();
+    bob.wait(job, PATIENCE).unwrap();
+    // It is bob's, and nobody else's.
+    assert_eq!(alice.job(job).unwrap_err().kind, Blame::Unknown);
+    assert_eq!(alice.forget(job).unwrap_err().kind, Blame::Unknown);
+    let refused = bob.submit(&model, &inputs_for(&model), "bob").unwrap_err();
+    assert_eq!(refused.kind, Blame::Limit, "{refused}");
+    alice.allow("mnist", "bob", &Grant { receivers: vec!["alice".into()], ..Grant::default() }).unwrap();
+    let job = bob.submit(&model, &inputs_for(&model), "alice").unwrap();
+    bob.wait(job, PATIENCE).unwrap();
+    assert_eq!(bob.answer(job).err().unwrap().kind, Blame::Refused);
+    assert_eq!(best(&alice.answer(job).unwrap().outputs[0].data), 7);
+    // Only its owner changes it.
+    assert_eq!(bob.remove("mnist").unwrap_err().kind, Blame::Refused);
+    assert_eq!(bob.allow("mnist", "bob", &Grant::default()).unwrap_err().kind, Blame::Refused);
+    alice.disallow("mnist", "bob").unwrap();
+    assert_eq!(bob.submit(&model, &inputs_for(&model), "bob").unwrap_err().kind, Blame::Unknown);
+}
+
+#[test]
+fn servers_that_start_again_lose_nothing() {
+    let mut world = World::with(|_| ());
+    let alice = world.push("mnist", grants("bob", Grant::default()));
+    let model = alice.model("mnist").unwrap();
+    let jobs: Vec<_> = (0..10).map(|_| alice.submit(&model, &inputs_for(&model), "alice").unwrap()).collect();
+    for party in [1, 0, 2] {
+        world.demo.restart(party).unwrap();
+    }
+    for job in jobs {
+        assert_eq!(alice.wait(job, PATIENCE).unwrap().state, State::Done);
+        assert_eq!(best(&alice.answer(job).unwrap().outputs[0].data), 7);
+    }
+}
