@@ -60,6 +60,7 @@ pub(crate) async fn answer(engine: Arc<Engine>, call: Call, body: Pieces) -> Res
             let answered = tokio::task::spawn_blocking(move || match &call.caller {
                 Caller::Client(name) => client(&inner, &call, name, body),
                 Caller::Operator(_) => operator(&inner, &call),
+                Caller::Nobody(why) => Err(Fault::refused(why.clone())),
             });
             answered.await.unwrap_or_else(|_| Err(Fault::internal("the call", &"it stopped unexpectedly")))
         }

@@ -158,7 +158,17 @@ impl Client {
         self.runtime.block_on(self.servers[party].call(method, path, body, patience))
     }
 
-    /// The same call to all three at the same time. Fails as the first of them does; `None` stands for whoever failed later.
+    /// One call with any body: for tests of what servers refuse.
+    ///
+    /// # Errors
+    /// Those of the call.
+    #[doc(hidden)]
+    pub fn raw(&self, party: usize, method: &str, path: &str, body: Vec<u8>) -> Result<Vec<u8>> {
+        let method = method.parse().map_err(|_| Fault::usage("no method"))?;
+        self.call(party, method, path, Body::Whole(Bytes::from(body)), self.patience).map(|r| r.body.to_vec())
+    }
+
+    /// The same call to all three at the same time.
     fn everywhere(
         &self,
         method: &Method,

@@ -38,17 +38,19 @@ const PIECES: usize = 16;
 pub(crate) enum Caller {
     Client(String),
     Operator(String),
+    /// Somebody whom an authority knows and this server does not serve, and why.
+    Nobody(String),
 }
 
 impl Caller {
-    fn of(names: &[String]) -> Option<Self> {
+    fn of(names: &[String]) -> Self {
         let client = names.iter().find_map(|n| n.strip_suffix(CLIENT));
         let operator = names.iter().find_map(|n| n.strip_suffix(OPERATOR));
         let known = |name: &str| crate::names::client(name).is_ok();
         match (client, operator) {
-            (Some(name), None) if known(name) => Some(Self::Client(name.into())),
-            (None, Some(name)) if known(name) => Some(Self::Operator(name.into())),
-            _ => None,
+            (Some(name), None) if known(name) => Self::Client(name.into()),
+            (None, Some(name)) if known(name) => Self::Operator(name.into()),
+            _ => Self::Nobody(format!("a certificate for {:?} is no client's", names.join(", "))),
         }
     }
 }
@@ -129,11 +131,11 @@ impl Edge {
         let stream = acceptor.accept(tcp).await.map_err(|e| e.to_string())?;
         let certificate = stream.get_ref().1.peer_certificates().and_then(|c| c.first());
         let certificate = certificate.ok_or("there is no certificate")?;
-        if self.engine.config.policy.revoked.contains(&fingerprint(certificate)) {
-            return Err("its certificate is revoked".into());
-        }
-        let all = names(certificate);
-        let caller = Caller::of(&all).ok_or_else(|| format!("a certificate for {all:?} is no client's"))?;
+        // Whoever is refused is told why.
+        let caller = match self.engine.config.policy.revoked.contains(&fingerprint(certificate)) {
+            true => Caller::Nobody("its certificate is revoked".into()),
+            false => Caller::of(&names(certificate)),
+        };
         Ok((stream, caller))
     }
 
@@ -255,11 +257,11 @@ mod tests {
     #[test]
     fn names_say_who_calls() {
         let of = |names: &[&str]| Caller::of(&names.iter().map(|n| n.to_string()).collect::<Vec<_>>());
-        assert_eq!(of(&["alice.client.sordino"]), Some(Caller::Client("alice".into())));
-        assert_eq!(of(&["ops.operator.sordino"]), Some(Caller::Operator("ops".into())));
-        for wrong in [&["server-0.sordino"][..], &[], &["a.b.client.sordino"], &[".client.sordino"]] {
-            assert_eq!(of(wrong), None);
+        assert_eq!(of(&["alice.client.sordino"]), Caller::Client("alice".into()));
+        assert_eq!(of(&["ops.operator.sordino"]), Caller::Operator("ops".into()));
+        let both = &["a.client.sordino", "b.operator.sordino"];
+        for wrong in [&["server-0.sordino"][..], &[], &["a.b.client.sordino"], &[".client.sordino"], both] {
+            assert!(matches!(of(wrong), Caller::Nobody(_)));
         }
-        assert_eq!(of(&["a.client.sordino", "b.operator.sordino"]), None);
     }
 }

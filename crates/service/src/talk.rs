@@ -16,6 +16,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
 /// How long connecting may take.
@@ -91,7 +92,14 @@ pub(crate) struct Talk {
     address: String,
     fingerprint: Option<String>,
     config: Arc<ClientConfig>,
-    open: Mutex<Option<SendRequest<Body>>>,
+    open: Mutex<Option<Open>>,
+}
+
+/// A connection that is open.
+struct Open {
+    sender: SendRequest<Body>,
+    /// Ends with the connection, and knows why.
+    end: JoinHandle<hyper::Result<()>>,
 }
 
 impl Talk {
@@ -103,7 +111,27 @@ impl Talk {
         Fault::new(Blame::PeerLost, format!("server {} at {}: {why}", self.party, self.address))
     }
 
-    async fn connect(&self) -> Result<SendRequest<Body>> {
+    /// What a failure of HTTP says: a server refuses a certificate after the handshake is over for its client.
+    fn broken(&self, e: &hyper::Error) -> Fault {
+        use rustls::{AlertDescription as Alert, Error as Tls};
+        let mut source: Option<&(dyn std::error::Error + 'static)> = Some(e);
+        while let Some(e) = source {
+            let inner = e.downcast_ref::<std::io::Error>().and_then(|e| e.get_ref()).and_then(|e| e.downcast_ref());
+            if let Some(Tls::AlertReceived(alert)) = inner {
+                let why = match alert {
+                    Alert::UnknownCA => "it is not signed by an authority that the server knows",
+                    Alert::CertificateExpired => "it has expired",
+                    Alert::CertificateRevoked => "it is revoked",
+                    _ => "it is not valid",
+                };
+                return Fault::refused(format!("server {} refuses this client's certificate: {why}", self.party));
+            }
+            source = e.source();
+        }
+        self.lost(e)
+    }
+
+    async fn connect(&self) -> Result<Open> {
         let tcp = TcpStream::connect(&self.address).await.map_err(|e| self.lost(&e))?;
         tcp.set_nodelay(true).map_err(|e| self.lost(&e))?;
         let name = ServerName::try_from(format!("server-{}.sordino", self.party)).map_err(|e| self.lost(&e))?;
@@ -129,16 +157,15 @@ impl Talk {
             return Err(Fault::new(Blame::PeerMisbehaved, why));
         }
         let (sender, connection) = handshake(TokioIo::new(tls)).await.map_err(|e| self.lost(&e))?;
-        tokio::spawn(connection);
-        Ok(sender)
+        Ok(Open { sender, end: tokio::spawn(connection) })
     }
 
     /// A connection that is open, or a new one.
-    async fn sender(&self, open: &mut Option<SendRequest<Body>>) -> Result<(SendRequest<Body>, bool)> {
-        if let Some(mut sender) = open.take()
-            && sender.ready().await.is_ok()
+    async fn opened(&self, open: &mut Option<Open>) -> Result<(Open, bool)> {
+        if let Some(mut open) = open.take()
+            && open.sender.ready().await.is_ok()
         {
-            return Ok((sender, true));
+            return Ok((open, true));
         }
         let connected = tokio::time::timeout(CONNECT, self.connect()).await;
         Ok((connected.map_err(|_| self.lost(&"it does not answer"))??, false))
@@ -149,22 +176,22 @@ impl Talk {
         let mut open = self.open.lock().await;
         let calling = async {
             let again = body.again();
-            let (mut sender, used) = self.sender(&mut open).await?;
-            let first = self.once(&mut sender, &method, path, body).await;
+            let (mut opened, used) = self.opened(&mut open).await?;
+            let first = self.once(&mut opened, &method, path, body).await;
             let reply = match (first, again) {
                 // A server closes what was idle for long; that is no failure of this call.
                 (Err(_), Some(body)) if used => {
-                    sender = self.sender(&mut open).await?.0;
-                    self.once(&mut sender, &method, path, body).await?
+                    opened = self.opened(&mut open).await?.0;
+                    self.once(&mut opened, &method, path, body).await?
                 }
                 (first, _) => first?,
             };
-            Ok::<_, Fault>((sender, reply))
+            Ok::<_, Fault>((opened, reply))
         };
         let called = tokio::time::timeout(patience, calling).await;
-        let (sender, (status, reply)) =
+        let (opened, (status, reply)) =
             called.map_err(|_| self.lost(&format!("it did not answer within {} seconds", patience.as_secs())))??;
-        *open = Some(sender);
+        *open = Some(opened);
         if (200..300).contains(&status) {
             return Ok(reply);
         }
@@ -177,13 +204,7 @@ impl Talk {
         Err(fault.at(&format!("server {}", self.party)))
     }
 
-    async fn once(
-        &self,
-        sender: &mut SendRequest<Body>,
-        method: &Method,
-        path: &str,
-        body: Body,
-    ) -> Result<(u16, Reply)> {
+    async fn once(&self, open: &mut Open, method: &Method, path: &str, body: Body) -> Result<(u16, Reply)> {
         let kind = if matches!(body, Body::Stream { .. }) { "application/octet-stream" } else { "application/json" };
         let request = Request::builder()
             .method(method)
@@ -193,11 +214,21 @@ impl Talk {
             .header(CONTENT_LENGTH, body.length())
             .body(body)
             .map_err(|e| Fault::internal("a call", &e))?;
-        let response = sender.send_request(request).await.map_err(|e| self.lost(&e))?;
+        let response = match open.sender.send_request(request).await {
+            Ok(response) => response,
+            Err(e) => {
+                // The connection knows better than the request why it failed.
+                let ended = tokio::time::timeout(Duration::from_millis(200), &mut open.end).await;
+                return Err(match ended {
+                    Ok(Ok(Err(cause))) => self.broken(&cause),
+                    _ => self.broken(&e),
+                });
+            }
+        };
         let (head, mut incoming) = response.into_parts();
         let mut bytes = vec![];
         while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut incoming).poll_frame(cx)).await {
-            if let Ok(data) = frame.map_err(|e| self.lost(&e))?.into_data() {
+            if let Ok(data) = frame.map_err(|e| self.broken(&e))?.into_data() {
                 if bytes.len() + data.len() > MOST {
                     return Err(self.lost(&"its answer is too long"));
                 }

@@ -153,11 +153,14 @@ pub(super) fn role_name(topology: &Topology, end: Endpoint) -> String {
     format!("{}.sordino", topology.slug(end))
 }
 
-fn authority() -> Result<CertificateParams, rcgen::Error> {
+/// What an authority says of itself. Its name is that of its key, so that two of them are never taken for each other.
+fn authority(key: &KeyPair) -> Result<CertificateParams, rcgen::Error> {
+    let digest = Sha256::digest(key.public_key_raw());
+    let name: String = digest[..8].iter().map(|b| format!("{b:02x}")).collect();
     let mut params = CertificateParams::new(vec![])?;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.distinguished_name.push(DnType::CommonName, "sordino authority");
+    params.distinguished_name.push(DnType::CommonName, format!("sordino authority {name}"));
     Ok(params)
 }
 
@@ -167,7 +170,8 @@ impl Authority {
     /// # Errors
     /// When keys cannot be made.
     pub fn new() -> Result<Self, rcgen::Error> {
-        let (params, key) = (authority()?, KeyPair::generate()?);
+        let key = KeyPair::generate()?;
+        let params = authority(&key)?;
         let certificate = params.self_signed(&key)?.der().to_vec();
         Ok(Self { certificate, issuer: Issuer::new(params, key) })
     }
@@ -180,7 +184,7 @@ impl Authority {
         let key = KeyPair::from_pem(key).map_err(|_| "it holds no private key of an authority".to_string())?;
         let certificate =
             CertificateDer::from_pem_slice(certificate).map_err(|_| "it holds no certificate".to_string())?.to_vec();
-        let params = authority().map_err(|e| e.to_string())?;
+        let params = authority(&key).map_err(|e| e.to_string())?;
         Ok(Self { certificate, issuer: Issuer::new(params, key) })
     }
 

@@ -1,0 +1,81 @@
+//! Three servers in this process, their clients, and a model that reads digits.
+
+#![allow(dead_code, reason = "not every test needs all of it")]
+
+use sordino::exec::encode_inputs;
+use sordino::inputs::{self, Preprocess};
+use sordino::{Options, Tensor, model};
+use sordino_nn::program::Secrets;
+use sordino_service::client::{Client, Known};
+use sordino_service::config::{Cluster, Server};
+use sordino_service::demo::Demo;
+use sordino_service::push::Public;
+use sordino_service::records::{Grant, State};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) fn asset(name: &str) -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets")).join(name)
+}
+
+pub(crate) fn digit() -> Vec<Tensor> {
+    let preprocess = Preprocess { scale: Some(1.0 / 255.0), ..Preprocess::default() };
+    inputs::read(&[asset("digit-7.png")], &[1, 1, 28, 28], &preprocess).unwrap()
+}
+
+pub(crate) fn compiled() -> (Public, Secrets) {
+    let graph = model::read(&asset("mnist.onnx")).unwrap();
+    let ranges = model::calibrate(&graph, &[digit()]).unwrap();
+    let typed = model::typed(&graph, 1).unwrap();
+    let (program, secrets) = model::compiled(&typed, &ranges, &Options::default()).unwrap();
+    (Public { program, preprocess: Preprocess::default() }, secrets)
+}
+
+pub(crate) struct World {
+    pub(crate) demo: Demo,
+    pub(crate) folder: tempfile::TempDir,
+}
+
+impl World {
+    pub(crate) fn with(change: impl Fn(&mut Server)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let quick = |config: &mut Server| {
+            config.limits.peer_seconds = 5.0;
+            change(config);
+        };
+        let demo = Demo::start(&folder.path().join("demo"), quick).unwrap();
+        Self { demo, folder }
+    }
+
+    pub(crate) fn client(&self, name: &str) -> Client {
+        Client::new(&Cluster::read(&self.demo.cluster(name)).unwrap()).unwrap()
+    }
+
+    pub(crate) fn push(&self, name: &str, grants: BTreeMap<String, Grant>) -> Client {
+        let (public, secrets) = compiled();
+        let alice = self.client("alice");
+        alice.push(name, public, &secrets, grants, &Arc::default()).unwrap();
+        alice
+    }
+}
+
+pub(crate) fn inputs_for(model: &Known) -> Vec<Vec<i64>> {
+    encode_inputs(&model.public.program, &digit()).unwrap()
+}
+
+pub(crate) fn best(scores: &[f32]) -> usize {
+    (0..scores.len()).max_by(|a, b| scores[*a].total_cmp(&scores[*b])).unwrap()
+}
+
+/// Asks the digit, and waits for the answer.
+pub(crate) fn asked(client: &Client, name: &str) -> usize {
+    let model = client.model(name).unwrap();
+    let job = client.submit(&model, &inputs_for(&model), client.name()).unwrap();
+    let view = client.wait(job, PATIENCE).unwrap();
+    assert_eq!(view.state, State::Done, "{view:?}");
+    best(&client.answer(job).unwrap().outputs[0].data)
+}
