@@ -6,6 +6,7 @@ use crate::shares::PARTIES;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sordino::tls::Identity;
+use sordino_net::LinkModel;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -85,6 +86,16 @@ impl Default for Limits {
     }
 }
 
+/// What links between servers are made to be like, to try a slow network.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shape {
+    /// One-way latency.
+    pub milliseconds: f64,
+    /// Bandwidth, in megabits a second.
+    pub megabits: f64,
+}
+
 /// Who may do what at a server.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -121,6 +132,9 @@ pub struct Server {
     /// Policy.
     #[serde(default)]
     pub policy: Policy,
+    /// Makes links to the other servers slow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shape: Option<Shape>,
     /// The folder that paths are taken from.
     #[serde(skip)]
     pub folder: PathBuf,
@@ -199,6 +213,10 @@ impl Server {
         if self.threads.is_some_and(|t| !(1..=256).contains(&t)) {
             return Err(Fault::usage("threads is between 1 and 256"));
         }
+        let sensible = |s: Shape| (0.0..=10_000.0).contains(&s.milliseconds) && (1e-3..=1e6).contains(&s.megabits);
+        if self.shape.is_some_and(|s| !sensible(s)) {
+            return Err(Fault::usage("shape has a latency of 0 to 10000 milliseconds and 0.001 to 1000000 megabits"));
+        }
         self.policy.push.iter().try_for_each(|name| names::client(name).map_err(|e| e.at("policy.push")))
     }
 
@@ -220,6 +238,15 @@ impl Server {
     #[must_use]
     pub fn deadline(&self) -> Duration {
         Duration::from_secs_f64(self.limits.peer_seconds)
+    }
+
+    /// What links to the other servers are like.
+    #[must_use]
+    pub fn link(&self) -> LinkModel {
+        self.shape.map_or(LinkModel::UNLIMITED, |s| LinkModel {
+            latency: Duration::from_secs_f64(s.milliseconds * 1e-3),
+            bandwidth: Some(s.megabits * 1e6 / 8.0),
+        })
     }
 
     /// Worker threads of a job.

@@ -75,6 +75,7 @@ impl Demo {
                 tls: files(&format!("server-{party}")),
                 limits: Limits::default(),
                 policy: Policy { push: CLIENTS.map(String::from).to_vec(), revoked: vec![] },
+                shape: None,
                 folder: folder.join(format!("server-{party}")),
             };
             change(&mut config);

@@ -42,6 +42,7 @@ pub(crate) struct Peers {
     me: Endpoint,
     addresses: [SocketAddr; PARTIES],
     deadline: Duration,
+    link: LinkModel,
     identity: RwLock<Arc<Identity>>,
     revoked: Vec<String>,
     sessions: Mutex<HashMap<Id, Expected>>,
@@ -79,6 +80,7 @@ impl Peers {
             me: Endpoint(config.party as u8),
             addresses,
             deadline: config.deadline(),
+            link: config.link(),
             identity: RwLock::new(Arc::new(identity)),
             revoked: config.policy.revoked.clone(),
             sessions: Mutex::default(),
@@ -148,8 +150,8 @@ impl Peers {
             })?;
             connections.push(connection);
         }
-        let patience = |_| Patience::new(self.deadline, self.deadline, LinkModel::UNLIMITED);
-        assemble(self.me, &topology(), connections, LinkModel::UNLIMITED, &patience).map_err(|e| of_connect(&e))
+        let patience = |_| Patience::new(self.deadline, self.deadline, self.link);
+        assemble(self.me, &topology(), connections, self.link, &patience).map_err(|e| of_connect(&e))
     }
 
     fn dial(&self, ends: &Ends, peer: Endpoint, until: Instant) -> Result<Connection> {
@@ -194,7 +196,9 @@ impl Peers {
             let mut sessions = self.sessions();
             let Some(expected) = sessions.get_mut(&session) else {
                 drop(sessions);
-                return refuse(guest, Refusal::Session);
+                // It was told of the session before this server was, and dials again; or it has none.
+                tracing::debug!("{}", guest.refuse(Refusal::Session));
+                return Ok(());
             };
             let Some(place) = expected.places.iter().position(|p| *p == peer) else {
                 drop(sessions);
