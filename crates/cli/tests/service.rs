@@ -1,0 +1,239 @@
+//! Three server processes that are killed, stopped and started again while they work: nothing wrong is answered, and nothing is lost.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![cfg(unix)]
+
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+/// Seconds a server waits for another.
+const DEADLINE: f64 = 2.0;
+
+fn asset(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets").join(name)
+}
+
+fn sordino(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sordino"));
+    command.args(args);
+    command
+}
+
+fn done(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+struct World {
+    folder: tempfile::TempDir,
+    servers: [Option<Child>; 3],
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for server in self.servers.iter_mut().flatten() {
+            let _ = server.kill();
+            let _ = server.wait();
+        }
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+        done(&sordino(&["cert", "ca", "-o", &at("ca")]).output().unwrap());
+        // Ports that are free on an address of this test alone, so that nobody takes them before the servers do.
+        static WORLDS: AtomicU8 = AtomicU8::new(0);
+        let (world, id) = (WORLDS.fetch_add(1, Ordering::Relaxed), std::process::id());
+        let own = format!("127.{}.{}.{}:0", 100 + world, id >> 8 & 255, id & 255);
+        let free: Vec<TcpListener> = (0..6).map(|_| TcpListener::bind(&own).unwrap()).collect();
+        let ports: Vec<String> = free.iter().map(|p| p.local_addr().unwrap().to_string()).collect();
+        drop(free);
+        for party in 0..3 {
+            let name = format!("{party}");
+            done(&sordino(&["cert", "server", &name, "--ca", &at("ca"), "-o", &at(&name)]).output().unwrap());
+            let config = format!(
+                "party = {party}\nstore = \"store\"\nclients = {:?}\npeers = {:?}\nservers = {:?}\nthreads = 1\n\
+                 [tls]\ncertificate = \"server-{party}.pem\"\nkey = \"server-{party}.key\"\nauthorities = \"ca.pem\"\n\
+                 [limits]\npeer_seconds = {DEADLINE:?}\n[policy]\npush = [\"alice\"]\n",
+                ports[party],
+                ports[3 + party],
+                &ports[3..]
+            );
+            std::fs::write(folder.path().join(name).join("server.toml"), config).unwrap();
+        }
+        done(&sordino(&["cert", "client", "alice", "--ca", &at("ca"), "-o", &at("alice")]).output().unwrap());
+        let servers: String = ports[..3].iter().map(|p| format!("[[servers]]\naddress = {p:?}\n")).collect();
+        let tls = "[tls]\ncertificate = \"alice.pem\"\nkey = \"alice.key\"\nauthorities = \"ca.pem\"\n";
+        std::fs::write(folder.path().join("alice/cluster.toml"), servers + tls).unwrap();
+        let mut world = Self { folder, servers: [None, None, None] };
+        (0..3).for_each(|party| world.start(party));
+        done(&world.alice(&["push", asset("mnist.onnx").to_str().unwrap()]).output().unwrap());
+        world
+    }
+
+    fn config(&self, party: usize) -> String {
+        self.folder.path().join(format!("{party}/server.toml")).to_str().unwrap().into()
+    }
+
+    fn start(&mut self, party: usize) {
+        let config = self.config(party);
+        let mut server =
+            sordino(&["serve", "--config", &config, "--log", "off"]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.starts_with(&format!("server {party}: clients at ")), "{line}");
+        self.servers[party] = Some(server);
+    }
+
+    fn kill(&mut self, party: usize) {
+        let mut server = self.servers[party].take().unwrap();
+        server.kill().unwrap();
+        server.wait().unwrap();
+    }
+
+    fn signal(&self, party: usize, signal: &str) {
+        let id = self.servers[party].as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+    }
+
+    fn alice(&self, args: &[&str]) -> Command {
+        let to = self.folder.path().join("alice/cluster.toml");
+        let mut command = sordino(args);
+        command.args(["--to", to.to_str().unwrap(), "--timeout", "20"]);
+        command
+    }
+
+    fn submit(&self, times: usize) -> Vec<String> {
+        let digit = asset("digit-7.png");
+        let inputs = vec![digit.to_str().unwrap(); times];
+        let args = [&["submit", "mnist", "--input"][..], &inputs].concat();
+        done(&self.alice(&args).output().unwrap()).lines().map(str::to_string).collect()
+    }
+
+    fn assert_answered(&self, job: &str) {
+        let fetched = self.alice(&["fetch", job, "--patience", "60", "--json"]).output().unwrap();
+        let answer: Value = serde_json::from_str(&done(&fetched)).unwrap();
+        assert_eq!(answer["top"][0]["class"], 7, "{answer}");
+    }
+
+    fn jobs(&self) -> Vec<Value> {
+        serde_json::from_str(&done(&self.alice(&["jobs", "--json"]).output().unwrap())).unwrap()
+    }
+
+    /// Every store is whole once its server is gone.
+    fn assert_whole(&mut self) {
+        for party in 0..3 {
+            self.kill(party);
+            let checked = done(&sordino(&["store", "check", "--config", &self.config(party)]).output().unwrap());
+            assert!(checked.contains("all are whole"), "{checked}");
+        }
+    }
+}
+
+#[test]
+fn killed_at_any_moment() {
+    let mut world = World::new();
+    for round in 0..15u64 {
+        let jobs = world.submit(2);
+        std::thread::sleep(Duration::from_millis(round));
+        let party = round as usize % 3;
+        world.kill(party);
+        world.start(party);
+        for job in &jobs {
+            world.assert_answered(job);
+            done(&world.alice(&["forget", job]).output().unwrap());
+        }
+    }
+    world.assert_whole();
+}
+
+#[test]
+fn stopped_for_a_while() {
+    let mut world = World::new();
+    for party in [1, 2, 0] {
+        // Work enough to be in the middle of.
+        let jobs = world.submit(40);
+        world.signal(party, "-STOP");
+        if party > 0 {
+            let until = Instant::now() + Duration::from_secs_f64(DEADLINE + 1.0);
+            loop {
+                let jobs = world.jobs();
+                let told =
+                    jobs.iter().any(|j| j["note"].as_str().is_some_and(|n| n.contains(&format!("server {party}"))));
+                if told || jobs.iter().all(|j| j["state"] == "done") {
+                    break;
+                }
+                assert!(Instant::now() < until, "{jobs:?}");
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        } else {
+            std::thread::sleep(Duration::from_secs_f64(DEADLINE + 0.5));
+        }
+        world.signal(party, "-CONT");
+        for job in jobs.iter().step_by(8).chain(jobs.last()) {
+            world.assert_answered(job);
+        }
+    }
+    world.assert_whole();
+}
+
+#[test]
+fn all_three_in_the_middle_of_a_queue() {
+    let mut world = World::new();
+    let jobs = world.submit(50);
+    (0..3).for_each(|party| world.kill(party));
+    (0..3).for_each(|party| world.start(party));
+    for job in &jobs {
+        world.assert_answered(job);
+    }
+    let all = world.jobs();
+    assert_eq!((all.len(), all.iter().filter(|j| j["state"] == "done").count()), (50, 50));
+    world.assert_whole();
+}
+
+#[test]
+fn a_server_ends_when_it_is_told() {
+    let mut world = World::new();
+    let jobs = world.submit(5);
+    for party in [2, 1, 0] {
+        let before = Instant::now();
+        world.signal(party, "-TERM");
+        assert!(world.servers[party].take().unwrap().wait().unwrap().success());
+        assert!(before.elapsed() < Duration::from_secs(8), "{:?}", before.elapsed());
+        world.start(party);
+    }
+    for job in &jobs {
+        world.assert_answered(job);
+    }
+    // A second server on the same store, and a check of a store in use, are refused.
+    let second = sordino(&["serve", "--config", &world.config(0), "--check"]).output().unwrap();
+    assert_eq!(second.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&second.stderr).contains("another process"));
+}
+
+#[test]
+fn certificates_are_read_again() {
+    let mut world = World::new();
+    let at = |name: &str| world.folder.path().join(name).to_str().unwrap().to_string();
+    done(&sordino(&["cert", "server", "0", "--ca", &at("ca"), "-o", &at("0"), "--renew"]).output().unwrap());
+    world.signal(0, "-HUP");
+    std::thread::sleep(Duration::from_millis(200));
+    for job in world.submit(1) {
+        world.assert_answered(&job);
+    }
+    // One that cannot be read changes nothing.
+    std::fs::write(world.folder.path().join("0/server-0.pem"), "nothing").unwrap();
+    world.signal(0, "-HUP");
+    std::thread::sleep(Duration::from_millis(200));
+    for job in world.submit(1) {
+        world.assert_answered(&job);
+    }
+    world.assert_whole();
+}

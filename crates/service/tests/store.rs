@@ -1,0 +1,177 @@
+//! A store whose process is killed at any moment: whatever was promised is there, and everything that is there is whole.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use sordino_service::names::Id;
+use sordino_service::records::{Answer, Job, Model, State};
+use sordino_service::store::Store;
+use sordino_service::{Blame, Fault};
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+fn file(store: &Store, bytes: &[u8]) -> Result<Id, Fault> {
+    let mut file = store.create()?;
+    file.write_all(bytes).unwrap();
+    file.finish()
+}
+
+fn job(store: &Store, id: Id) -> Result<Job, Fault> {
+    Ok(Job {
+        id,
+        model: "m".into(),
+        upload: Id([1; 16]),
+        owner: "alice".into(),
+        receiver: "alice".into(),
+        program: String::new(),
+        state: State::Queued,
+        shares: Some(file(store, &[7; 100_000])?),
+        components: [String::new(), String::new()],
+        answer: None,
+        created: 0,
+        sequence: 0,
+        attempts: 0,
+        charged: false,
+        note: None,
+    })
+}
+
+/// The life of a job, again and again; says each time that something was promised.
+fn live(folder: &Path) {
+    let store = Store::open(folder).unwrap();
+    let say = |what: &str| {
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "{what}").unwrap();
+        out.flush().unwrap();
+    };
+    for _ in 0..10_000 {
+        let id = Id::fresh().unwrap();
+        let mut new = job(&store, id).unwrap();
+        store.add_job(&mut new).unwrap();
+        say(&format!("added {id}"));
+        store.begin(id, 5, 0, true).unwrap();
+        let answer = Answer { shares: file(&store, &[9; 3000]).unwrap(), session: Id([2; 16]), run: 1 };
+        let mut inputs = None;
+        store
+            .change_job(id, |job| {
+                job.answer = Some(answer);
+                job.state = State::Done;
+                inputs = job.shares.take();
+                Ok(())
+            })
+            .unwrap();
+        store.discard(inputs);
+        say(&format!("done {id}"));
+    }
+}
+
+#[test]
+fn killed_at_every_write() {
+    const CHILD: &str = "SORDINO_STORE_TEST";
+    if let Some(folder) = std::env::var_os(CHILD) {
+        return live(Path::new(&folder));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store");
+    let mut promised: BTreeMap<String, bool> = BTreeMap::new();
+    for round in 0..40u64 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["killed_at_every_write", "--exact", "--nocapture"])
+            .env(CHILD, &path)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        let reading = std::thread::spawn(move || out.lines().map_while(Result::ok).collect::<Vec<_>>());
+        std::thread::sleep(Duration::from_micros(60_000 + round * 1_777));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        for line in reading.join().unwrap() {
+            match line.split_once(' ') {
+                Some(("added", id)) => drop(promised.insert(id.into(), false)),
+                Some(("done", id)) => drop(promised.insert(id.into(), true)),
+                _ => {}
+            }
+        }
+        let store = Store::open(&path).unwrap();
+        let checked = store.check().unwrap();
+        assert!(checked.faults.is_empty(), "{:?}", checked.faults);
+        for (id, done) in &promised {
+            let job = store.job(id.parse().unwrap()).unwrap().unwrap();
+            assert!(!done || job.state == State::Done, "{job:?}");
+        }
+        // One charge a job that was begun, and none for others.
+        let begun = store.jobs().unwrap().iter().filter(|j| j.charged).count();
+        assert_eq!(store.charges("m", "alice", 0).unwrap().len(), begun);
+    }
+    assert!(promised.len() > 40, "{} jobs", promised.len());
+}
+
+#[test]
+fn stores_of_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store");
+    let store = Store::open(&path).unwrap();
+    let twice = Store::open(&path).err().unwrap();
+    assert!(twice.kind == Blame::Usage && twice.why.contains("another process"), "{twice}");
+    let id = file(&store, b"shares").unwrap();
+    let mut new = Job { shares: Some(id), ..job(&store, Id([3; 16])).unwrap() };
+    store.add_job(&mut new).unwrap();
+    assert_eq!(store.add_job(&mut new).unwrap_err().kind, Blame::Conflict);
+    let model = Model {
+        name: "m".into(),
+        owner: "alice".into(),
+        upload: Id([1; 16]),
+        program: String::new(),
+        public: id,
+        shares: id,
+        components: [String::new(), String::new()],
+        grants: BTreeMap::new(),
+        bytes: 0,
+        memory: 0,
+        created: 0,
+    };
+    store.put_model(&model, |_| Ok(())).unwrap();
+    // A copy is a store of its own.
+    let copy = folder.path().join("copy");
+    store.backup(&copy).unwrap();
+    let copied = Store::open(&copy).unwrap();
+    assert!(copied.check().unwrap().faults.is_empty());
+    assert_eq!(*copied.whole(id).unwrap(), b"shares");
+    assert!(Store::open(&path).unwrap().backup(&copy).unwrap_err().why.contains("already"));
+    drop(copied);
+    // Another key opens nothing, and without one nothing is made up.
+    std::fs::copy(path.join("records.redb"), folder.path().join("records")).unwrap();
+    std::fs::remove_file(copy.join("store.key")).unwrap();
+    assert!(Store::open(&copy).err().unwrap().why.contains("key is missing"));
+    sordino::model::write_own(&copy.join("store.key"), &[5; 32]).unwrap();
+    assert_eq!(Store::open(&copy).unwrap().check().unwrap().faults.len(), 3);
+    sordino::model::write_own(&copy.join("store.key"), &[5; 31]).unwrap();
+    assert!(Store::open(&copy).err().unwrap().why.contains("32 bytes"));
+    // A later version's.
+    let later = redb::Database::open(path.join("records.redb")).unwrap();
+    let txn = later.begin_write().unwrap();
+    txn.open_table(redb::TableDefinition::<&str, u64>::new("meta")).unwrap().insert("schema", 99).unwrap();
+    txn.commit().unwrap();
+    drop(later);
+    assert!(Store::open(&path).err().unwrap().why.contains("version 99"));
+}
+
+#[test]
+fn a_disk_that_takes_nothing() {
+    // A full disk, as the system has one.
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
+    let Ok(mut full) = full else { return };
+    assert_eq!(full.write_all(&[0; 10]).unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+    // A folder that cannot be written to refuses new files, and what is there stays readable.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store");
+    let store = Store::open(&path).unwrap();
+    let id = file(&store, b"shares").unwrap();
+    std::fs::rename(path.join("shares"), path.join("moved")).unwrap();
+    assert_eq!(store.create().err().unwrap().kind, Blame::Internal);
+    std::fs::rename(path.join("moved"), path.join("shares")).unwrap();
+    assert_eq!(*store.whole(id).unwrap(), b"shares");
+}
