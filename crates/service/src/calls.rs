@@ -70,7 +70,13 @@ pub(crate) async fn answer(engine: Arc<Engine>, call: Call, body: Pieces) -> Res
         Ok(_) => tracing::debug!(?caller, call = %called, seconds, "answered"),
         Err(e) => {
             engine.metrics.refused(e.kind);
-            tracing::warn!(?caller, call = %called, blame = e.kind.name(), "refused: {e}");
+            // Looking for what is not there is no trouble.
+            match e.kind {
+                Blame::Unknown | Blame::Conflict | Blame::Usage => {
+                    tracing::debug!(?caller, call = %called, blame = e.kind.name(), "refused: {e}");
+                }
+                _ => tracing::warn!(?caller, call = %called, blame = e.kind.name(), "refused: {e}"),
+            }
         }
     }
     response(said)

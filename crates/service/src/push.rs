@@ -27,6 +27,8 @@ pub struct Public {
     pub program: Program,
     /// How samples become its inputs, and the names of classes.
     pub preprocess: Preprocess,
+    /// Whether its one output is the number of the best class.
+    pub class: bool,
 }
 
 impl Public {
@@ -34,7 +36,7 @@ impl Public {
     #[must_use]
     pub fn hash(&self) -> String {
         let both = Sha256::new().chain_update(self.program.hash()).chain_update(self.preprocess.hash());
-        hexadecimal(&both.finalize())
+        hexadecimal(&both.chain_update([u8::from(self.class)]).finalize())
     }
 
     /// Reads it; the program must be one that servers run.

@@ -52,6 +52,9 @@ pub(crate) struct Submit {
 #[derive(Serialize)]
 struct One {
     job: Id,
+    /// The best class alone was opened.
+    #[serde(skip)]
+    class: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     top: Vec<Class>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -67,17 +70,25 @@ impl One {
             .zip(&answered.outputs)
             .map(|(p, t)| Output { name: p.name.clone(), shape: t.dims.clone(), values: t.data.clone() })
             .collect();
+        if answered.public.class {
+            let class = answered.outputs[0].data.first().map_or(0, |v| v.round().max(0.0) as usize);
+            let name = answered.public.preprocess.classes.as_ref().and_then(|names| names.get(class).cloned());
+            // The place is all that was opened; how sure the model is stays unknown.
+            let top = vec![Class { class, value: 1.0, name }];
+            return Self { job, class: true, top, outputs };
+        }
         let rows = samples::rows(program.outputs[0].batch, &answered.outputs[0], samples::batch(program));
         let mut best = rows.first().map(|row| top(row, most)).unwrap_or_default();
         if let Some(names) = &answered.public.preprocess.classes {
             best.iter_mut().for_each(|c| c.name = names.get(c.class).cloned());
         }
-        Self { job, top: best, outputs }
+        Self { job, class: false, top: best, outputs }
     }
 
     fn line(&self) -> String {
         let called = |c: &Class| c.name.clone().unwrap_or_else(|| c.class.to_string());
         match &self.top[..] {
+            [one] if self.class => format!("class {}", called(one)),
             [one] if self.outputs[0].values.len() == 1 => format!("{:.6}", one.value),
             many => {
                 let list: Vec<String> = many.iter().map(|c| format!("{} ({:.4})", called(c), c.value)).collect();

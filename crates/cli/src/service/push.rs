@@ -8,6 +8,7 @@ use serde::Serialize;
 use sordino::inputs::Preprocess;
 use sordino::model::{self, Calibration};
 use sordino::{Error, Result};
+use sordino_nn::Range;
 use sordino_nn::program::{Program, Secrets};
 use sordino_service::client::Client;
 use sordino_service::config::Cluster;
@@ -41,6 +42,9 @@ pub(crate) struct Push {
     compile: Compile,
     #[command(flatten)]
     preprocess: Preprocess,
+    /// What is opened: all scores, or the number of the best class alone, which tells less of the model.
+    #[arg(long, value_enum, default_value = "scores")]
+    answer: Answer,
     /// Show what would be public and how much would be sent, and send nothing.
     #[arg(long)]
     show: bool,
@@ -59,6 +63,15 @@ fn granted(text: &str) -> std::result::Result<(String, Option<u64>), String> {
     };
     sordino_service::names::client(name).map_err(|e| e.why)?;
     Ok((name.into(), queries))
+}
+
+/// What is opened of an answer.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Answer {
+    /// Everything that the model answers.
+    Scores,
+    /// The number of the best class.
+    Class,
 }
 
 /// What servers are told of a model.
@@ -151,7 +164,7 @@ impl Push {
             .map(|(name, queries)| (name.clone(), Grant { queries: *queries, ..Grant::default() }))
             .collect();
         let sent = Arc::default();
-        let public = Public { program, preprocess };
+        let public = Public { program, preprocess, class: self.answer == Answer::Class };
         let total = pushed.bytes.iter().sum();
         let upload =
             with_bar(total, &Arc::clone(&sent), self.json, || client.push(&name, public, &secrets, grants, &sent))?;
@@ -164,14 +177,25 @@ impl Push {
 
     fn compiled(&self) -> Result<(Program, Secrets, Preprocess)> {
         let path = &self.model;
-        let graph = self.open.read(path)?;
+        let mut graph = self.open.read(path)?;
         let calibration = self.compile.calibration_file(path).ok_or_else(|| {
             let why = "it has no calibration; `sordino calibrate` takes one from samples that may be known".into();
             Error::File { path: path.clone(), why }
         })?;
         let preprocess = self.preprocess.clone().or_beside(path)?;
-        let calibration = Calibration::of(&calibration, path, &graph)?;
+        let mut calibration = Calibration::of(&calibration, path, &graph)?;
         let named = |e| of_model(path, e);
+        if self.answer == Answer::Class {
+            let scores = model::typed(&graph, 1).map_err(named)?.reference;
+            let classes = scores.outputs.first().and_then(|(_, id)| scores.shapes[*id].get(1).copied()).unwrap_or(1);
+            let name = graph.answer_class();
+            // What the calibration does not know are places, which are below the number of classes.
+            let inner = format!("{name}:");
+            let places = model::typed(&graph, 1).map_err(named)?.passed.names;
+            for place in places.into_iter().filter(|n| *n == name || n.starts_with(&inner)) {
+                calibration.ranges.values.insert(place, Range::within(classes as f64));
+            }
+        }
         let typed = model::typed(&graph, 1).map_err(named)?;
         let options = self.compile.options(calibration.widths)?;
         let (program, secrets) = model::compiled(&typed, &calibration.ranges, &options).map_err(named)?;
@@ -203,6 +227,6 @@ pub(crate) fn demonstration(cluster: &Path) -> Result<String> {
     let preprocess = Preprocess::default().or_beside(&path)?;
     let typed = model::typed(&graph, 1)?;
     let (program, secrets) = model::compiled(&typed, &calibration.ranges, &sordino::Options::default())?;
-    client.push(name, Public { program, preprocess }, &secrets, BTreeMap::new(), &Arc::default())?;
+    client.push(name, Public { program, preprocess, class: false }, &secrets, BTreeMap::new(), &Arc::default())?;
     Ok(name.into())
 }

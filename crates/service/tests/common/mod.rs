@@ -32,7 +32,7 @@ pub(crate) fn compiled() -> (Public, Secrets) {
     let ranges = model::calibrate(&graph, &[digit()]).unwrap();
     let typed = model::typed(&graph, 1).unwrap();
     let (program, secrets) = model::compiled(&typed, &ranges, &Options::default()).unwrap();
-    (Public { program, preprocess: Preprocess::default() }, secrets)
+    (Public { program, preprocess: Preprocess::default(), class: false }, secrets)
 }
 
 pub(crate) struct World {
