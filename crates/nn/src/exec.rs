@@ -115,6 +115,35 @@ pub fn decode_states(program: &Program, step: &TrainingStep, integers: &[Vec<i64
     integers.iter().enumerate().map(decode).collect()
 }
 
+/// The step in which a run that begins at `at` opens an output: for a receiver who was not there.
+pub fn opening(program: &Program, mut at: Step, output: usize) -> Step {
+    for _ in &program.instructions {
+        drop(at.child("step"));
+    }
+    if !program.inputs.is_empty() {
+        drop(at.child("agree"));
+    }
+    for _ in 0..output {
+        drop(at.child("verify"));
+        drop(at.child("open"));
+    }
+    drop(at.child("verify"));
+    at.child("open")
+}
+
+/// The ring that each output is opened in: the narrow one where a value has both.
+///
+/// # Errors
+/// When the program cannot be run at all.
+pub fn output_widths(program: &Program) -> Result<Vec<Width>> {
+    let (plan, mut at) = (&sordino_mpc::Plan::new(program.settings), Step::root([0; 16]));
+    let mut narrow = vec![false; program.slots.len()];
+    let loaded = Loaded::load(plan, at.child("load"), program, None)?;
+    loaded.run_seen(plan, at.child("run"), None, |_| (), |slot, x| narrow[slot] |= plan.width(x) == Width::Narrow)?;
+    let width = |slot: Slot| if narrow[slot] { Width::Narrow } else { Width::Wide };
+    Ok(program.outputs.iter().map(|o| width(o.slot)).collect())
+}
+
 impl<'p, P: Protocol> Loaded<'p, P> {
     /// Shares (at the model owner) or receives (elsewhere) the weights and packs them.
     ///

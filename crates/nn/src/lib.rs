@@ -7,6 +7,7 @@
 //! it. [`float::evaluate`] runs a network in ordinary arithmetic, for calibration and as the reference.
 
 mod batch;
+mod beside;
 mod columns;
 mod defer;
 mod error;
@@ -29,6 +30,7 @@ pub mod training;
 pub mod zoo;
 
 pub use batch::Batch;
+pub use beside::compile_beside;
 pub use error::{Error, Result};
 pub use graph::{BatchAxis, Graph};
 pub use import::{batch_dimension, check_inputs, import, open_dimensions, supported};

@@ -4,8 +4,11 @@ use crate::fault::{Blame, Fault, Result};
 use crate::names::Id;
 use crate::peers::name;
 use crate::records::{Job, Model};
+use crate::shares::Made;
 use sha2::{Digest, Sha256};
+use sordino_mpc::MOST_OWNERS;
 use sordino_net::{Endpoint, Net, Part, Segment, Tag};
+use std::collections::BTreeSet;
 
 /// The leader names an upload, or a job.
 const NAMED: Tag = Tag(*b"the leader says.");
@@ -17,14 +20,14 @@ const SEEN: Tag = Tag(*b"so all agree....");
 const KEPT: Tag = Tag(*b"answer is kept..");
 
 /// What the leader wants next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Turn {
     /// Nothing for now; it is still there.
     Idle,
     /// A session with this upload of a model.
     Load(Id),
-    /// A run of this job.
-    Run(Id),
+    /// A run of these jobs.
+    Run(Vec<Id>),
     /// The session is over.
     Close,
 }
@@ -35,8 +38,70 @@ pub(crate) struct Verdict {
     pub(crate) digest: Result<[u8; 32]>,
     /// Queries that the client has left, this one included.
     pub(crate) left: u64,
+    /// Whether it has what is needed to do it.
+    pub(crate) able: bool,
+    /// Where it was done already, if this server has its share of the answer.
+    pub(crate) made: Option<Made>,
     /// Hashes of the components it holds, as hexadecimal digits.
     pub(crate) components: [String; 2],
+}
+
+/// What all three agree on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Agreed {
+    /// It is to be done.
+    Do,
+    /// All of them have their shares of one answer.
+    Done,
+}
+
+/// What another server said of a thing.
+struct Heard<'a> {
+    end: Endpoint,
+    code: u64,
+    left: u64,
+    able: bool,
+    digest: &'a [u8],
+    made: &'a [u8],
+    component: &'a [u8],
+}
+
+/// Of a run, for comparing; zeros stand for none.
+fn of_made(made: Option<Made>) -> [u8; 32] {
+    let Some(Made { session, run, row }) = made else { return [0; 32] };
+    let row = row.map_or(0, |r| 1 + r as u64);
+    digest(b"sordino answer", &[&session.0, &run.to_le_bytes(), &row.to_le_bytes()])
+}
+
+/// What a server decides from its own verdict and what it heard. All three decide alike, unless share sets differ.
+fn decide(
+    me: Endpoint,
+    own: &Verdict,
+    heard: &[Heard<'_>; 2],
+    component: impl Fn(Endpoint) -> [u8; 32],
+) -> Result<Agreed> {
+    let said = own.digest.clone()?;
+    if let Some(h) = heard.iter().find(|h| h.code != 0) {
+        return Err(Fault::new(Blame::of_code(h.code), format!("{} refuses it", name(h.end))));
+    }
+    if let Some(h) = heard.iter().find(|h| h.digest != said) {
+        return Err(Fault::new(Blame::PeerMisbehaved, format!("{} was asked for something else", name(h.end))));
+    }
+    let made = of_made(own.made);
+    if own.made.is_some() && heard.iter().all(|h| h.made == made) {
+        return Ok(Agreed::Done);
+    }
+    if !own.able || heard.iter().any(|h| !h.able) {
+        return Err(Fault::new(Blame::Internal, "a server has lost its share of the answer"));
+    }
+    if let Some(h) = heard.iter().find(|h| h.component != component(h.end)) {
+        let (a, b) = (name(me), name(h.end));
+        return Err(Fault::usage(format!("the share sets do not fit together: {a} and {b} hold different ones")));
+    }
+    if own.left == 0 || heard.iter().any(|h| h.left == 0) {
+        return Err(Fault::limit("the budget is used up"));
+    }
+    Ok(Agreed::Do)
 }
 
 /// What a failed message says.
@@ -109,88 +174,224 @@ fn words(part: &Part) -> &[u64] {
     }
 }
 
+/// Jobs of one turn, at most.
+pub(crate) const MOST: usize = MOST_OWNERS as usize;
+
 /// The leader says what is next.
-pub(crate) fn say(net: &Net, others: [Endpoint; 2], turn: Turn) -> Result<()> {
-    let (kind, id) = match turn {
-        Turn::Idle => (0, Id([0; 16])),
-        Turn::Load(id) => (1, id),
-        Turn::Run(id) => (2, id),
-        Turn::Close => (3, Id([0; 16])),
+pub(crate) fn say(net: &Net, others: [Endpoint; 2], turn: &Turn) -> Result<()> {
+    let (kind, ids) = match turn {
+        Turn::Idle => (0, &[][..]),
+        Turn::Load(id) => (1, std::slice::from_ref(id)),
+        Turn::Run(ids) => (2, &ids[..]),
+        Turn::Close => (3, &[][..]),
     };
-    let message = || vec![Part::Wide(vec![kind]), Part::of_bytes(&id.0)];
+    // Always as long, so that whoever listens knows the form.
+    let mut bytes = [0; 16 * MOST];
+    bytes.chunks_exact_mut(16).zip(ids).for_each(|(place, id)| place.copy_from_slice(&id.0));
+    let message = || vec![Part::Wide(vec![kind, ids.len() as u64]), Part::of_bytes(&bytes)];
     others.into_iter().try_for_each(|end| net.send(end, NAMED, message())).map_err(|e| of_net(&e))
 }
 
 /// What the leader says is next.
 pub(crate) fn hear(net: &Net) -> Result<Turn> {
-    let message = net.recv(Endpoint(0), NAMED, &[Segment::Wide(1), Segment::Wide(2)]).map_err(|e| of_net(&e))?;
-    let mut id = Id([0; 16]);
-    id.0.copy_from_slice(message[1].bytes());
-    match words(&message[0]) {
-        [0] => Ok(Turn::Idle),
-        [1] => Ok(Turn::Load(id)),
-        [2] => Ok(Turn::Run(id)),
-        [3] => Ok(Turn::Close),
-        _ => Err(Fault::new(Blame::PeerMisbehaved, "server 0 says what no leader says")),
+    let form = [Segment::Wide(2), Segment::Wide(2 * MOST)];
+    let message = net.recv(Endpoint(0), NAMED, &form).map_err(|e| of_net(&e))?;
+    let nonsense = || Fault::new(Blame::PeerMisbehaved, "server 0 says what no leader says");
+    let [kind, count] = words(&message[0])[..] else { return Err(nonsense()) };
+    let count = usize::try_from(count).ok().filter(|c| *c <= MOST).ok_or_else(nonsense)?;
+    let ids: Vec<Id> =
+        message[1].bytes().chunks_exact(16).take(count).filter_map(|c| c.try_into().ok().map(Id)).collect();
+    let distinct = ids.iter().collect::<BTreeSet<_>>().len() == ids.len();
+    match (kind, &ids[..]) {
+        (0, []) => Ok(Turn::Idle),
+        (1, [id]) => Ok(Turn::Load(*id)),
+        (2, [_, ..]) if distinct => Ok(Turn::Run(ids)),
+        (3, []) => Ok(Turn::Close),
+        _ => Err(nonsense()),
     }
 }
 
-/// Servers tell each other what they think. What all three agree on is `Ok` with the least budget; the inner error is why it will
-/// not be done, the outer one ends the session.
-pub(crate) fn agree(net: &Net, others: [Endpoint; 2], own: &Verdict) -> Result<Result<u64>> {
-    let me = net.me();
-    let code = own.digest.as_ref().map_or_else(|e| e.kind.code(), |_| 0);
-    let said = own.digest.as_ref().copied().unwrap_or([0; 32]);
+/// Servers tell each other what they think of several things at once. Each inner result is what all three agree on, or why it will not be done; the
+/// outer error ends the session. `ready` makes this server ready for what it takes to be agreed, before any of them goes on: what fails there fails for all.
+pub(crate) fn agree(
+    net: &Net,
+    others: [Endpoint; 2],
+    own: &[Verdict],
+    ready: impl FnOnce(&[Result<Agreed>]) -> Vec<Result<()>>,
+) -> Result<Vec<Result<Agreed>>> {
+    let (me, n) = (net.me(), own.len());
+    let said: Vec<[u8; 32]> = own.iter().map(|v| v.digest.as_ref().copied().unwrap_or([0; 32])).collect();
+    let made: Vec<[u8; 32]> = own.iter().map(|v| of_made(v.made)).collect();
+    let numbers: Vec<u64> = own
+        .iter()
+        .flat_map(|v| [v.digest.as_ref().map_or_else(|e| e.kind.code(), |_| 0), v.left, u64::from(v.able)])
+        .collect();
     // Server i holds components i and i + 1: the next server holds the second one too, the one before the first.
-    let shared = |end: Endpoint| &own.components[usize::from(end.0 == (me.0 + 1) % 3)];
-    let hash = |end: Endpoint| -> [u8; 32] { Sha256::digest(shared(end).as_bytes()).into() };
+    let component = |v: &Verdict, end: Endpoint| -> [u8; 32] {
+        Sha256::digest(v.components[usize::from(end.0 == (me.0 + 1) % 3)].as_bytes()).into()
+    };
     for end in others {
-        let message = vec![Part::Wide(vec![code, own.left]), Part::of_bytes(&said), Part::of_bytes(&hash(end))];
+        let components: Vec<[u8; 32]> = own.iter().map(|v| component(v, end)).collect();
+        let parts = [&said, &made, &components].map(|d| Part::of_bytes(d.as_flattened()));
+        let message = std::iter::once(Part::Wide(numbers.clone())).chain(parts).collect();
         net.send(end, VERDICT, message).map_err(|e| of_net(&e))?;
     }
-    let mut left = own.left;
-    let mut refusal = own.digest.as_ref().err().cloned();
-    for end in others {
-        let form = [Segment::Wide(2), Segment::Wide(4), Segment::Wide(4)];
-        let message = net.recv(end, VERDICT, &form).map_err(|e| of_net(&e))?;
-        let [code, theirs] = words(&message[0])[..] else { continue };
-        left = left.min(theirs);
-        let found = if code != 0 {
-            Some(Fault::new(Blame::of_code(code), format!("{} refuses it", name(end))))
-        } else if own.digest.is_ok() && message[1].bytes() != said {
-            Some(Fault::new(Blame::PeerMisbehaved, format!("{} was asked for something else", name(end))))
-        } else if own.digest.is_ok() && message[2].bytes() != hash(end) {
-            let why = format!("the share sets do not fit together: {} and {} hold different ones", name(me), name(end));
-            Some(Fault::usage(why))
-        } else {
-            None
-        };
-        refusal = refusal.or(found);
-    }
-    if refusal.is_none() && left == 0 {
-        refusal = Some(Fault::limit("the budget is used up"));
-    }
+    let form = [Segment::Wide(3 * n), Segment::Wide(4 * n), Segment::Wide(4 * n), Segment::Wide(4 * n)];
+    let hear = |end| net.recv(end, VERDICT, &form).map_err(|e| of_net(&e));
+    let messages = [hear(others[0])?, hear(others[1])?];
+    let results: Vec<Result<Agreed>> = (0..n)
+        .map(|i| {
+            let heard = [0, 1].map(|k| {
+                let message = &messages[k];
+                let numbers = &words(&message[0])[3 * i..];
+                let of = |part: usize| &message[part].bytes()[32 * i..32 * i + 32];
+                Heard {
+                    end: others[k],
+                    code: numbers[0],
+                    left: numbers[1],
+                    able: numbers[2] == 1,
+                    digest: of(1),
+                    made: of(2),
+                    component: of(3),
+                }
+            });
+            decide(me, &own[i], &heard, |end| component(&own[i], end))
+        })
+        .collect();
+    let ready = ready(&results);
     // Who holds a component that does not fit is seen by two of the three alone; the hash would tell the third too much.
-    let seen = confirmed(net, others, SEEN, refusal.map_or(Ok(()), Err), "does not agree")?;
-    Ok(seen.map(|()| left))
+    let seen = results.iter().zip(ready).map(|(r, ready)| r.clone().and(ready)).collect();
+    let seen = confirmed(net, others, SEEN, seen, "does not agree")?;
+    Ok(results.into_iter().zip(seen).map(|(result, seen)| seen.and(result)).collect())
 }
 
-/// Servers tell each other whether they keep their shares of an answer.
-pub(crate) fn kept(net: &Net, others: [Endpoint; 2], own: Result<()>) -> Result<Result<()>> {
+/// Servers tell each other whether they keep their shares of answers.
+pub(crate) fn kept(net: &Net, others: [Endpoint; 2], own: Vec<Result<()>>) -> Result<Vec<Result<()>>> {
     confirmed(net, others, KEPT, own, "cannot keep the answer")
 }
 
-/// The first failure among what the three say, the own one first.
-fn confirmed(net: &Net, others: [Endpoint; 2], tag: Tag, own: Result<()>, what: &str) -> Result<Result<()>> {
-    let code = own.as_ref().map_or_else(|e| e.kind.code(), |()| 0);
-    others.into_iter().try_for_each(|end| net.send(end, tag, vec![Part::Wide(vec![code])])).map_err(|e| of_net(&e))?;
-    let mut result = own;
+/// The first failure among what the three say of each thing, the own one first.
+fn confirmed(net: &Net, others: [Endpoint; 2], tag: Tag, own: Vec<Result<()>>, what: &str) -> Result<Vec<Result<()>>> {
+    let codes: Vec<u64> = own.iter().map(|r| r.as_ref().map_or_else(|e| e.kind.code(), |()| 0)).collect();
+    others
+        .into_iter()
+        .try_for_each(|end| net.send(end, tag, vec![Part::Wide(codes.clone())]))
+        .map_err(|e| of_net(&e))?;
+    let mut results = own;
     for end in others {
-        let message = net.recv(end, tag, &[Segment::Wide(1)]).map_err(|e| of_net(&e))?;
-        let code = words(&message[0]).first().copied().unwrap_or(0);
-        if code != 0 && result.is_ok() {
-            result = Err(Fault::new(Blame::of_code(code), format!("{} {what}", name(end))));
+        let message = net.recv(end, tag, &[Segment::Wide(codes.len())]).map_err(|e| of_net(&e))?;
+        for (result, code) in results.iter_mut().zip(words(&message[0])) {
+            if *code != 0 && result.is_ok() {
+                *result = Err(Fault::new(Blame::of_code(*code), format!("{} {what}", name(end))));
+            }
         }
     }
-    Ok(result)
+    Ok(results)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+    use sordino_net::{LinkModel, Links, memory_links};
+    use std::time::Duration;
+
+    fn verdict() -> Verdict {
+        Verdict { digest: Ok([1; 32]), left: 5, able: true, made: None, components: [String::new(), String::new()] }
+    }
+
+    /// Server i holds components i and i + 1 of these.
+    fn holding(components: [&str; 4]) -> impl Fn(usize, &mut Verdict) {
+        let all = components.map(String::from);
+        move |i, v| v.components = [all[i].clone(), all[i + 1].clone()]
+    }
+
+    /// What three servers say, each with its own verdict.
+    fn outcome(change: impl Fn(usize, &mut Verdict)) -> [Result<Agreed>; 3] {
+        let mut links: [Links; 3] = Default::default();
+        for (a, b) in [(0u8, 1u8), (1, 2), (0, 2)] {
+            let (ends, long) = ((Endpoint(a), Endpoint(b)), Duration::from_secs(60));
+            let (ab, ba) = memory_links(ends.0, ends.1, LinkModel::UNLIMITED, long);
+            links[usize::from(a)].push((ends.1, ab));
+            links[usize::from(b)].push((ends.0, ba));
+        }
+        let change = &change;
+        let mut results = std::thread::scope(|scope| {
+            let threads: Vec<_> = links
+                .into_iter()
+                .enumerate()
+                .map(|(i, links)| {
+                    let mut own = verdict();
+                    change(i, &mut own);
+                    std::thread::Builder::new()
+                        .spawn_scoped(scope, move || {
+                            let net = Net::new(Endpoint(i as u8), links);
+                            let others = [1, 2].map(|k| Endpoint((i as u8 + k) % 3));
+                            // What goes with it is agreed as ever.
+                            let all = agree(&net, others, &[verdict(), own], |r| r.iter().map(|_| Ok(())).collect());
+                            let mut all = all.unwrap();
+                            assert_eq!(all[0], Ok(Agreed::Do));
+                            all.pop().unwrap()
+                        })
+                        .unwrap()
+                })
+                .collect();
+            threads.into_iter().map(|t| t.join().unwrap()).collect::<Vec<_>>().into_iter()
+        });
+        std::array::from_fn(|_| results.next().unwrap())
+    }
+
+    fn all_refuse(change: impl Fn(usize, &mut Verdict), kind: Blame) {
+        for result in outcome(change) {
+            assert_eq!(result.unwrap_err().kind, kind);
+        }
+    }
+
+    #[test]
+    fn all_three_decide_alike() {
+        assert_eq!(outcome(|_, _| ()), [const { Ok(Agreed::Do) }; 3]);
+        let made = Made { session: Id([3; 16]), run: 2, row: None };
+        assert_eq!(outcome(|_, v| v.made = Some(made)), [const { Ok(Agreed::Done) }; 3]);
+        // Done everywhere is done, whatever is left of it.
+        assert_eq!(outcome(|i, v| (v.made, v.able) = (Some(made), i == 1)), [const { Ok(Agreed::Done) }; 3]);
+        for one in 0..3 {
+            let is = |i: usize| i == one;
+            all_refuse(|i, v| v.digest = if is(i) { Ok([2; 32]) } else { Ok([1; 32]) }, Blame::PeerMisbehaved);
+            all_refuse(
+                |i, v| {
+                    if is(i) {
+                        v.digest = Err(Fault::refused("no"))
+                    }
+                },
+                Blame::Refused,
+            );
+            all_refuse(
+                |i, v| {
+                    if is(i) {
+                        v.left = 0
+                    }
+                },
+                Blame::Limit,
+            );
+            all_refuse(
+                |i, v| {
+                    if is(i) {
+                        v.able = false
+                    }
+                },
+                Blame::Internal,
+            );
+            // Of different runs: it is done again, by those who can.
+            let other = Made { run: 3, ..made };
+            let differs = |i: usize, v: &mut Verdict| v.made = Some(if is(i) { other } else { made });
+            assert_eq!(outcome(differs), [const { Ok(Agreed::Do) }; 3]);
+            all_refuse(|i, v| (v.made, v.able) = ((!is(i)).then_some(made), is(i)), Blame::Internal);
+        }
+        assert_eq!(outcome(holding(["a", "b", "c", "a"])), [const { Ok(Agreed::Do) }; 3]);
+        for wrong in [["a", "b", "c", "d"], ["d", "b", "c", "a"]] {
+            all_refuse(holding(wrong), Blame::Usage);
+        }
+        // One component that two holders have differently.
+        all_refuse(|i, v| v.components = [["a", "b"], ["x", "c"], ["c", "a"]][i].map(String::from), Blame::Usage);
+    }
 }

@@ -5,7 +5,8 @@ use crate::engine::Engine;
 use crate::fault::{Blame, Fault, Result};
 use crate::names::{self, Id};
 use crate::records::{Grant, State};
-use crate::wire::{About, Ask, JobView, ModelView, RUN, SESSION, VERSION, other_version};
+use crate::shares::Made;
+use crate::wire::{About, Ask, JobView, MADE, ModelView, PROGRAM, VERSION, other_version};
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
@@ -16,8 +17,8 @@ use std::io::Read;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Longest body that is no upload.
-const MOST_JSON: u64 = 1 << 16;
+/// Jobs of a list, the latest ones.
+const MOST_LISTED: usize = 10_000;
 /// Longest that a call waits for a job to change.
 const MOST_WAIT: Duration = Duration::from_secs(60);
 
@@ -29,11 +30,20 @@ pub(crate) struct Call {
     pub(crate) caller: Caller,
 }
 
+impl Call {
+    /// Whether its body is an upload, which may be long.
+    pub(crate) fn is_upload(&self) -> bool {
+        let path: Vec<&str> = self.path.split('/').skip(1).collect();
+        let client = matches!(self.caller, Caller::Client(_));
+        client && matches!((self.method.as_str(), &path[..]), ("PUT", ["v1", "models", _]) | ("POST", ["v1", "jobs"]))
+    }
+}
+
 /// An answer before it is one of HTTP.
 pub(crate) enum Said {
     Json(Vec<u8>),
     Text(&'static str, String),
-    Answer { bytes: Vec<u8>, session: Id, run: u64 },
+    Answer { bytes: Vec<u8>, made: Made, program: String },
     Nothing,
 }
 
@@ -41,9 +51,9 @@ fn json(value: &impl Serialize) -> Result<Said> {
     serde_json::to_vec(value).map(Said::Json).map_err(|e| Fault::internal("an answer", &e))
 }
 
-fn read_json<T: DeserializeOwned>(body: Pieces) -> Result<T> {
+fn read_json<T: DeserializeOwned>(mut body: Pieces) -> Result<T> {
     let mut bytes = vec![];
-    body.take(MOST_JSON).read_to_end(&mut bytes).map_err(|e| Fault::usage(format!("the call broke off: {e}")))?;
+    body.read_to_end(&mut bytes).map_err(|e| Fault::usage(format!("the call broke off: {e}")))?;
     serde_json::from_slice(&bytes)
         .map_err(|e| Fault::new(Blame::Incompatible, format!("it is not of this version: {e}")))
 }
@@ -82,6 +92,11 @@ pub(crate) async fn answer(engine: Arc<Engine>, call: Call, body: Pieces) -> Res
     response(said)
 }
 
+/// A refusal.
+pub(crate) fn refusal(fault: Fault) -> Response<Full<Bytes>> {
+    response(Err(fault))
+}
+
 fn response(said: Result<Said>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::default());
     let kind = |response: &mut Response<Full<Bytes>>, kind| {
@@ -102,11 +117,11 @@ fn response(said: Result<Said>) -> Response<Full<Bytes>> {
             response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
             *response.body_mut() = Full::from(text);
         }
-        Ok(Said::Answer { bytes, session, run }) => {
+        Ok(Said::Answer { bytes, made, program }) => {
             kind(&mut response, "application/octet-stream");
             let text = |v: String| HeaderValue::from_str(&v).unwrap_or_else(|_| HeaderValue::from_static(""));
-            response.headers_mut().insert(SESSION, text(session.to_string()));
-            response.headers_mut().insert(RUN, text(run.to_string()));
+            response.headers_mut().insert(MADE, text(serde_json::to_string(&made).unwrap_or_default()));
+            response.headers_mut().insert(PROGRAM, text(program));
             *response.body_mut() = Full::from(bytes);
         }
         Err(fault) => {
@@ -127,7 +142,7 @@ async fn wait(engine: &Arc<Engine>, call: &Call) -> Result<()> {
     let seconds: u64 = seconds.parse().map_err(|_| Fault::usage(format!("wait={seconds}: not a number of seconds")))?;
     let until = tokio::time::Instant::now() + Duration::from_secs(seconds).min(MOST_WAIT);
     let id: Id = id.parse()?;
-    let mut changes = engine.changes();
+    let mut changes = engine.changes(id);
     loop {
         changes.mark_unchanged();
         let (engine, client) = (Arc::clone(engine), client.clone());
@@ -157,7 +172,7 @@ fn client(engine: &Engine, call: &Call, client: &str, body: Pieces) -> Result<Sa
         ("GET", ["v1", "models", name]) => view(engine.model_for(name, client)?),
         ("GET", ["v1", "models", name, "public"]) => {
             let model = engine.model_for(name, client)?;
-            json(&*engine.public(&model)?)
+            json(&*engine.public(model.public, &model.program)?)
         }
         ("POST", ["v1", "models", name, "ask"]) => {
             names::model(name)?;
@@ -165,36 +180,31 @@ fn client(engine: &Engine, call: &Call, client: &str, body: Pieces) -> Result<Sa
             engine.may_push(name, client, bytes, memory).map(|()| Said::Nothing)
         }
         ("PUT", ["v1", "models", name]) => view(engine.take_model(name, client, body)?),
-        ("DELETE", ["v1", "models", name]) => {
-            engine.model_of(name, client)?;
-            engine.remove_model(name).map(|()| Said::Nothing)
-        }
+        ("DELETE", ["v1", "models", name]) => engine.remove_model(name, client).map(|()| Said::Nothing),
         ("PUT", ["v1", "models", name, "grants", grantee]) => {
-            engine.model_of(name, client)?;
             let grant: Grant = read_json(body)?;
             names::client(grantee)?;
             grant.receivers.iter().try_for_each(|r| names::client(r))?;
-            view(engine.store.change_model(name, |m| {
-                m.grants.insert((*grantee).into(), grant);
+            view(engine.store.change_grants(name, client, |grants| {
+                grants.insert((*grantee).into(), grant);
                 Ok(())
             })?)
         }
         ("DELETE", ["v1", "models", name, "grants", grantee]) => {
-            engine.model_of(name, client)?;
-            view(engine.store.change_model(name, |m| match m.grants.remove(*grantee) {
+            view(engine.store.change_grants(name, client, |grants| match grants.remove(*grantee) {
                 Some(_) => Ok(()),
                 None => Err(Fault::unknown(format!("{grantee} may not ask {name} anyway"))),
             })?)
         }
         ("POST", ["v1", "jobs"]) => json(&JobView::new(engine, engine.take_job(client, body)?)),
         ("GET", ["v1", "jobs"]) => {
-            let jobs = engine.store.jobs()?.into_iter().filter(|j| j.owner == client || j.receiver == client);
-            json(&jobs.map(|j| JobView::new(engine, j)).collect::<Vec<_>>())
+            let jobs = engine.store.jobs_where(MOST_LISTED, |b| b.owner == client || b.receiver == client)?;
+            json(&jobs.into_iter().map(|j| JobView::new(engine, j)).collect::<Vec<_>>())
         }
         ("GET", ["v1", "jobs", id]) => json(&JobView::new(engine, engine.job_for(id.parse()?, client)?)),
         ("GET", ["v1", "jobs", id, "public"]) => {
             let job = engine.job_for(id.parse()?, client)?;
-            json(&*engine.public(&engine.current(&job)?)?)
+            json(&*engine.public(job.public, &job.program)?)
         }
         ("GET", ["v1", "jobs", id, "answer"]) => {
             let job = engine.job_for(id.parse()?, client)?;
@@ -202,11 +212,11 @@ fn client(engine: &Engine, call: &Call, client: &str, body: Pieces) -> Result<Sa
                 return Err(Fault::refused(format!("the answer of job {id} is for {}", job.receiver)));
             }
             match (&job.state, &job.answer) {
-                (State::Done, Some(answer)) => Ok(Said::Answer {
-                    bytes: engine.store.whole(answer.shares)?.to_vec(),
-                    session: answer.session,
-                    run: answer.run,
-                }),
+                // Whether the others have theirs of the same run, the receiver sees.
+                (State::Done | State::Queued, Some(answer)) => {
+                    let bytes = engine.store.whole(answer.shares)?.to_vec();
+                    Ok(Said::Answer { bytes, made: answer.made, program: job.program.clone() })
+                }
                 (State::Failed(fault), _) => Err(fault.clone()),
                 _ => Err(Fault::new(Blame::Conflict, format!("job {id} is not answered yet"))),
             }

@@ -12,24 +12,23 @@
 //! let inputs = encode_inputs(&model.public.program, &digit())?;
 //! let job = client.submit(&model, &inputs, client.name())?;
 //! client.wait(job, Duration::from_secs(60))?;
-//! let scores = &client.answer(job)?.outputs[0];
-//! println!("{:?}", scores.data);
+//! println!("{:?}", client.answer(job)?.scores());
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 use crate::config::Cluster;
 use crate::fault::{Blame, Fault, Result};
 use crate::names::{CLIENT, Id};
-use crate::push::{JobHead, ModelHead, Public, head, memory};
+use crate::push::{JobHead, ModelHead, Public, head};
 use crate::records::{Grant, State};
-use crate::shares::{PARTIES, What, answer_bytes, open, servable, share, share_bytes};
+use crate::shares::{Made, PARTIES, What, answer_bytes, open, share, share_bytes};
 use crate::talk::{Body, Reply, Talk};
-use crate::wire::{About, Ask, JobView, ModelView, RUN, SESSION, VERSION};
+use crate::wire::{About, Ask, JobView, MADE, ModelView, PROGRAM, VERSION};
 use hyper::Method;
 use hyper::body::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sordino::Tensor;
+use sordino::{Tensor, samples};
 use sordino_nn::exec::decode_outputs;
 use sordino_nn::program::{Program, Secrets};
 use std::collections::BTreeMap;
@@ -68,8 +67,22 @@ pub struct Known {
 pub struct Answered {
     /// The outputs, in the model's own layout.
     pub outputs: Vec<Tensor>,
-    /// What is public of the model.
-    pub public: Public,
+    /// Their names.
+    pub names: Vec<String>,
+    /// Whether the one output is the number of the best class.
+    pub class: bool,
+    /// Names of the classes, if the model has any.
+    pub classes: Option<Vec<String>>,
+    batch: (Option<usize>, usize),
+}
+
+impl Answered {
+    /// The first output's scores of the one sample.
+    #[must_use]
+    pub fn scores(&self) -> Vec<f32> {
+        let (batch, rows) = self.batch;
+        samples::rows(batch, &self.outputs[0], rows).into_iter().next().unwrap_or_default()
+    }
 }
 
 fn json<T: DeserializeOwned>(reply: &Reply) -> Result<T> {
@@ -249,10 +262,10 @@ impl Client {
     ///
     /// # Errors
     /// Why not.
-    pub fn may_push(&self, name: &str, program: &Program) -> Result<()> {
-        servable(program)?;
+    pub fn may_push(&self, name: &str, public: &Public) -> Result<()> {
+        public.check()?;
         crate::names::model(name)?;
-        let memory = memory(program)?;
+        let (memory, program) = (public.memory()?, &public.program);
         let mut bodies = vec![];
         for party in 0..PARTIES {
             let bytes = share_bytes(program, What::Model, party);
@@ -275,7 +288,7 @@ impl Client {
         grants: BTreeMap<String, Grant>,
         sent: &Arc<AtomicU64>,
     ) -> Result<Id> {
-        self.may_push(name, &public.program)?;
+        self.may_push(name, &public)?;
         let upload = Id::fresh()?;
         let model = ModelHead { upload, grants, public };
         let path = format!("/v1/models/{name}");
@@ -443,49 +456,67 @@ impl Client {
     /// # Errors
     /// When the job is not answered, or shares do not fit together.
     pub fn answer(&self, id: Id) -> Result<Answered> {
-        let replies = self.all(&Method::GET, &format!("/v1/jobs/{id}"), None)?;
-        let views: Result<Vec<JobView>> = replies.iter().map(json).collect();
-        let views = views?;
-        match &views[0].state {
-            State::Failed(fault) => return Err(fault.clone()),
-            State::Done => {}
-            _ => return Err(Fault::new(Blame::Conflict, format!("job {id} is not answered yet"))),
-        }
-        if views.iter().any(|v| v.program != views[0].program) {
-            return Err(Fault::new(Blame::PeerMisbehaved, "the servers do not agree which program answered"));
-        }
-        let public = self.public_at(&format!("/v1/jobs/{id}/public"), &views[0].program)?;
+        self.answer_with(id, None)
+    }
+
+    /// The same for an answer of a model that is known already.
+    ///
+    /// # Errors
+    /// As [`Client::answer`].
+    pub fn answer_of(&self, id: Id, model: &Known) -> Result<Vec<Tensor>> {
+        let hash = model.public.hash();
+        Ok(self.answer_with(id, Some((&model.public, &hash)))?.outputs)
+    }
+
+    fn answer_with(&self, id: Id, known: Option<(&Public, &str)>) -> Result<Answered> {
         let until = Instant::now() + LAG;
         let replies = loop {
             let empty = || Body::Empty;
             let path = format!("/v1/jobs/{id}/answer");
             let replies = self.everywhere(&Method::GET, &path, [empty(), empty(), empty()], self.patience);
-            let lags = replies.iter().any(|r| r.as_ref().is_err_and(|e| e.kind == Blame::Conflict));
-            if !lags || Instant::now() >= until {
+            let conflicts = |r: &Result<Reply>| r.as_ref().is_err_and(|e| e.kind == Blame::Conflict);
+            // The leader has it when all have it; the others may be told a moment later.
+            if conflicts(&replies[0]) || !replies.iter().any(conflicts) || Instant::now() >= until {
                 break replies;
             }
             std::thread::sleep(Duration::from_millis(2));
         };
-        let most = answer_bytes(&public.program);
-        let (mut bytes, mut made) = (vec![], vec![]);
+        let (mut bytes, mut made, mut hashes) = (vec![], vec![], vec![]);
         for (party, reply) in replies.into_iter().enumerate() {
             let reply = reply?;
             let of = |name: &str| reply.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
-            let (session, run): (Id, u64) = (of(SESSION).parse()?, of(RUN).parse().unwrap_or(0));
-            if reply.body.len() as u64 > most {
-                return Err(Fault::new(
-                    Blame::PeerMisbehaved,
-                    format!("server {party}'s share of the answer is too long"),
-                ));
-            }
-            made.push((session, run));
+            let at: Made = serde_json::from_str(of(MADE)).map_err(|e| {
+                Fault::new(Blame::Incompatible, format!("server {party} does not say where the answer was made: {e}"))
+            })?;
+            made.push(at);
+            hashes.push(of(PROGRAM).to_string());
             bytes.push(reply.body.to_vec());
         }
+        let misbehaved = |why: &str| Fault::new(Blame::PeerMisbehaved, why);
         if made.iter().any(|m| *m != made[0]) {
-            return Err(Fault::new(Blame::PeerMisbehaved, "the servers' shares are of different runs"));
+            return Err(misbehaved("the servers' shares are of different runs"));
+        }
+        if hashes.iter().any(|h| *h != hashes[0]) {
+            return Err(misbehaved("the servers do not agree which program answered"));
+        }
+        let fetched;
+        let public = match known {
+            Some((public, hash)) if hash == hashes[0] => public,
+            _ => {
+                fetched = self.public_at(&format!("/v1/jobs/{id}/public"), &hashes[0])?;
+                &fetched
+            }
+        };
+        let most = answer_bytes(&public.program);
+        if let Some(party) = bytes.iter().position(|b| b.len() as u64 > most) {
+            return Err(misbehaved(&format!("server {party}'s share of the answer is too long")));
         }
         let bytes = bytes.try_into().map_err(|_| Fault::usage("servers are three"))?;
-        let opened = open(&public.program, made[0].0.0, made[0].1, bytes)?;
-        Ok(Answered { outputs: decode_outputs(&public.program, &opened), public })
+        let opened = open(public, made[0], bytes)?;
+        let (class, classes) = (public.class, public.preprocess.classes.clone());
+        let rows = samples::batch(&public.program);
+        let first = public.program.outputs.first().and_then(|p| p.batch);
+        let names = public.program.outputs.iter().map(|p| p.name.clone()).collect();
+        Ok(Answered { outputs: decode_outputs(&public.program, &opened), names, class, classes, batch: (first, rows) })
     }
 }

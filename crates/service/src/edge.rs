@@ -1,15 +1,15 @@
 //! The port for clients: TLS, HTTP, who calls, and bodies that stream. The only asynchronous code.
 
-use crate::calls::{Call, answer};
+use crate::calls::{Call, answer, refusal};
 use crate::engine::Engine;
 use crate::fault::{Blame, Fault};
 use crate::names::{CLIENT, OPERATOR};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use sordino::tls::{Identity, fingerprint, names};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::io::{self, Read};
 use std::pin::Pin;
@@ -32,6 +32,15 @@ const SLOWEST: u64 = 16 << 10;
 const GRACE: Duration = Duration::from_secs(30);
 /// Pieces of an upload that wait for the thread that takes them.
 const PIECES: usize = 16;
+/// Uploads that are taken in at the same time, of all clients and of one; others wait. Each holds a thread.
+const UPLOADS: [usize; 2] = [32, 4];
+/// How long an upload waits for its turn.
+const TURN: Duration = Duration::from_secs(60);
+/// Longest body that is no upload, and how long it may take.
+const SMALL: usize = 1 << 16;
+const SMALL_WITHIN: Duration = Duration::from_secs(10);
+/// Connections of one client at the same time, at most.
+const CONNECTIONS: usize = 128;
 
 /// Who calls, as the certificate says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +69,15 @@ pub(crate) struct Edge {
     engine: Arc<Engine>,
     acceptor: RwLock<TlsAcceptor>,
     connections: Arc<Semaphore>,
+    uploads: Arc<Semaphore>,
+    /// Of each client that is here: its connections and its uploads.
+    clients: Mutex<HashMap<String, Arc<Places>>>,
+}
+
+/// What one client may have at the same time.
+struct Places {
+    connections: Arc<Semaphore>,
+    uploads: Arc<Semaphore>,
 }
 
 fn acceptor(identity: &Identity) -> crate::Result<TlsAcceptor> {
@@ -70,7 +88,8 @@ fn acceptor(identity: &Identity) -> crate::Result<TlsAcceptor> {
 impl Edge {
     pub(crate) fn new(engine: Arc<Engine>, identity: &Identity) -> crate::Result<Self> {
         let connections = Arc::new(Semaphore::new(engine.config.limits.connections));
-        Ok(Self { engine, acceptor: RwLock::new(acceptor(identity)?), connections })
+        let uploads = Arc::new(Semaphore::new(UPLOADS[0]));
+        Ok(Self { engine, acceptor: RwLock::new(acceptor(identity)?), connections, uploads, clients: Mutex::default() })
     }
 
     /// Another certificate from now on.
@@ -145,17 +164,22 @@ impl Edge {
         caller: Caller,
         mut end: watch::Receiver<bool>,
     ) {
-        let Ok(_place) = Arc::clone(&self.connections).try_acquire_owned() else {
+        let places = self.places(&caller);
+        let of = |all: &Arc<Semaphore>| Arc::clone(all).try_acquire_owned();
+        let (Ok(_place), Ok(_own)) = (of(&self.connections), of(&places.connections)) else {
             self.engine.metrics.refused(Blame::Limit);
+            tracing::warn!(?caller, "a connection is refused: there are too many");
             return;
         };
+        // Whoever is refused hears so once.
+        let stays = !matches!(caller, Caller::Nobody(_));
         let edge = Arc::clone(&self);
         let service = hyper::service::service_fn(move |request| {
-            let (edge, caller) = (Arc::clone(&edge), caller.clone());
-            async move { Ok::<_, Infallible>(edge.hear(request, caller).await) }
+            let (edge, caller, places) = (Arc::clone(&edge), caller.clone(), Arc::clone(&places));
+            async move { Ok::<_, Infallible>(edge.hear(request, caller, &places).await) }
         });
         let mut http = hyper::server::conn::http1::Builder::new();
-        http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(64 << 10);
+        http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(64 << 10).keep_alive(stays);
         let connection = http.serve_connection(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
@@ -168,23 +192,55 @@ impl Edge {
         }
     }
 
-    async fn hear(&self, request: Request<Incoming>, caller: Caller) -> Response<Full<Bytes>> {
+    /// What a caller may have; those that nobody uses any more are forgotten.
+    fn places(&self, caller: &Caller) -> Arc<Places> {
+        let name = match caller {
+            Caller::Client(name) => name.clone(),
+            Caller::Operator(name) => format!("operator {name}"),
+            Caller::Nobody(_) => String::new(),
+        };
+        let mut clients = self.clients.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        clients.retain(|other, places| *other == name || Arc::strong_count(places) > 1);
+        let new = || {
+            let connections = Arc::new(Semaphore::new(CONNECTIONS));
+            Arc::new(Places { connections, uploads: Arc::new(Semaphore::new(UPLOADS[1])) })
+        };
+        Arc::clone(clients.entry(name).or_insert_with(new))
+    }
+
+    async fn hear(&self, request: Request<Incoming>, caller: Caller, places: &Places) -> Response<Full<Bytes>> {
         let (head, body) = request.into_parts();
-        let (pieces, received) = mpsc::channel(PIECES);
-        let pump = tokio::spawn(pump(body, pieces));
         let call = Call {
             method: head.method.clone(),
             path: head.uri.path().to_string(),
             query: head.uri.query().unwrap_or_default().to_string(),
             caller,
         };
+        if !call.is_upload() {
+            let small = tokio::time::timeout(SMALL_WITHIN, http_body_util::Limited::new(body, SMALL).collect()).await;
+            return match small {
+                Ok(Ok(body)) => answer(Arc::clone(&self.engine), call, Pieces::whole(body.to_bytes())).await,
+                Ok(Err(e)) => refusal(Fault::usage(format!("the call's body cannot be read: {e}"))),
+                Err(_) => refusal(Fault::limit("the call's body did not come in time")),
+            };
+        }
+        // Each upload holds a thread: its turn is waited for without one.
+        let turns = async {
+            let own = Arc::clone(&places.uploads).acquire_owned().await;
+            (own, Arc::clone(&self.uploads).acquire_owned().await)
+        };
+        let Ok(_turns) = tokio::time::timeout(TURN, turns).await else {
+            return refusal(Fault::limit("too many uploads are under way; try again in a moment"));
+        };
+        let (pieces, received) = mpsc::channel(PIECES);
+        let pump = tokio::spawn(pump(body, pieces));
+        let end = pump.abort_handle();
         let response = answer(Arc::clone(&self.engine), call, Pieces::new(received)).await;
-        if response.status().is_client_error() && !pump.is_finished() {
+        if response.status().is_client_error() {
             // A refusal is read only by who has said all: a little is heard to its end.
             let _ = tokio::time::timeout(Duration::from_secs(2), pump).await;
-        } else {
-            pump.abort();
         }
+        end.abort();
         response
     }
 }
@@ -219,27 +275,30 @@ async fn pump(mut body: Incoming, pieces: mpsc::Sender<io::Result<Bytes>>) {
             let _ = pieces.send(Err(io::Error::other("it came too slowly"))).await;
             return;
         }
-        // Nobody takes it any more; it is heard all the same.
+        // Where nobody takes it any more, it is heard all the same.
         let _ = pieces.send(Ok(data)).await;
     }
 }
 
 /// A body for a thread that blocks.
 pub(crate) struct Pieces {
-    received: mpsc::Receiver<io::Result<Bytes>>,
+    received: Option<mpsc::Receiver<io::Result<Bytes>>>,
     held: Bytes,
 }
 
 impl Pieces {
     fn new(received: mpsc::Receiver<io::Result<Bytes>>) -> Self {
-        Self { received, held: Bytes::new() }
+        Self { received: Some(received), held: Bytes::new() }
+    }
+    fn whole(held: Bytes) -> Self {
+        Self { received: None, held }
     }
 }
 
 impl Read for Pieces {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         while self.held.is_empty() {
-            match self.received.blocking_recv() {
+            match self.received.as_mut().and_then(mpsc::Receiver::blocking_recv) {
                 Some(piece) => self.held = piece?,
                 None => return Ok(0),
             }

@@ -13,8 +13,10 @@ pub enum Blame {
     Refused,
     /// There is no such thing, or it is not the caller's.
     Unknown,
-    /// It is there already.
+    /// It is there already, or not in a state for it.
     Conflict,
+    /// It has not reached every server yet.
+    Pending,
     /// Too large, too many, or too late.
     Limit,
     /// The other side speaks another version, or runs another program.
@@ -29,11 +31,12 @@ pub enum Blame {
 
 impl Blame {
     /// All kinds.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Usage,
         Self::Refused,
         Self::Unknown,
         Self::Conflict,
+        Self::Pending,
         Self::Limit,
         Self::Incompatible,
         Self::PeerLost,
@@ -49,6 +52,7 @@ impl Blame {
             Self::Refused => "refused",
             Self::Unknown => "unknown",
             Self::Conflict => "conflict",
+            Self::Pending => "pending",
             Self::Limit => "limit",
             Self::Incompatible => "incompatible",
             Self::PeerLost => "peer-lost",
@@ -64,7 +68,7 @@ impl Blame {
             Self::Usage => 400,
             Self::Refused => 403,
             Self::Unknown => 404,
-            Self::Conflict => 409,
+            Self::Conflict | Self::Pending => 409,
             Self::Limit => 429,
             Self::Incompatible => 426,
             Self::PeerLost | Self::PeerMisbehaved => 502,

@@ -11,6 +11,8 @@ pub mod demo;
 mod edge;
 mod engine;
 pub mod fault;
+pub mod files;
+mod jobs;
 mod metrics;
 pub mod names;
 mod peers;

@@ -13,6 +13,7 @@ const BUCKETS: [f64; 9] = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0];
 struct Runs {
     buckets: [u64; BUCKETS.len()],
     count: u64,
+    jobs: u64,
     seconds: f64,
     bytes: u64,
     rounds: u64,
@@ -66,8 +67,8 @@ impl Metrics {
         }
     }
 
-    /// A run is over.
-    pub fn ran(&self, model: &str, took: Duration, bytes: u64, rounds: u32) {
+    /// A run of so many jobs is over.
+    pub fn ran(&self, model: &str, jobs: usize, took: Duration, bytes: u64, rounds: u32) {
         self.with(|c| {
             let runs = c.runs.entry(model.into()).or_default();
             let seconds = took.as_secs_f64();
@@ -75,6 +76,7 @@ impl Metrics {
                 *bucket += u64::from(seconds <= bound);
             }
             runs.count += 1;
+            runs.jobs += jobs as u64;
             runs.seconds += seconds;
             runs.bytes += bytes;
             runs.rounds += u64::from(rounds);
@@ -152,6 +154,10 @@ impl Metrics {
             let _ = writeln!(out, "sordino_run_seconds_bucket{{model=\"{model}\",le=\"+Inf\"}} {}", r.count);
             let _ = writeln!(out, "sordino_run_seconds_sum{{model=\"{model}\"}} {}", r.seconds);
             let _ = writeln!(out, "sordino_run_seconds_count{{model=\"{model}\"}} {}", r.count);
+        }
+        head(&mut out, "run_jobs_total", "counter", "Jobs in runs, by model: several that wait are run together.");
+        for (model, r) in &c.runs {
+            let _ = writeln!(out, "sordino_run_jobs_total{{model=\"{model}\"}} {}", r.jobs);
         }
         head(&mut out, "run_bytes_total", "counter", "Bytes this server sent to the others in runs, by model.");
         for (model, r) in &c.runs {

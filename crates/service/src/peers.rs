@@ -37,6 +37,14 @@ impl Meeting {
     }
 }
 
+/// A handshake that runs.
+struct Handshake {
+    number: u64,
+    socket: TcpStream,
+    /// It has its place, and must not give way any more.
+    placed: Arc<AtomicBool>,
+}
+
 /// This server among the three.
 pub(crate) struct Peers {
     me: Endpoint,
@@ -66,7 +74,14 @@ fn of_connect(e: &ConnectError) -> Fault {
         }
         _ => Blame::PeerLost,
     };
-    Fault::new(kind, e.to_string())
+    // Where servers are is for the log; clients are told less.
+    match e {
+        ConnectError::Unreachable { peer, .. } => {
+            tracing::warn!("{e}");
+            Fault::new(kind, format!("{peer} cannot be reached"))
+        }
+        e => Fault::new(kind, e.to_string()),
+    }
 }
 
 impl Peers {
@@ -173,7 +188,7 @@ impl Peers {
     }
 
     /// Lets a guest in, or not. `invited` is asked when the leader begins a session that is not known here yet; it starts whoever runs it.
-    fn receive(&self, tcp: TcpStream, invited: &dyn Fn(Meeting) -> bool) -> Result<()> {
+    fn receive(&self, tcp: TcpStream, placed: &AtomicBool, invited: &dyn Fn(Meeting) -> bool) -> Result<()> {
         let guest = self.ends(Id([0; 16]))?.welcome(tcp).map_err(|e| of_connect(&e))?;
         let (peer, session) = (guest.hello.peer, Id(guest.hello.session));
         let refuse = |guest: sordino::tls::Guest, why| Err(of_connect(&guest.refuse(why)));
@@ -197,7 +212,8 @@ impl Peers {
             let Some(expected) = sessions.get_mut(&session) else {
                 drop(sessions);
                 // It was told of the session before this server was, and dials again; or it has none.
-                tracing::debug!("{}", guest.refuse(Refusal::Session));
+                let refused = guest.refuse(Refusal::Session);
+                tracing::debug!("{refused}");
                 return Ok(());
             };
             let Some(place) = expected.places.iter().position(|p| *p == peer) else {
@@ -207,7 +223,14 @@ impl Peers {
             expected.places.swap_remove(place);
             expected.arrived.clone()
         };
-        let connection = guest.admit().map_err(|e| of_connect(&e))?;
+        placed.store(true, Ordering::Release);
+        let connection = guest.admit().map_err(|e| {
+            // It was lost before it heard: its place is free again.
+            if let Some(expected) = self.sessions().get_mut(&session) {
+                expected.places.push(peer);
+            }
+            of_connect(&e)
+        })?;
         // A session that has ended meanwhile needs it no more.
         let _ = arrived.send(connection);
         Ok(())
@@ -215,7 +238,7 @@ impl Peers {
 
     /// Serves the port until [`Peers::stop`].
     pub(crate) fn serve(self: &Arc<Self>, listener: &TcpListener, invited: Arc<dyn Fn(Meeting) -> bool + Send + Sync>) {
-        let open: Arc<Mutex<Vec<(u64, TcpStream)>>> = Arc::default();
+        let open: Arc<Mutex<Vec<Handshake>>> = Arc::default();
         for number in 0u64.. {
             let accepted = listener.accept();
             if self.stopping.load(Ordering::Relaxed) {
@@ -227,26 +250,28 @@ impl Peers {
                 continue;
             };
             let Ok(socket) = tcp.try_clone() else { continue };
+            let placed = Arc::new(AtomicBool::new(false));
             if let Ok(mut open) = open.lock() {
-                if open.len() >= MOST {
-                    let _ = open.remove(0).1.shutdown(Shutdown::Both);
+                let oldest = open.iter().position(|h| !h.placed.load(Ordering::Acquire));
+                if let (true, Some(oldest)) = (open.len() >= MOST, oldest) {
+                    let _ = open.remove(oldest).socket.shutdown(Shutdown::Both);
                 }
-                open.push((number, socket));
+                open.push(Handshake { number, socket, placed: Arc::clone(&placed) });
             }
             let (peers, invited, done) = (Arc::clone(self), Arc::clone(&invited), Arc::clone(&open));
             let handshake = move || {
-                if let Err(e) = peers.receive(tcp, &*invited) {
+                if let Err(e) = peers.receive(tcp, &placed, &*invited) {
                     tracing::warn!(%from, "a peer's connection is refused: {e}");
                 }
                 if let Ok(mut open) = done.lock() {
-                    open.retain(|o| o.0 != number);
+                    open.retain(|h| h.number != number);
                 }
             };
             // A connection for which there is no thread is closed; a peer dials again.
             let started = std::thread::Builder::new().name("a peer's handshake".into()).spawn(handshake);
             if started.is_err() {
                 if let Ok(mut open) = open.lock() {
-                    open.retain(|o| o.0 != number);
+                    open.retain(|h| h.number != number);
                 }
                 std::thread::sleep(Duration::from_millis(50));
             }

@@ -2,22 +2,73 @@
 
 use crate::engine::{Engine, now};
 use crate::fault::{Fault, Result};
+use crate::files::{Writing, of_io};
 use crate::names::{self, Id, hexadecimal};
 use crate::records::{Grant, Job, Model, State};
-use crate::shares::{Splitter, What, servable, share_bytes};
-use crate::store::{Writing, of_io};
+use crate::shares::{PARTIES, Splitter, What, servable, share_bytes};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sordino::inputs::Preprocess;
-use sordino_mpc::{Plan, Step};
+use sordino_mpc::{MOST_OWNERS, Plan, Step};
 use sordino_nn::exec::Loaded;
 use sordino_nn::program::Program;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 
-/// Longest head of an upload: a program with long tables.
-const MOST_HEAD: u64 = 256 << 20;
+/// Longest head of a pushed model: a program with long tables.
+const MODEL_HEAD: u64 = 256 << 20;
+/// Longest head of a job.
+const JOB_HEAD: u64 = 4096;
+
+/// A program for several jobs at once, each with a data owner and outputs of its own.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Beside {
+    /// How many jobs.
+    pub rows: usize,
+    /// The program, with the same weights.
+    pub program: Program,
+}
+
+impl Beside {
+    /// Whether it does for several jobs what a program does for one.
+    ///
+    /// # Errors
+    /// What differs.
+    pub fn check(&self, single: &Program) -> Result<()> {
+        let (rows, program) = (self.rows, &self.program);
+        let differs = |what: &str| Err(Fault::usage(format!("the program for several jobs has other {what}")));
+        if !(2..=usize::from(MOST_OWNERS)).contains(&rows) || usize::from(program.owners()) != rows {
+            return differs("owners");
+        }
+        crate::shares::runnable(program)?;
+        if program.settings != single.settings || !same_weights(program, single) {
+            return differs("weights");
+        }
+        let owners = program.inputs.iter().enumerate().all(|(i, p)| usize::from(p.owner) == i % rows);
+        let [inputs, outputs] =
+            [(&program.inputs, &single.inputs), (&program.outputs, &single.outputs)].map(|(many, one)| {
+                many.len() == rows * one.len()
+                    && many.iter().enumerate().all(|(i, p)| {
+                        let q = &one[i / rows];
+                        let sizes = (program.slots[p.slot].shape.len(), single.slots[q.slot].shape.len());
+                        (&p.dims, p.scale, &p.columns) == (&q.dims, q.scale, &q.columns)
+                            && p.limit <= q.limit
+                            && sizes.0 == sizes.1
+                    })
+            });
+        if owners && inputs && outputs { Ok(()) } else { differs("inputs or outputs") }
+    }
+}
+
+/// Whether two programs take the same share set of weights.
+fn same_weights(a: &Program, b: &Program) -> bool {
+    (0..PARTIES).all(|party| {
+        let of = |program| crate::shares::segments(program, What::Model, party);
+        of(a) == of(b)
+    })
+}
 
 /// What is public of a model.
 #[derive(Serialize, Deserialize)]
@@ -29,14 +80,63 @@ pub struct Public {
     pub preprocess: Preprocess,
     /// Whether its one output is the number of the best class.
     pub class: bool,
+    /// For jobs that wait together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beside: Option<Beside>,
 }
 
 impl Public {
-    /// What servers and clients compare: the program's hash and that of what belongs to it.
+    /// What servers and clients compare: hashes of the programs and of what belongs to them.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        let beside = self.beside.as_ref().map_or([0; 32], |b| b.program.hash());
+        Sha256::new()
+            .chain_update(b"sordino model v1")
+            .chain_update(self.program.hash())
+            .chain_update(self.preprocess.hash())
+            .chain_update([u8::from(self.class)])
+            .chain_update(beside)
+            .finalize()
+            .into()
+    }
+
+    /// The same as hexadecimal digits.
     #[must_use]
     pub fn hash(&self) -> String {
-        let both = Sha256::new().chain_update(self.program.hash()).chain_update(self.preprocess.hash());
-        hexadecimal(&both.chain_update([u8::from(self.class)]).finalize())
+        hexadecimal(&self.digest())
+    }
+
+    /// Jobs of one run, at most.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.beside.as_ref().map_or(1, |b| b.rows)
+    }
+
+    /// The program of a run of so many jobs.
+    #[must_use]
+    pub fn program_for(&self, jobs: usize) -> &Program {
+        match &self.beside {
+            Some(beside) if jobs > 1 => &beside.program,
+            _ => &self.program,
+        }
+    }
+
+    /// Whether servers run it.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self) -> Result<()> {
+        servable(&self.program)?;
+        self.beside.as_ref().map_or(Ok(()), |b| b.check(&self.program))
+    }
+
+    /// Memory of a session with it, as plans bound it.
+    ///
+    /// # Errors
+    /// When a program does what servers cannot.
+    pub fn memory(&self) -> Result<u64> {
+        let beside = self.beside.as_ref().map_or(Ok(0), |b| memory(&b.program))?;
+        Ok(memory(&self.program)?.saturating_add(beside))
     }
 
     /// Reads it; the program must be one that servers run.
@@ -46,7 +146,7 @@ impl Public {
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let public: Self = serde_json::from_slice(bytes)
             .map_err(|e| Fault::new(crate::Blame::Incompatible, format!("it is no model of this version: {e}")))?;
-        servable(&public.program)?;
+        public.check()?;
         Ok(public)
     }
 }
@@ -86,13 +186,13 @@ pub fn head(value: &impl Serialize) -> Result<Vec<u8>> {
     Ok([&(json.len() as u64).to_le_bytes()[..], &json].concat())
 }
 
-fn read_head<T: DeserializeOwned>(body: &mut impl Read) -> Result<T> {
+fn read_head<T: DeserializeOwned>(body: &mut impl Read, most: u64) -> Result<T> {
     let short = |e: std::io::Error| Fault::usage(format!("the upload ended in its head: {e}"));
     let mut length = [0; 8];
     body.read_exact(&mut length).map_err(short)?;
     let length = u64::from_le_bytes(length);
-    if length > MOST_HEAD {
-        return Err(Fault::limit(format!("the upload's head has {length} bytes; {MOST_HEAD} are possible")));
+    if length > most {
+        return Err(Fault::limit(format!("the upload's head has {length} bytes; {most} are possible")));
     }
     let mut bytes = vec![];
     body.take(length).read_to_end(&mut bytes).map_err(short)?;
@@ -141,22 +241,23 @@ impl Engine {
         names::model(name)?;
         // Refused before anything large is read.
         self.may_push(name, client, 0, 0)?;
-        let ModelHead { upload, grants, public } = read_head(&mut body)?;
-        servable(&public.program)?;
+        let ModelHead { upload, grants, public } = read_head(&mut body, MODEL_HEAD)?;
+        public.check()?;
         for (grantee, grant) in &grants {
             names::client(grantee)?;
             grant.receivers.iter().try_for_each(|r| names::client(r))?;
         }
         let party = self.config.party;
         let bytes = share_bytes(&public.program, What::Model, party);
-        let memory = memory(&public.program)?;
+        let memory = public.memory()?;
         self.may_push(name, client, bytes, memory)?;
         let json = serde_json::to_vec(&public).map_err(|e| Fault::internal("the program", &e))?;
         let mut file = self.store.create()?;
         let components = take_shares(&mut body, &mut file, Splitter::new(&public.program, What::Model, party))?;
         let mut kept = self.store.create()?;
         kept.write_all(&json).map_err(|e| of_io("the program cannot be kept", &e))?;
-        let (shares, public_id) = (file.finish()?, kept.finish()?);
+        let shares = file.finish()?;
+        let public_id = kept.finish().inspect_err(|_| self.store.discard([shares]))?;
         let model = Model {
             name: name.into(),
             owner: client.into(),
@@ -179,8 +280,8 @@ impl Engine {
     /// # Errors
     /// Why not.
     pub fn take_job(&self, client: &str, mut body: impl Read) -> Result<Job> {
-        self.has_room(client)?;
-        let JobHead { id, model, upload, receiver } = read_head(&mut body)?;
+        self.has_room(client, &self.store.briefs())?;
+        let JobHead { id, model, upload, receiver } = read_head(&mut body, JOB_HEAD)?;
         names::client(&receiver)?;
         let model = self.model_for(&model, client)?;
         if model.upload != upload {
@@ -191,7 +292,7 @@ impl Engine {
         if self.left(&model, client)? == 0 {
             return Err(Fault::limit(format!("the budget of {client} for {} is used up", model.name)));
         }
-        let public = self.public(&model)?;
+        let public = self.public(model.public, &model.program)?;
         let mut file = self.store.create()?;
         let splitter = Splitter::new(&public.program, What::Inputs, self.config.party);
         let components = take_shares(&mut body, &mut file, splitter)?;
@@ -203,6 +304,7 @@ impl Engine {
             owner: client.into(),
             receiver,
             program: model.program,
+            public: model.public,
             state: State::Queued,
             shares: Some(shares),
             components,
@@ -213,7 +315,6 @@ impl Engine {
             charged: false,
             note: None,
         };
-        self.submit(job.clone()).inspect_err(|_| self.store.discard([shares]))?;
-        Ok(job)
+        self.submit(job).inspect_err(|_| self.store.discard([shares]))
     }
 }

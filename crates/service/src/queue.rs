@@ -1,14 +1,40 @@
 //! The order of jobs at the leader, and which models are loaded.
+//!
+//! Clients take turns: of the jobs that wait for a model, the next one is of whoever was served least. Models take turns, too: one that is loaded gives way
+//! when another one has waited for long.
 
 use crate::names::Id;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+
+/// How long a model may stay loaded while another one waits.
+const TURN: Duration = Duration::from_secs(10);
+/// First and longest pause of a job that has not reached every server; each is twice as long as the one before.
+const PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5)];
+
+/// A job that waits.
+#[derive(Clone)]
+pub(crate) struct Waiting {
+    pub(crate) job: Id,
+    pub(crate) upload: Id,
+    pub(crate) owner: String,
+    /// Not before then.
+    after: Instant,
+    pause: Duration,
+}
+
+impl Waiting {
+    pub(crate) fn new(job: Id, upload: Id, owner: &str) -> Self {
+        Self { job, upload, owner: owner.into(), after: Instant::now(), pause: PAUSES[0] }
+    }
+}
 
 /// A session that runs.
 struct Session {
     busy: bool,
     closing: bool,
+    begun: Instant,
     used: Instant,
 }
 
@@ -21,13 +47,15 @@ struct Failing {
 
 #[derive(Default)]
 struct Held {
-    waiting: VecDeque<(Id, Id)>,
+    waiting: Vec<Waiting>,
     sessions: HashMap<Id, Session>,
     failing: HashMap<Id, Failing>,
+    /// Jobs of each client that were taken while anything waited.
+    served: HashMap<String, u64>,
     stopping: bool,
 }
 
-/// Jobs that wait, in their order, and sessions by the upload of the model they have loaded.
+/// Jobs that wait, and sessions by the upload of the model they have loaded.
 pub(crate) struct Queue {
     most: usize,
     held: Mutex<Held>,
@@ -35,14 +63,34 @@ pub(crate) struct Queue {
 }
 
 /// What a session does next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub(crate) enum Next {
     /// Nothing yet.
     Idle,
-    /// This job.
-    Run(Id),
+    /// These jobs.
+    Run(Vec<Waiting>),
     /// It ends.
     Close,
+}
+
+impl Held {
+    /// Takes so many jobs of an upload, of the clients in turn.
+    fn take(&mut self, upload: Id, most: usize, now: Instant) -> Vec<Waiting> {
+        let mut taken = vec![];
+        while taken.len() < most {
+            let ready = |w: &Waiting| w.upload == upload && w.after <= now;
+            let served = |w: &Waiting| self.served.get(&w.owner).copied().unwrap_or(0);
+            let next = self.waiting.iter().enumerate().filter(|(_, w)| ready(w)).min_by_key(|(i, w)| (served(w), *i));
+            let Some((at, _)) = next else { break };
+            let one = self.waiting.remove(at);
+            *self.served.entry(one.owner.clone()).or_default() += 1;
+            taken.push(one);
+        }
+        if self.waiting.is_empty() {
+            self.served.clear();
+        }
+        taken
+    }
 }
 
 impl Queue {
@@ -60,18 +108,32 @@ impl Queue {
         value
     }
 
-    pub(crate) fn push(&self, job: Id, upload: Id) {
-        self.change(|h| h.waiting.push_back((job, upload)));
+    pub(crate) fn push(&self, job: Waiting) {
+        self.change(|h| h.waiting.push(job));
     }
-    pub(crate) fn push_front(&self, job: Id, upload: Id) {
-        self.change(|h| h.waiting.push_front((job, upload)));
+    /// Puts a job back that was begun: it is the next one again.
+    pub(crate) fn push_front(&self, job: Waiting) {
+        self.change(|h| h.waiting.insert(0, job));
+    }
+    /// Puts a job back that has not reached every server.
+    pub(crate) fn push_later(&self, mut job: Waiting) {
+        job.after = Instant::now() + job.pause;
+        job.pause = (2 * job.pause).min(PAUSES[1]);
+        self.change(|h| h.waiting.push(job));
     }
     pub(crate) fn forget(&self, job: Id) {
-        self.change(|h| h.waiting.retain(|w| w.0 != job));
+        self.change(|h| h.waiting.retain(|w| w.job != job));
     }
-    /// Ends the session of an upload when its run is over.
+    /// Jobs that wait for an upload.
+    pub(crate) fn jobs_of(&self, upload: Id) -> Vec<Id> {
+        self.held().waiting.iter().filter(|w| w.upload == upload).map(|w| w.job).collect()
+    }
+    /// Ends the session of an upload when its run is over, and forgets its failures: it is gone.
     pub(crate) fn close(&self, upload: Id) {
-        self.change(|h| h.sessions.get_mut(&upload).into_iter().for_each(|s| s.closing = true));
+        self.change(|h| {
+            h.failing.remove(&upload);
+            h.sessions.get_mut(&upload).into_iter().for_each(|s| s.closing = true);
+        });
     }
     pub(crate) fn stop(&self) {
         self.change(|h| h.stopping = true);
@@ -84,8 +146,8 @@ impl Queue {
         self.held().failing.get(&upload).map(|f| f.why.clone())
     }
 
-    /// Waits for an upload with jobs that needs a session, and gives it one; `None` when the server stops. When all sessions are taken, the
-    /// idle one that was used longest ago is told to end.
+    /// Waits for an upload with jobs that needs a session, and gives it one; `None` when the server stops. When all sessions are taken, one is told to end: an
+    /// idle one that nobody waits for, or the oldest one once it has had its turn.
     pub(crate) fn dispatch(&self) -> Option<Id> {
         let mut held = self.held();
         loop {
@@ -93,19 +155,23 @@ impl Queue {
                 return None;
             }
             let now = Instant::now();
-            let ready = |held: &Held, upload: &Id| {
-                !held.sessions.contains_key(upload) && held.failing.get(upload).is_none_or(|f| f.until <= now)
+            let ready = |w: &&Waiting| {
+                w.after <= now
+                    && !held.sessions.contains_key(&w.upload)
+                    && held.failing.get(&w.upload).is_none_or(|f| f.until <= now)
             };
-            let wanted = held.waiting.iter().map(|w| w.1).find(|upload| ready(&held, upload));
-            if let Some(upload) = wanted {
+            if let Some(upload) = held.waiting.iter().find(ready).map(|w| w.upload) {
                 if held.sessions.len() < self.most {
-                    held.sessions.insert(upload, Session { busy: false, closing: false, used: now });
+                    held.sessions.insert(upload, Session { busy: false, closing: false, begun: now, used: now });
                     return Some(upload);
                 }
-                let wanted = |upload: &Id| held.waiting.iter().any(|w| w.1 == *upload);
+                let wanted = |upload: &Id| held.waiting.iter().any(|w| w.upload == *upload);
                 let idle = held.sessions.iter().filter(|(upload, s)| !s.busy && !wanted(upload));
-                let oldest = idle.min_by_key(|(_, s)| s.used).map(|(upload, _)| *upload);
-                if let Some(session) = oldest.and_then(|upload| held.sessions.get_mut(&upload)) {
+                let idle = idle.min_by_key(|(_, s)| s.used).map(|(upload, _)| *upload);
+                let had = held.sessions.iter().filter(|(_, s)| now.duration_since(s.begun) >= TURN);
+                let had = had.min_by_key(|(_, s)| s.begun).map(|(upload, _)| *upload);
+                let closing = held.sessions.values().any(|s| s.closing);
+                if let Some(session) = idle.or(had).filter(|_| !closing).and_then(|u| held.sessions.get_mut(&u)) {
                     session.closing = true;
                     self.changed.notify_all();
                 }
@@ -115,24 +181,29 @@ impl Queue {
         }
     }
 
-    /// What the session of an upload does next; waits so long for a job.
-    pub(crate) fn next(&self, upload: Id, patience: Duration, idle: Duration) -> Next {
+    /// What the session of an upload does next; waits so long for a job. `most` jobs at a time, if there are at least `least`; else one.
+    pub(crate) fn next(&self, upload: Id, [least, most]: [usize; 2], patience: Duration, idle: Duration) -> Next {
         let (mut held, until) = (self.held(), Instant::now() + patience);
         loop {
-            let stopping = held.stopping;
-            let job = held.waiting.iter().position(|w| w.1 == upload);
+            let (now, stopping) = (Instant::now(), held.stopping);
+            let of = held.waiting.iter().filter(|w| w.upload == upload);
+            let (all, ready) = (of.clone().count(), of.filter(|w| w.after <= now).count());
             let Some(session) = held.sessions.get_mut(&upload) else { return Next::Close };
             session.busy = false;
-            if stopping || session.closing || (job.is_none() && session.used.elapsed() > idle) {
+            if stopping || session.closing || (all == 0 && session.used.elapsed() > idle) {
                 return Next::Close;
             }
-            if let Some(at) = job {
-                (session.busy, session.used) = (true, Instant::now());
-                return held.waiting.remove(at).map_or(Next::Idle, |(job, _)| Next::Run(job));
+            if ready > 0 {
+                (session.busy, session.used) = (true, now);
+                return Next::Run(held.take(upload, if ready >= least { most } else { 1 }, now));
             }
-            let left = until.saturating_duration_since(Instant::now());
+            let mut left = until.saturating_duration_since(now);
             if left.is_zero() {
                 return Next::Idle;
+            }
+            if all > 0 {
+                // One becomes ready by itself.
+                left = left.min(PAUSES[0]);
             }
             let waited = self.changed.wait_timeout(held, left);
             held = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
@@ -164,37 +235,70 @@ mod tests {
     const WAIT: Duration = Duration::from_millis(5);
     const LONG: Duration = Duration::from_secs(60);
 
+    fn ids<const N: usize>() -> [Id; N] {
+        std::array::from_fn(|i| Id([i as u8; 16]))
+    }
+
+    /// What runs next, a job at a time or more of them.
+    fn next(queue: &Queue, upload: Id, most: usize) -> Option<Vec<Id>> {
+        match queue.next(upload, [2, most], WAIT, LONG) {
+            Next::Idle => Some(vec![]),
+            Next::Run(jobs) => Some(jobs.iter().map(|w| w.job).collect()),
+            Next::Close => None,
+        }
+    }
+
     #[test]
     fn jobs_of_a_model_keep_their_order() {
         let queue = Queue::new(1);
-        let [a, b, c, m, n] = [1, 2, 3, 8, 9].map(|b| Id([b; 16]));
-        queue.push(a, m);
-        queue.push(b, n);
-        queue.push(c, m);
+        let [a, b, c, m, n] = ids();
+        for (job, upload) in [(a, m), (b, n), (c, m)] {
+            queue.push(Waiting::new(job, upload, "x"));
+        }
         assert_eq!(queue.dispatch(), Some(m));
-        assert_eq!(queue.next(m, WAIT, LONG), Next::Run(a));
-        queue.push_front(a, m);
-        assert_eq!([(); 2].map(|()| queue.next(m, WAIT, LONG)), [Next::Run(a), Next::Run(c)]);
-        assert_eq!(queue.next(m, WAIT, LONG), Next::Idle);
+        assert_eq!(next(&queue, m, 1), Some(vec![a]));
+        queue.push_front(Waiting::new(a, m, "x"));
+        assert_eq!([(); 2].map(|()| next(&queue, m, 1)), [Some(vec![a]), Some(vec![c])]);
+        assert_eq!(next(&queue, m, 1), Some(vec![]));
         // The idle session makes room for the other model's.
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| queue.dispatch());
-            while queue.next(m, WAIT, LONG) != Next::Close {}
+            while next(&queue, m, 1).is_some() {}
             queue.ended(m, None);
             assert_eq!(waiting.join().ok().flatten(), Some(n));
         });
         queue.forget(b);
-        assert_eq!(queue.next(n, WAIT, LONG), Next::Idle);
-        assert_eq!(queue.next(n, WAIT, Duration::ZERO), Next::Close);
+        assert_eq!(next(&queue, n, 1), Some(vec![]));
+        assert!(matches!(queue.next(n, [2, 1], WAIT, Duration::ZERO), Next::Close));
         queue.stop();
-        assert_eq!((queue.dispatch(), queue.next(n, WAIT, LONG)), (None, Next::Close));
+        assert!(queue.dispatch().is_none() && next(&queue, n, 1).is_none());
+    }
+
+    #[test]
+    fn clients_take_turns_and_jobs_are_taken_together() {
+        let queue = Queue::new(1);
+        let [a, b, c, d, e, m] = ids();
+        for (job, owner) in [(a, "x"), (b, "x"), (c, "x"), (d, "y"), (e, "y")] {
+            queue.push(Waiting::new(job, m, owner));
+        }
+        assert_eq!(queue.dispatch(), Some(m));
+        assert_eq!(next(&queue, m, 4), Some(vec![a, d, b, e]));
+        // One alone is not worth a run for many.
+        queue.push(Waiting::new(d, m, "y"));
+        assert_eq!(next(&queue, m, 1), Some(vec![c]));
+        queue.push_later(Waiting::new(c, m, "x"));
+        assert_eq!(next(&queue, m, 4), Some(vec![d]));
+        // What has not reached every server waits a little.
+        let before = Instant::now();
+        while next(&queue, m, 4) != Some(vec![c]) {}
+        assert!(before.elapsed() >= PAUSES[0] / 2);
     }
 
     #[test]
     fn failures_make_the_next_session_wait() {
         let queue = Queue::new(1);
-        let [a, m] = [1, 8].map(|b| Id([b; 16]));
-        queue.push(a, m);
+        let [a, m] = ids();
+        queue.push(Waiting::new(a, m, "x"));
         assert_eq!(queue.dispatch(), Some(m));
         queue.ended(m, Some("server 2 is gone".into()));
         assert_eq!(queue.obstacle(m).as_deref(), Some("server 2 is gone"));

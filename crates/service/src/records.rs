@@ -2,6 +2,7 @@
 
 use crate::fault::Fault;
 use crate::names::Id;
+use crate::shares::Made;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -18,6 +19,14 @@ pub struct Grant {
     /// Whom it may send answers to, besides itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub receivers: Vec<String>,
+}
+
+impl Grant {
+    /// From when on queries count, in seconds since 1970.
+    #[must_use]
+    pub fn since(&self, now: u64) -> u64 {
+        self.seconds.map_or(0, |s| now.saturating_sub(s))
+    }
 }
 
 /// A model that an owner shared.
@@ -66,10 +75,8 @@ pub enum State {
 pub struct Answer {
     /// Its sealed file.
     pub shares: Id,
-    /// The session that made it.
-    pub session: Id,
-    /// Which run of that session, from 1.
-    pub run: u64,
+    /// Where it was made.
+    pub made: Made,
 }
 
 /// A question.
@@ -87,6 +94,8 @@ pub struct Job {
     pub receiver: String,
     /// Hash of what is public of the model.
     pub program: String,
+    /// The sealed file of what is public of the model: an answer can be opened as long as it is there.
+    pub public: Id,
     /// Where it is.
     pub state: State,
     /// The sealed file of the inputs' shares, until the job is over.

@@ -8,9 +8,7 @@ use crate::fault::{Blame, Fault, Result};
 use crate::names::Id;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
-use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
-use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 /// Bytes of a piece before it is sealed.
@@ -108,8 +106,8 @@ impl<W: Write> Write for Sealer<W> {
 
 /// Reads what was sealed, and refuses anything else.
 pub struct Opener {
-    file: BufReader<File>,
-    path: PathBuf,
+    file: BufReader<Box<dyn Read + Send>>,
+    id: Id,
     key: LessSafeKey,
     piece: u64,
     held: Zeroizing<Vec<u8>>,
@@ -123,26 +121,19 @@ impl Opener {
     /// The file of this id.
     ///
     /// # Errors
-    /// When it is not there, or was sealed by something else.
-    pub fn new(path: &Path, key: &StoreKey, id: Id) -> Result<Self> {
-        let missing = |e: io::Error| Fault::new(Blame::Internal, format!("{}: {e}", path.display()));
-        let mut file = BufReader::with_capacity(2 * PIECE, File::open(path).map_err(missing)?);
+    /// When it was sealed by something else.
+    pub fn new(file: Box<dyn Read + Send>, key: &StoreKey, id: Id) -> Result<Self> {
+        let damaged = |e: io::Error| Fault::new(Blame::Internal, format!("file {id} of the store: {e}"));
+        let mut file = BufReader::with_capacity(2 * PIECE, file);
         let mut magic = [0; 8];
-        file.read_exact(&mut magic).map_err(missing)?;
+        file.read_exact(&mut magic).map_err(damaged)?;
         if &magic != MAGIC {
-            return Err(Fault::new(Blame::Internal, format!("{}: it is no file of this store", path.display())));
+            return Err(damaged(io::Error::other("it was written by something else")));
         }
-        let mut opener = Self {
-            file,
-            path: path.into(),
-            key: key.of_file(id).map_err(missing)?,
-            piece: 0,
-            held: Zeroizing::new(vec![]),
-            at: 0,
-            next: vec![],
-            over: false,
-        };
-        opener.next = opener.sealed().map_err(missing)?;
+        let key = key.of_file(id).map_err(damaged)?;
+        let held = Zeroizing::new(vec![]);
+        let mut opener = Self { file, id, key, piece: 0, held, at: 0, next: vec![], over: false };
+        opener.next = opener.sealed().map_err(damaged)?;
         Ok(opener)
     }
 
@@ -160,7 +151,7 @@ impl Opener {
         let aad = Aad::from([u8::from(self.over)]);
         let opened = self.key.open_in_place(nonce(self.piece), aad, &mut piece).map(|plain| plain.len());
         let Ok(length) = opened else {
-            let why = format!("{}: piece {} is damaged, or sealed by another key", self.path.display(), self.piece);
+            let why = format!("file {}: piece {} is damaged, or sealed by another key", self.id, self.piece);
             return Err(io::Error::new(io::ErrorKind::InvalidData, why));
         };
         piece.truncate(length);
@@ -201,10 +192,8 @@ mod tests {
     }
 
     fn opened(bytes: &[u8], key: &StoreKey, id: Id) -> std::result::Result<Vec<u8>, String> {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), bytes).unwrap();
         let mut plain = vec![];
-        let mut opener = Opener::new(file.path(), key, id).map_err(|e| e.why)?;
+        let mut opener = Opener::new(Box::new(io::Cursor::new(bytes.to_vec())), key, id).map_err(|e| e.why)?;
         opener.read_to_end(&mut plain).map_err(|e| e.to_string())?;
         Ok(plain)
     }

@@ -1,22 +1,23 @@
 //! A session of the three servers with one model: from the first connection to the last run.
 
-use crate::agree::{self, Turn, Verdict, agree, hear, kept, of_session, say};
+use crate::agree::{self, Agreed, Turn, Verdict, agree, hear, kept, of_session, say};
 use crate::engine::Engine;
 use crate::fault::{Blame, Fault, Result};
 use crate::names::Id;
 use crate::peers::Meeting;
-use crate::queue::Next;
-use crate::records::{Model, State};
-use crate::shares::{MOST_RUNS, Mail, Steps};
+use crate::push::Public;
+use crate::queue::{Next, Waiting};
+use crate::records::Model;
+use crate::seal::Opener;
+use crate::shares::{MOST_RUNS, Made, Mail, Steps};
+use crate::store::Phase;
 use sordino_mpc::rep3::{Rep3, SessionInfo, establish};
-use sordino_mpc::{Kind, Role, System};
+use sordino_mpc::{Kind, MOST_OWNERS, Role, System};
 use sordino_net::{Endpoint, Link, Net};
 use sordino_nn::exec::Loaded;
 use sordino_ring::Cpu;
+use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
-
-/// The ends of a session that are not there: owners leave what they send, and fetch what they receive.
-const OWNERS: [Role; 3] = [Role::ModelOwner, Role::Receiver, Role::DataOwner(0)];
 
 /// How a session knows what is next.
 enum Lead {
@@ -29,11 +30,24 @@ enum Lead {
 impl Engine {
     /// Leads a session with an upload, until nobody needs it.
     pub(crate) fn lead(&self, upload: Id) {
-        let meeting = Id::fresh().and_then(|session| {
-            self.peers.expect(session).ok_or_else(|| Fault::internal("a session", &"its id is taken"))
-        });
-        let result = meeting.and_then(|meeting| self.attend(meeting, &Lead::Here(upload)));
-        self.queue.ended(upload, result.err().map(|e| e.why));
+        let failure = match self.led(upload) {
+            Ok(()) => None,
+            Err(e) => Some(e.why),
+        };
+        self.queue.ended(upload, failure);
+    }
+
+    fn led(&self, upload: Id) -> Result<()> {
+        // Jobs of a model that is gone would begin sessions for ever.
+        if !self.store.models()?.iter().any(|m| m.upload == upload) {
+            for job in self.queue.jobs_of(upload) {
+                self.fail(job, Fault::unknown("the model is gone"))?;
+            }
+            return Ok(());
+        }
+        let meeting = self.peers.expect(Id::fresh()?);
+        let meeting = meeting.ok_or_else(|| Fault::internal("a session", &"its id is taken"))?;
+        self.attend(meeting, &Lead::Here(upload))
     }
 
     /// Follows the leader's session.
@@ -45,13 +59,17 @@ impl Engine {
     fn attend(&self, meeting: Meeting, lead: &Lead) -> Result<()> {
         let session = meeting.session();
         self.metrics.session();
-        // A fault of the program ends this session alone.
-        let run = std::panic::AssertUnwindSafe(|| self.session(meeting, lead));
+        // A fault of the program ends this session alone; its jobs are those of its upload.
+        let about = Cell::new(None);
+        let run = std::panic::AssertUnwindSafe(|| self.session(meeting, lead, &about));
         let result = std::panic::catch_unwind(run).unwrap_or_else(|_| {
             let fault = Fault::internal("the session", &"it stopped unexpectedly");
-            for job in self.store.jobs()?.iter().filter(|j| j.state == State::Running) {
-                self.broken_off(job.id, &fault)?;
-            }
+            let jobs: Vec<Id> = {
+                let briefs = self.store.briefs();
+                let mine = briefs.iter().filter(|(_, b)| b.phase == Phase::Running && Some(b.upload) == about.get());
+                mine.map(|(id, _)| *id).collect()
+            };
+            self.broken_off(&jobs, &fault)?;
             Err(fault)
         });
         self.peers.forget(session);
@@ -63,16 +81,17 @@ impl Engine {
         result
     }
 
-    fn session(&self, meeting: Meeting, lead: &Lead) -> Result<()> {
+    fn session(&self, meeting: Meeting, lead: &Lead, about: &Cell<Option<Id>>) -> Result<()> {
         let session = meeting.session();
         let others = self.peers.others();
         let mut links = self.peers.meet(meeting)?;
-        let mail = OWNERS.map(|role| Mail::new(Kind::Three.end(role)));
-        links.extend(mail.iter().map(|m| (m.end(), Box::new(m.clone()) as Box<dyn Link>)));
+        // Owners who are not there: they leave what they send, and fetch what they receive.
+        let mail = Mails::new();
+        links.extend(mail.all().map(|m| (m.end(), Box::new(m.clone()) as Box<dyn Link>)));
         let net = Net::new(Endpoint(self.config.party as u8), links);
         let upload = match lead {
             Lead::Here(upload) => {
-                say(&net, others, Turn::Load(*upload))?;
+                say(&net, others, &Turn::Load(*upload))?;
                 *upload
             }
             Lead::There => match hear(&net)? {
@@ -80,42 +99,64 @@ impl Engine {
                 _ => return Err(Fault::new(Blame::PeerMisbehaved, "server 0 began a session without a model")),
             },
         };
+        about.set(Some(upload));
         let found = self.store.models()?.into_iter().find(|m| m.upload == upload);
         let found = found.ok_or_else(|| Fault::unknown("the model is not here"));
         let verdict = Verdict {
             digest: found.as_ref().map(|m| agree::of_model(session, m)).map_err(Clone::clone),
             left: u64::MAX,
+            able: true,
+            made: None,
             components: found.as_ref().map(|m| m.components.clone()).unwrap_or_default(),
         };
-        agree(&net, others, &verdict)??;
+        for agreed in agree(&net, others, &[verdict], |r| r.iter().map(|_| Ok(())).collect())? {
+            agreed?;
+        }
         let model = found?;
-        let public = self.public(&model)?;
-        let hash = public.program.hash();
+        let public = self.public(model.public, &model.program)?;
         let of = |e: sordino_mpc::Error| of_session(&sordino_nn::Error::Protocol(e));
-        let info = SessionInfo { session: session.0, program: hash };
+        let info = SessionInfo { session: session.0, program: public.digest() };
         let keys = establish(&net, &info, &System).map_err(of)?;
         let party = Rep3::new(Cpu::new(self.config.workers()), net, keys, public.program.settings).map_err(of)?;
         let (mut steps, started) = (Steps::new(session.0), Instant::now());
-        mail[0].leave(self.store.opener(model.shares)?);
-        let loaded = Loaded::load(&party, steps.load(), &public.program, None).map_err(|e| of_session(&e))?;
-        loaded.agree(&party, steps.agree()).map_err(|e| of_session(&e))?;
+        let mut load = |program| -> Result<Loaded<'_, Rep3<Cpu>>> {
+            mail.model.leave(self.store.opener(model.shares)?);
+            let loaded = Loaded::load(&party, steps.load(), program, None).map_err(|e| of_session(&e))?;
+            loaded.agree(&party, steps.agree()).map_err(|e| of_session(&e))?;
+            Ok(loaded)
+        };
+        let single = load(&public.program)?;
+        let beside = public.beside.as_ref().map(|b| load(&b.program)).transpose()?;
         self.saw(None);
         tracing::info!(party = self.config.party, session = %session, model = %model.name, seconds = started.elapsed().as_secs_f64(), "a model is loaded");
-        let open = Open { engine: self, session, model: &model, party: &party, loaded: &loaded, mail: &mail };
+        let open = Open {
+            engine: self,
+            session,
+            model: &model,
+            public: &public,
+            party: &party,
+            single: &single,
+            beside: beside.as_ref(),
+            mail: &mail,
+        };
         loop {
-            let turn = match lead {
+            let (turn, taken) = match lead {
                 Lead::Here(_) => {
-                    let turn = open.choose(&steps);
-                    say(party_net(&party), others, turn)?;
-                    turn
+                    let (turn, taken) = open.choose(&steps);
+                    if let Err(e) = say(party_net(&party), others, &turn) {
+                        let ids: Vec<Id> = taken.iter().map(|w| w.job).collect();
+                        self.broken_off(&ids, &e)?;
+                        return Err(e);
+                    }
+                    (turn, taken)
                 }
-                Lead::There => hear(party_net(&party))?,
+                Lead::There => (hear(party_net(&party))?, vec![]),
             };
             match turn {
                 // A server that stops leaves once nothing runs.
                 Turn::Idle if self.is_stopping() => return Ok(()),
                 Turn::Idle => {}
-                Turn::Run(job) => open.run(job, &mut steps)?,
+                Turn::Run(jobs) => open.run(&jobs, taken, &mut steps)?,
                 Turn::Close => return Ok(()),
                 Turn::Load(_) => return Err(Fault::new(Blame::PeerMisbehaved, "server 0 named a second model")),
             }
@@ -127,81 +168,154 @@ fn party_net(party: &Rep3<Cpu>) -> &Net {
     sordino_mpc::Party::net(party)
 }
 
+/// The links to owners.
+struct Mails {
+    model: Mail,
+    receiver: Mail,
+    data: Vec<Mail>,
+}
+
+impl Mails {
+    fn new() -> Self {
+        let mail = |role| Mail::new(Kind::Three.end(role));
+        let data = (0..MOST_OWNERS).map(|k| mail(Role::DataOwner(k))).collect();
+        Self { model: mail(Role::ModelOwner), receiver: mail(Role::Receiver), data }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Mail> {
+        [&self.model, &self.receiver].into_iter().chain(&self.data)
+    }
+}
+
 /// A session whose model is loaded.
 struct Open<'a> {
     engine: &'a Engine,
     session: Id,
     model: &'a Model,
+    public: &'a Public,
     party: &'a Rep3<Cpu>,
-    loaded: &'a Loaded<'a, Rep3<Cpu>>,
-    mail: &'a [Mail; 3],
+    single: &'a Loaded<'a, Rep3<Cpu>>,
+    beside: Option<&'a Loaded<'a, Rep3<Cpu>>>,
+    mail: &'a Mails,
 }
 
 impl Open<'_> {
     /// What is next, as the queue has it.
-    fn choose(&self, steps: &Steps) -> Turn {
+    fn choose(&self, steps: &Steps) -> (Turn, Vec<Waiting>) {
         let limits = &self.engine.config.limits;
         // Followers give up on a leader that says nothing for so long.
         let beat = (self.engine.config.deadline() / 3).min(Duration::from_secs(5));
         if steps.runs() >= MOST_RUNS {
-            return Turn::Close;
+            return (Turn::Close, vec![]);
         }
-        match self.engine.queue.next(self.model.upload, beat, Duration::from_secs(limits.idle_seconds)) {
-            Next::Idle => Turn::Idle,
-            Next::Run(job) => Turn::Run(job),
-            Next::Close => Turn::Close,
+        let rows = self.public.rows();
+        let idle = Duration::from_secs(limits.idle_seconds);
+        // A run for many costs a few runs for one.
+        match self.engine.queue.next(self.model.upload, [(rows / 4).max(2), rows], beat, idle) {
+            Next::Idle => (Turn::Idle, vec![]),
+            Next::Run(jobs) => (Turn::Run(jobs.iter().map(|w| w.job).collect()), jobs),
+            Next::Close => (Turn::Close, vec![]),
         }
     }
 
-    /// Runs a job, if all agree to it. An error ends the session.
-    fn run(&self, job: Id, steps: &mut Steps) -> Result<()> {
+    /// Runs jobs, those that all agree to. An error ends the session.
+    fn run(&self, jobs: &[Id], mut taken: Vec<Waiting>, steps: &mut Steps) -> Result<()> {
         let (engine, net, others) = (self.engine, party_net(self.party), self.engine.peers.others());
-        let patience = (engine.config.deadline() / 3).min(Duration::from_millis(500));
-        let verdict = engine.judge(self.session, self.model, job, patience);
-        let broken = |e: Fault| {
-            let kept = engine.broken_off(job, &e);
+        if jobs.len() > self.public.rows() {
+            return Err(Fault::new(Blame::PeerMisbehaved, "server 0 named more jobs than one run takes"));
+        }
+        let verdicts: Vec<Verdict> = jobs.iter().map(|id| engine.judge(self.session, self.model, *id)).collect();
+        let broken = |ids: &[Id], e: Fault| {
+            let kept = engine.broken_off(ids, &e);
             kept.err().map_or(e, |other| other)
         };
-        match agree(net, others, &verdict).map_err(broken)? {
-            Ok(_) => {}
-            Err(fault) => {
-                // The own reason says more than another server's.
-                let fault = verdict.digest.err().unwrap_or(fault);
-                // An upload may be under way to one of us while the others have it.
-                if fault.kind == Blame::Unknown && engine.is_young(job)? {
-                    if engine.leads() {
-                        engine.queue.push(job, self.model.upload);
+        let inputs = RefCell::new(vec![]);
+        let ready = |results: &[Result<Agreed>]| {
+            let (made_ready, opened) = self.ready(jobs, results);
+            *inputs.borrow_mut() = opened;
+            made_ready
+        };
+        let agreed = agree(net, others, &verdicts, ready).map_err(|e| broken(jobs, e))?;
+        let (mut running, mut done) = (vec![], vec![]);
+        for ((id, verdict), agreed) in jobs.iter().zip(verdicts).zip(agreed) {
+            match agreed {
+                Ok(Agreed::Do) => running.push(*id),
+                Ok(Agreed::Done) => done.push(*id),
+                Err(fault) if fault.kind == Blame::Pending => {
+                    if let Some(at) = taken.iter().position(|w| w.job == *id) {
+                        engine.postpone(taken.swap_remove(at))?;
                     }
-                    return Ok(());
                 }
-                return engine.fail(job, fault);
+                // The own reason says more than another server's.
+                Err(fault) => engine.fail(*id, verdict.digest.err().unwrap_or(fault))?,
             }
         }
-        let opened = self.compute(job, steps).map_err(broken)?;
-        let own = engine.keep(job, self.session, steps.runs(), &opened);
-        match kept(net, others, own).map_err(broken)? {
-            Ok(()) => {
-                engine.saw(None);
-                if engine.leads() {
-                    engine.queue.works(self.model.upload);
-                }
-                engine.answered(job)
+        let mut inputs = inputs.into_inner();
+        inputs.retain(|(id, _)| running.contains(id));
+        if !running.is_empty() {
+            let opened = self.compute(&running, inputs, steps).map_err(|e| broken(&running, e))?;
+            let own = engine.keep(&opened);
+            let kept = kept(net, others, vec![own]).map_err(|e| broken(&running, e))?;
+            match kept.into_iter().next() {
+                Some(Err(fault)) => running.iter().try_for_each(|id| engine.fail(*id, fault.clone()))?,
+                _ => done.append(&mut running),
             }
-            Err(fault) => engine.fail(job, fault),
+            engine.saw(None);
+            if engine.leads() {
+                engine.queue.works(self.model.upload);
+            }
         }
+        if done.is_empty() { Ok(()) } else { engine.answered(&done) }
     }
 
-    /// This server's share of the answer.
-    fn compute(&self, job: Id, steps: &mut Steps) -> Result<Vec<u8>> {
+    /// Begins the jobs that are to be done, and opens what their owners left.
+    fn ready(&self, jobs: &[Id], results: &[Result<Agreed>]) -> (Vec<Result<()>>, Vec<(Id, Opener)>) {
+        let todo: Vec<Id> =
+            jobs.iter().zip(results).filter(|(_, r)| **r == Ok(Agreed::Do)).map(|(id, _)| *id).collect();
+        let begun = match self.engine.begin(&todo) {
+            Ok(begun) => begun,
+            Err(e) => todo.iter().map(|_| Err(e.clone())).collect(),
+        };
+        let mut begun = begun.into_iter();
+        let mut opened = vec![];
+        let ready = results.iter().zip(jobs).map(|(result, id)| {
+            if *result != Ok(Agreed::Do) {
+                return Ok(());
+            }
+            let job = begun.next().unwrap_or_else(|| Err(Fault::unknown("the job is gone")))?;
+            let shares = job.shares.ok_or_else(|| Fault::internal("the job's inputs", &"they are gone"))?;
+            opened.push((*id, self.engine.store.opener(shares)?));
+            Ok(())
+        });
+        (ready.collect(), opened)
+    }
+
+    /// This server's shares of the answers.
+    fn compute(&self, jobs: &[Id], inputs: Vec<(Id, Opener)>, steps: &mut Steps) -> Result<Vec<(Id, Made, Vec<u8>)>> {
         let (engine, net) = (self.engine, party_net(self.party));
-        let record = engine.begin(job)?;
-        let inputs = record.shares.ok_or_else(|| Fault::internal("the job's inputs", &"they are gone"))?;
-        self.mail[2].leave(engine.store.opener(inputs)?);
+        let many = self.beside.filter(|_| jobs.len() > 1);
+        let rows = if many.is_some() { self.public.rows() } else { 1 };
+        for (mail, (_, opener)) in self.mail.data.iter().zip(inputs) {
+            mail.leave(opener);
+        }
+        // What is not needed is filled up with the first job again, whose answer there is opened to nobody.
+        if let (Some(first), true) = (jobs.first(), jobs.len() < rows) {
+            let record = engine.store.job(*first)?.and_then(|j| j.shares);
+            let shares = record.ok_or_else(|| Fault::internal("the job's inputs", &"they are gone"))?;
+            for mail in &self.mail.data[jobs.len()..rows] {
+                mail.leave(engine.store.opener(shares)?);
+            }
+        }
         net.reset_meter();
         let started = Instant::now();
-        self.loaded.run(self.party, steps.run(), None, |_| ()).map_err(|e| of_session(&e))?;
+        let loaded = many.unwrap_or(self.single);
+        loaded.run(self.party, steps.run(), None, |_| ()).map_err(|e| of_session(&e))?;
         let meter = net.meter();
-        engine.metrics.ran(&self.model.name, started.elapsed(), meter.payload(), meter.rounds);
-        Ok(self.mail[1].opened())
+        engine.metrics.ran(&self.model.name, jobs.len(), started.elapsed(), meter.payload(), meter.rounds);
+        let opened = self.mail.receiver.opened();
+        let made = |row: usize| Made { session: self.session, run: steps.runs(), row: many.is_some().then_some(row) };
+        // Outputs come by the model's own, then by rows.
+        let of = |row: usize| opened.iter().skip(row).step_by(rows).flatten().copied().collect();
+        Ok(jobs.iter().enumerate().map(|(row, id)| (*id, made(row), of(row))).collect())
     }
 }

@@ -4,11 +4,14 @@
 //! format of its own: lengths and order follow from the program.
 
 use crate::fault::{Blame, Fault, Result};
+use crate::names::Id;
+use crate::push::Public;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sordino_mpc::rep3::{opened_form, share_form};
-use sordino_mpc::{Client, Kind, Role, Step, System};
+use sordino_mpc::{Client, Kind, Protocol, Role, Step, System};
 use sordino_net::{Endpoint, Frame, HEADER_BYTES, Header, Link, Links, Net, NetError, Part, Segment, Tag};
-use sordino_nn::exec::Loaded;
+use sordino_nn::exec::{Loaded, opening, output_widths};
 use sordino_nn::program::{Op, Program, SecretForm, Secrets};
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex};
@@ -48,7 +51,7 @@ impl What {
 }
 
 /// The two segments of every tensor in a share set.
-fn segments(program: &Program, what: What, party: usize) -> Vec<[Segment; 2]> {
+pub(crate) fn segments(program: &Program, what: What, party: usize) -> Vec<[Segment; 2]> {
     let bits = program.settings.wide_bits;
     what.tensors(program).into_iter().map(|n| share_form(party, n, bits)).collect()
 }
@@ -210,16 +213,15 @@ impl Mail {
         }
     }
 
-    /// What was opened since the last time, as bytes.
+    /// What was opened since the last time, an output each, as bytes.
     #[must_use]
-    pub fn opened(&self) -> Vec<u8> {
+    pub fn opened(&self) -> Vec<Vec<u8>> {
         let frames = self.held.lock().map(|mut held| std::mem::take(&mut held.opened)).unwrap_or_default();
-        let mut bytes = vec![];
-        for frame in frames {
-            bytes.extend(frame.header.encode());
-            frame.message.iter().for_each(|part| bytes.extend_from_slice(part.bytes()));
-        }
-        bytes
+        let bytes = |frame: Frame| {
+            let parts = frame.message.iter().flat_map(|part| part.bytes());
+            frame.header.encode().iter().chain(parts).copied().collect()
+        };
+        frames.into_iter().map(bytes).collect()
     }
 }
 
@@ -285,16 +287,16 @@ pub struct Steps {
 }
 
 impl Steps {
-    /// Of a session.
+    /// Of a session. Weights are loaded, and their copies compared, for a program or for two, before anything runs.
     #[must_use]
     pub fn new(session: [u8; 16]) -> Self {
         Self { root: Step::root(session), runs: 0 }
     }
-    /// Where weights are loaded. Comes first.
+    /// Where weights of a program are loaded.
     pub fn load(&mut self) -> Step {
         self.root.child("load")
     }
-    /// Where their copies are compared. Comes second.
+    /// Where their copies are compared.
     pub fn agree(&mut self) -> Step {
         self.root.child("agree")
     }
@@ -313,16 +315,30 @@ impl Steps {
 /// Most runs of a session: a receiver follows their names one by one.
 pub const MOST_RUNS: u64 = 1 << 20;
 
-/// Adds the three servers' shares of an answer, which must be of this run of this session, after the hashes that servers give each
-/// other's shares have been compared. Integers of every output.
+/// Where an answer was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Made {
+    /// The session.
+    pub session: Id,
+    /// Which run of it, from 1.
+    pub run: u64,
+    /// Which of the jobs of that run, if there were several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub row: Option<usize>,
+}
+
+/// Adds the three servers' shares of an answer, after the hashes that servers give each other's shares have been compared. Integers of every
+/// output.
 ///
 /// # Errors
 /// When shares do not fit together: then a server deviates, and there is no answer.
-pub fn open(program: &Program, session: [u8; 16], run: u64, answers: [Vec<u8>; PARTIES]) -> Result<Vec<Vec<i64>>> {
+pub fn open(public: &Public, made: Made, answers: [Vec<u8>; PARTIES]) -> Result<Vec<Vec<i64>>> {
     let misbehaved = |why: String| Fault::new(Blame::PeerMisbehaved, why);
-    if !(1..=MOST_RUNS).contains(&run) {
-        return Err(misbehaved(format!("the answer is said to be of run {run}")));
+    let rows = public.rows();
+    if !(1..=MOST_RUNS).contains(&made.run) || made.row.is_some_and(|row| row >= rows || rows == 1) {
+        return Err(misbehaved("the answer is said to be of a run that no session has".into()));
     }
+    let program = if made.row.is_some() { public.program_for(rows) } else { &public.program };
     let links: Links = answers
         .into_iter()
         .enumerate()
@@ -333,30 +349,45 @@ pub fn open(program: &Program, session: [u8; 16], run: u64, answers: [Vec<u8>; P
         })
         .collect();
     let client = Client::new(Net::new(Kind::Three.end(Role::Receiver), links), program.settings, &System);
-    let mut steps = Steps::new(session);
-    let named = |e: sordino_nn::Error| match e {
-        sordino_nn::Error::Protocol(e) => misbehaved(e.sentence(&|end| program.topology().name(end))),
-        e => Fault::usage(e.to_string()),
-    };
-    let loaded = Loaded::load(&client, steps.load(), program, None).map_err(named)?;
-    drop(steps.agree());
-    for _ in 1..run {
-        drop(steps.run());
+    let of = |e: sordino_mpc::Error| misbehaved(e.sentence(&|end| program.topology().name(end)));
+    let widths = output_widths(program).map_err(|e| Fault::usage(e.to_string()))?;
+    let mut opened = vec![];
+    for output in 0..public.program.outputs.len() {
+        let at = made.row.map_or(output, |row| output * rows + row);
+        let mut steps = Steps::new(made.session.0);
+        for _ in 0..1 + usize::from(public.beside.is_some()) {
+            drop((steps.load(), steps.agree()));
+        }
+        for _ in 1..made.run {
+            drop(steps.run());
+        }
+        let shape = &program.slots[program.outputs[at].slot].shape;
+        let value = client.constant(&[], shape, widths[at]);
+        let checked = client.verify(Step::root([0; 16]), value).map_err(of)?;
+        let values = client.open(opening(program, steps.run(), at), checked, Role::Receiver).map_err(of)?;
+        opened.push(values.unwrap_or_default());
     }
-    let opened = loaded.run(&client, steps.run(), None, |_| ()).map_err(named)?;
-    Ok(opened.into_iter().map(Option::unwrap_or_default).collect())
+    Ok(opened)
 }
 
-/// Whether a client of these settings exists here: three servers, one data owner, nothing that outlives a run.
+/// Whether it is an inference of one data owner that servers run.
 ///
 /// # Errors
 /// Why not.
 pub fn servable(program: &Program) -> Result<()> {
+    if program.owners() != 1 {
+        return Err(Fault::usage("the program is no inference of one data owner"));
+    }
+    runnable(program)
+}
+
+/// Whether three servers run it, and nothing outlives a run.
+pub(crate) fn runnable(program: &Program) -> Result<()> {
     if program.settings.kind != Kind::Three {
         return Err(Fault::usage("the program is for two parties; servers take programs for three"));
     }
-    if program.owners() != 1 || !program.states.is_empty() {
-        return Err(Fault::usage("the program is no inference of one data owner"));
+    if !program.states.is_empty() {
+        return Err(Fault::usage("the program is no inference"));
     }
     if program.outputs.is_empty() || program.inputs.is_empty() {
         return Err(Fault::usage("the program has no inputs or no outputs"));

@@ -29,7 +29,8 @@ fn ago(then: u64) -> String {
 
 /// The page.
 pub(crate) fn page(engine: &Engine) -> Result<String> {
-    let (gauges, models, jobs) = (engine.gauges()?, engine.store.models()?, engine.store.jobs()?);
+    let (gauges, models) = (engine.gauges()?, engine.store.models()?);
+    let jobs = engine.store.jobs_where(100, |_| true)?;
     let party = engine.config.party;
     let mut out = format!(
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
@@ -77,7 +78,7 @@ pub(crate) fn page(engine: &Engine) -> Result<String> {
         );
     }
     out += "</table><h2>Jobs</h2><table><tr><th>job</th><th>model</th><th>from</th><th>to</th><th>submitted</th><th>state</th></tr>";
-    for j in jobs.iter().rev().take(100) {
+    for j in jobs.iter().rev() {
         let state = match &j.state {
             State::Queued => format!("waits {}", j.note.as_deref().map(plain).unwrap_or_default()),
             State::Running => "runs".into(),

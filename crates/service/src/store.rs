@@ -1,58 +1,119 @@
-//! A server's store: records in one database file, shares in sealed files of their own.
+//! A server's store: records in one database file, shares in sealed files.
 //!
-//! A sealed file is complete and synced before a record names it, and removed after the last record that named it is gone: whatever the moment
-//! a server is killed at, every record's files are there. Files that nobody names are swept away at the start.
+//! A sealed file is complete and synced before a record names it, or written together with that record, and removed after the last record that named it is
+//! gone: whatever the moment a server is killed at, every record's files are there. Files that nobody names are swept away at the start. What must hold
+//! between records is checked inside the transaction that writes them.
 
 use crate::fault::{Blame, Fault, Result};
+use crate::files::{Files, Writing, of_io};
 use crate::names::Id;
-use crate::records::{Job, Model};
-use crate::seal::{Opener, Sealer, StoreKey};
+use crate::records::{Answer, Grant, Job, Model, State};
+use crate::seal::{Opener, StoreKey};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard};
 use zeroize::Zeroizing;
 
 /// What this version writes. A store of a later one is refused.
-const SCHEMA: u32 = 1;
+const SCHEMA: u64 = 1;
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const MODELS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("models");
 const JOBS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("jobs");
 /// Times at which a client's queries of a model were charged, by "MODEL CLIENT".
 const BUDGETS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("budgets");
+/// Small sealed files.
+const SMALL: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("small files");
 
 /// Names of the files in a store's folder.
 const DATABASE: &str = "records.redb";
 const FILES: &str = "shares";
 const KEY: &str = "store.key";
 
+/// What is asked of jobs most often, in memory.
+#[derive(Clone, Debug)]
+pub struct Brief {
+    /// Who asks.
+    pub owner: String,
+    /// Who receives.
+    pub receiver: String,
+    /// The upload of its model.
+    pub upload: Id,
+    /// The sealed file of what is public of its model.
+    pub public: Id,
+    /// Where it is; without the reason of a failure.
+    pub phase: Phase,
+    /// Whether its query was charged.
+    pub charged: bool,
+    /// Whether this server has its share of an answer.
+    pub answered: bool,
+    /// When it came, in seconds since 1970.
+    pub created: u64,
+    /// Its place in the order.
+    pub sequence: u64,
+}
+
+/// Where a job is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// It waits.
+    Queued,
+    /// It runs.
+    Running,
+    /// It is answered.
+    Done,
+    /// It failed.
+    Failed,
+}
+
+impl Brief {
+    fn of(job: &Job) -> Self {
+        Self {
+            owner: job.owner.clone(),
+            receiver: job.receiver.clone(),
+            upload: job.upload,
+            public: job.public,
+            phase: match job.state {
+                State::Queued => Phase::Queued,
+                State::Running => Phase::Running,
+                State::Done => Phase::Done,
+                State::Failed(_) => Phase::Failed,
+            },
+            charged: job.charged,
+            answered: job.answer.is_some(),
+            created: job.created,
+            sequence: job.sequence,
+        }
+    }
+
+    /// Whether it is over, one way or the other.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Done | Phase::Failed)
+    }
+}
+
+/// Jobs by their ids.
+pub type Briefs = BTreeMap<Id, Brief>;
+
 /// A server's store.
 pub struct Store {
     database: Database,
     folder: PathBuf,
-    key: StoreKey,
+    files: Files,
+    briefs: Mutex<Briefs>,
 }
 
 fn fault(e: impl Into<redb::Error>) -> Fault {
-    let e = e.into();
-    match e {
+    match e.into() {
         redb::Error::Io(e) => of_io("the store", &e),
         e => Fault::new(Blame::Internal, format!("the store: {e}")),
     }
-}
-
-/// A failure of the system while something is read or written.
-pub(crate) fn of_io(what: &str, e: &io::Error) -> Fault {
-    let why = match e.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "the disk is full".to_string(),
-        io::ErrorKind::ReadOnlyFilesystem => "the disk is read-only".into(),
-        _ => e.to_string(),
-    };
-    Fault::new(Blame::Internal, format!("{what}: {why}"))
 }
 
 fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
@@ -74,45 +135,6 @@ pub struct Checked {
     pub files: usize,
     /// One sentence for everything that is wrong.
     pub faults: Vec<String>,
-}
-
-/// A sealed file that is being written; gone if it is dropped.
-pub struct Writing<'a> {
-    /// Its id.
-    pub id: Id,
-    sealer: Sealer<tempfile::NamedTempFile>,
-    store: &'a Store,
-    /// Bytes written so far.
-    pub bytes: u64,
-}
-
-impl Write for Writing<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let n = self.sealer.write(bytes)?;
-        self.bytes += n as u64;
-        Ok(n)
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        self.sealer.flush()
-    }
-}
-
-impl Writing<'_> {
-    /// Completes the file: from now on it is there.
-    ///
-    /// # Errors
-    /// Those of the disk.
-    pub fn finish(self) -> Result<Id> {
-        let Self { id, sealer, store, .. } = self;
-        let done = || -> io::Result<()> {
-            let file = sealer.finish()?;
-            file.as_file().sync_all()?;
-            file.persist_noclobber(store.path(id)).map_err(|e| e.error)?;
-            File::open(store.folder.join(FILES))?.sync_all()
-        };
-        done().map_err(|e| of_io("a share set cannot be kept", &e))?;
-        Ok(id)
-    }
 }
 
 impl Store {
@@ -139,8 +161,10 @@ impl Store {
             }
             e => fault(e).at(&path.display().to_string()),
         })?;
-        let store = Self { database, folder: folder.into(), key: read_key(&key)? };
+        let files = Files::new(folder.join(FILES), read_key(&key)?);
+        let store = Self { database, folder: folder.into(), files, briefs: Mutex::default() };
         store.settle()?;
+        *store.briefs() = store.jobs()?.iter().map(|job| (job.id, Brief::of(job))).collect();
         Ok(store)
     }
 
@@ -150,8 +174,8 @@ impl Store {
             let mut meta = txn.open_table(META).map_err(fault)?;
             let version = meta.get("schema").map_err(fault)?.map(|v| v.value());
             match version {
-                None => drop(meta.insert("schema", u64::from(SCHEMA)).map_err(fault)?),
-                Some(v) if v == u64::from(SCHEMA) => {}
+                None => drop(meta.insert("schema", SCHEMA).map_err(fault)?),
+                Some(SCHEMA) => {}
                 Some(v) => {
                     return Err(Fault::usage(format!(
                         "{}: the store has version {v}, and this program reads version {SCHEMA}: use the program that wrote it",
@@ -164,12 +188,16 @@ impl Store {
             txn.open_table(BUDGETS).map_err(fault)?;
             Ok(())
         })?;
-        let named: BTreeSet<String> = self.named()?.into_iter().map(|(id, _)| id.to_string()).collect();
-        let files = std::fs::read_dir(self.folder.join(FILES)).map_err(|e| of_io("the store", &e))?;
-        for file in files.flatten().filter(|f| !named.contains(&*f.file_name().to_string_lossy())) {
-            std::fs::remove_file(file.path()).map_err(|e| of_io("the store", &e))?;
+        let named: BTreeSet<Id> = self.named()?.into_iter().map(|(id, _)| id).collect();
+        let names: BTreeSet<String> = named.iter().map(Id::to_string).collect();
+        let unnamed = |path: &PathBuf| !path.file_name().is_some_and(|n| names.contains(&*n.to_string_lossy()));
+        for path in self.files.all()?.iter().filter(|p| unnamed(p)) {
+            std::fs::remove_file(path).map_err(|e| of_io("the store", &e))?;
         }
-        Ok(())
+        self.write(|txn| {
+            let mut small = txn.open_table(SMALL).map_err(fault)?;
+            small.retain(|id, _| named.contains(&Id(*id))).map_err(fault)
+        })
     }
 
     /// All sealed files that records name, and what they are.
@@ -180,20 +208,58 @@ impl Store {
             all.push((m.shares, format!("the shares of model {}", m.name)));
         }
         for j in self.jobs()? {
+            all.push((j.public, format!("the program of job {}", j.id)));
             all.extend(j.shares.map(|id| (id, format!("the inputs of job {}", j.id))));
             all.extend(j.answer.map(|a| (a.shares, format!("the answer of job {}", j.id))));
         }
+        let mut seen = BTreeSet::new();
+        all.retain(|(id, _)| seen.insert(*id));
         Ok(all)
-    }
-
-    fn path(&self, id: Id) -> PathBuf {
-        self.folder.join(FILES).join(id.to_string())
     }
 
     fn write<T>(&self, body: impl FnOnce(&WriteTransaction) -> Result<T>) -> Result<T> {
         let txn = self.database.begin_write().map_err(fault)?;
         let value = body(&txn)?;
+        // Small files that wait are as good as named now; what nobody names is swept away at a start.
+        let (put, gone): (Vec<(Id, Vec<u8>)>, Vec<Id>) = {
+            let mut pending = self.files.pending();
+            let gone = std::mem::take(&mut pending.gone);
+            (pending.put.iter().map(|(id, bytes)| (*id, bytes.clone())).collect(), gone)
+        };
+        if !put.is_empty() || !gone.is_empty() {
+            let mut small = txn.open_table(SMALL).map_err(fault)?;
+            for (id, bytes) in &put {
+                small.insert(&id.0, &**bytes).map_err(fault)?;
+            }
+            for id in gone {
+                small.remove(&id.0).map_err(fault)?;
+            }
+        }
         txn.commit().map_err(fault)?;
+        let mut pending = self.files.pending();
+        put.iter().for_each(|(id, _)| drop(pending.put.remove(id)));
+        Ok(value)
+    }
+
+    /// Jobs as they are known most often.
+    pub fn briefs(&self) -> MutexGuard<'_, Briefs> {
+        self.briefs.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Writes jobs, and remembers them.
+    fn write_jobs<T>(&self, body: impl FnOnce(&WriteTransaction, &Briefs, &mut Vec<Job>) -> Result<T>) -> Result<T> {
+        // Held all the time: two writers would otherwise remember in another order than they wrote.
+        let mut briefs = self.briefs();
+        let mut changed = vec![];
+        let value = self.write(|txn| {
+            let value = body(txn, &briefs, &mut changed)?;
+            let mut table = txn.open_table(JOBS).map_err(fault)?;
+            for job in &changed {
+                table.insert(&job.id.0, &*written(job)?).map_err(fault)?;
+            }
+            Ok(value)
+        })?;
+        briefs.extend(changed.iter().map(|job| (job.id, Brief::of(job))));
         Ok(value)
     }
 
@@ -202,13 +268,7 @@ impl Store {
     /// # Errors
     /// Those of the disk.
     pub fn create(&self) -> Result<Writing<'_>> {
-        let id = Id::fresh()?;
-        let new = || {
-            let file = tempfile::Builder::new().tempfile_in(self.folder.join(FILES))?;
-            Sealer::new(file, &self.key, id)
-        };
-        let sealer = new().map_err(|e| of_io("a share set cannot be kept", &e))?;
-        Ok(Writing { id, sealer, store: self, bytes: 0 })
+        self.files.create()
     }
 
     /// Reads a sealed file.
@@ -216,7 +276,9 @@ impl Store {
     /// # Errors
     /// When it is gone or damaged.
     pub fn opener(&self, id: Id) -> Result<Opener> {
-        Opener::new(&self.path(id), &self.key, id)
+        let txn = self.database.begin_read().map_err(fault)?;
+        let small = txn.open_table(SMALL).map_err(fault)?.get(&id.0).map_err(fault)?;
+        self.files.opener(id, small.map(|v| v.value().to_vec()))
     }
 
     /// All of a sealed file.
@@ -231,10 +293,7 @@ impl Store {
 
     /// Removes sealed files that no record names any more.
     pub fn discard(&self, ids: impl IntoIterator<Item = Id>) {
-        for id in ids {
-            // What stays is swept away at the next start.
-            let _ = std::fs::remove_file(self.path(id));
-        }
+        self.files.discard(ids);
     }
 
     /// A model.
@@ -257,49 +316,62 @@ impl Store {
         table.iter().map_err(fault)?.map(|entry| read(entry.map_err(fault)?.1.value())).collect()
     }
 
-    /// Puts a model in its place; returns the one that was there.
+    /// Puts a model in its place, of which there may be so many; returns the one of its name and owner that was there.
     ///
     /// # Errors
-    /// Those of the store, and of `allowed`, which is shown what is there.
-    pub fn put_model(
-        &self,
-        model: &Model,
-        allowed: impl FnOnce(Option<&Model>) -> Result<()>,
-    ) -> Result<Option<Model>> {
+    /// When the name or the upload is somebody else's, or there is no room; those of the store.
+    pub fn put_model(&self, model: &Model, most: usize) -> Result<Option<Model>> {
         self.write(|txn| {
             let mut table = txn.open_table(MODELS).map_err(fault)?;
-            let before: Option<Model> =
-                table.get(model.name.as_str()).map_err(fault)?.map(|v| read(v.value())).transpose()?;
-            allowed(before.as_ref())?;
+            let mut before = None;
+            let mut count = 0;
+            for entry in table.iter().map_err(fault)? {
+                let other: Model = read(entry.map_err(fault)?.1.value())?;
+                // Uploads are told apart by their ids: an owner draws one that nobody has.
+                if other.upload == model.upload || (other.name == model.name && other.owner != model.owner) {
+                    return Err(Fault::new(Blame::Conflict, format!("there is another model {}", model.name)));
+                }
+                count += 1;
+                if other.name == model.name {
+                    before = Some(other);
+                }
+            }
+            if before.is_none() && count >= most {
+                return Err(Fault::limit(format!("{count} models are kept, and no more are taken")));
+            }
             table.insert(model.name.as_str(), &*written(model)?).map_err(fault)?;
             Ok(before)
         })
     }
 
-    /// Changes a model.
+    /// Changes the grants of a model that belongs to a client.
     ///
     /// # Errors
-    /// When there is none of that name; those of the store and of the change.
-    pub fn change_model(&self, name: &str, change: impl FnOnce(&mut Model) -> Result<()>) -> Result<Model> {
+    /// When it does not; those of the store and of the change.
+    pub fn change_grants(
+        &self,
+        name: &str,
+        owner: &str,
+        change: impl FnOnce(&mut BTreeMap<String, Grant>) -> Result<()>,
+    ) -> Result<Model> {
         self.write(|txn| {
             let mut table = txn.open_table(MODELS).map_err(fault)?;
-            let found = table.get(name).map_err(fault)?.map(|v| read(v.value())).transpose()?;
-            let mut model: Model = found.ok_or_else(|| Fault::unknown(format!("there is no model {name}")))?;
-            change(&mut model)?;
+            let mut model = owned(table.get(name).map_err(fault)?.map(|v| read(v.value())).transpose()?, name, owner)?;
+            change(&mut model.grants)?;
             table.insert(name, &*written(&model)?).map_err(fault)?;
             Ok(model)
         })
     }
 
-    /// Removes a model; its files are the caller's to discard.
+    /// Removes a model that belongs to a client; its files are the caller's to discard.
     ///
     /// # Errors
-    /// Those of the store.
-    pub fn remove_model(&self, name: &str) -> Result<Option<Model>> {
+    /// When it does not; those of the store.
+    pub fn remove_model(&self, name: &str, owner: &str) -> Result<Model> {
         self.write(|txn| {
             let mut table = txn.open_table(MODELS).map_err(fault)?;
-            let before = table.remove(name).map_err(fault)?.map(|v| read(v.value())).transpose()?;
-            Ok(before)
+            let found = table.remove(name).map_err(fault)?.map(|v| read(v.value())).transpose()?;
+            owned(found, name, owner)
         })
     }
 
@@ -327,20 +399,42 @@ impl Store {
         Ok(all)
     }
 
-    /// Takes a new job in, and gives it its place in the order.
+    /// The latest jobs that fulfil a condition, so many at most, in the order they came.
     ///
     /// # Errors
-    /// When its id is taken; those of the store.
-    pub fn add_job(&self, job: &mut Job) -> Result<()> {
-        self.write(|txn| {
-            let mut table = txn.open_table(JOBS).map_err(fault)?;
-            if table.get(&job.id.0).map_err(fault)?.is_some() {
+    /// Those of the store.
+    pub fn jobs_where(&self, most: usize, condition: impl Fn(&Brief) -> bool) -> Result<Vec<Job>> {
+        let mut chosen: Vec<(u64, Id)> =
+            self.briefs().iter().filter(|(_, b)| condition(b)).map(|(id, b)| (b.sequence, *id)).collect();
+        chosen.sort_unstable();
+        let from = chosen.len().saturating_sub(most);
+        let txn = self.database.begin_read().map_err(fault)?;
+        let table = txn.open_table(JOBS).map_err(fault)?;
+        let mut jobs = vec![];
+        for (_, id) in &chosen[from..] {
+            if let Some(v) = table.get(&id.0).map_err(fault)? {
+                jobs.push(read(v.value())?);
+            }
+        }
+        Ok(jobs)
+    }
+
+    /// Takes a new job in, and gives it its place in the order. `allowed` is shown the model of its name as it is now, and all jobs.
+    ///
+    /// # Errors
+    /// When its id is taken, or it is not allowed; those of the store.
+    pub fn add_job(&self, job: &mut Job, allowed: impl FnOnce(Option<Model>, &Briefs) -> Result<()>) -> Result<()> {
+        self.write_jobs(|txn, briefs, changed| {
+            if briefs.contains_key(&job.id) {
                 return Err(Fault::new(Blame::Conflict, format!("there is a job {} already", job.id)));
             }
+            let models = txn.open_table(MODELS).map_err(fault)?;
+            let model = models.get(job.model.as_str()).map_err(fault)?.map(|v| read(v.value())).transpose()?;
+            allowed(model, briefs)?;
             let mut meta = txn.open_table(META).map_err(fault)?;
             job.sequence = meta.get("jobs").map_err(fault)?.map_or(0, |v| v.value()) + 1;
             meta.insert("jobs", job.sequence).map_err(fault)?;
-            table.insert(&job.id.0, &*written(job)?).map_err(fault)?;
+            changed.push(job.clone());
             Ok(())
         })
     }
@@ -350,19 +444,44 @@ impl Store {
     /// # Errors
     /// When there is none of that id; those of the store and of the change.
     pub fn change_job(&self, id: Id, change: impl FnOnce(&mut Job) -> Result<()>) -> Result<Job> {
-        self.write(|txn| change_in(txn, id, change))
+        self.write_jobs(|txn, _, changed| {
+            let mut job = found(txn, id)?;
+            change(&mut job)?;
+            changed.push(job.clone());
+            Ok(job)
+        })
     }
 
-    /// Removes a job; its files are the caller's to discard.
+    /// Changes several jobs together; those that are gone are left out.
     ///
     /// # Errors
     /// Those of the store.
-    pub fn remove_job(&self, id: Id) -> Result<Option<Job>> {
-        self.write(|txn| {
-            let mut table = txn.open_table(JOBS).map_err(fault)?;
-            let before = table.remove(&id.0).map_err(fault)?.map(|v| read(v.value())).transpose()?;
-            Ok(before)
+    pub fn change_jobs(&self, ids: &[Id], mut change: impl FnMut(&mut Job)) -> Result<()> {
+        self.write_jobs(|txn, _, changed| {
+            for id in ids {
+                if let Ok(mut job) = found(txn, *id) {
+                    change(&mut job);
+                    changed.push(job);
+                }
+            }
+            Ok(())
         })
+    }
+
+    /// Removes a job that may be removed; its files are the caller's to discard.
+    ///
+    /// # Errors
+    /// When there is none, or it may not; those of the store.
+    pub fn remove_job(&self, id: Id, allowed: impl FnOnce(&Job) -> Result<()>) -> Result<Job> {
+        let mut briefs = self.briefs();
+        let job = self.write(|txn| {
+            let job = found(txn, id)?;
+            allowed(&job)?;
+            txn.open_table(JOBS).map_err(fault)?.remove(&id.0).map_err(fault)?;
+            Ok(job)
+        })?;
+        briefs.remove(&id);
+        Ok(job)
     }
 
     /// When a client's queries of a model were charged, since `since`.
@@ -377,30 +496,60 @@ impl Store {
         Ok(times.into_iter().filter(|t| *t >= since).collect())
     }
 
-    /// Marks a job as running, and charges its query once, however often it is begun. Charges before `since` are forgotten; `counted` says
-    /// whether they are kept at all.
+    /// Marks jobs that wait as running, and charges each one's query once, however often it is begun: `grant` says what its client may ask. Each
+    /// job has its own result.
     ///
     /// # Errors
     /// Those of the store.
-    pub fn begin(&self, id: Id, now: u64, since: u64, counted: bool) -> Result<Job> {
-        self.write(|txn| {
-            let mut charge = false;
-            let job = change_in(txn, id, |job| {
-                charge = counted && !job.charged;
+    pub fn begin(
+        &self,
+        ids: &[Id],
+        now: u64,
+        mut grant: impl FnMut(&Job) -> Result<Grant>,
+    ) -> Result<Vec<Result<Job>>> {
+        self.write_jobs(|txn, _, changed| {
+            let mut budgets = txn.open_table(BUDGETS).map_err(fault)?;
+            let mut one = |id: Id| -> Result<Job> {
+                let mut job = found(txn, id)?;
+                if job.state != State::Queued {
+                    return Err(Fault::new(Blame::Conflict, format!("job {id} does not wait")));
+                }
+                let grant = grant(&job)?;
+                if let (Some(queries), false) = (grant.queries, job.charged) {
+                    let (key, since) = (format!("{} {}", job.model, job.owner), grant.since(now));
+                    let times: Vec<u64> =
+                        budgets.get(&*key).map_err(fault)?.map(|v| read(v.value())).transpose()?.unwrap_or_default();
+                    let mut times: Vec<u64> = times.into_iter().filter(|t| *t >= since).collect();
+                    if times.len() as u64 >= queries {
+                        return Err(Fault::limit("the budget is used up"));
+                    }
+                    times.push(now);
+                    budgets.insert(&*key, &*written(&times)?).map_err(fault)?;
+                }
                 job.charged = true;
                 job.attempts += 1;
-                job.state = crate::records::State::Running;
-                Ok(())
-            })?;
-            if charge {
-                let mut table = txn.open_table(BUDGETS).map_err(fault)?;
-                let key = format!("{} {}", job.model, job.owner);
-                let times: Vec<u64> =
-                    table.get(&*key).map_err(fault)?.map(|v| read(v.value())).transpose()?.unwrap_or_default();
-                let times: Vec<u64> = times.into_iter().filter(|t| *t >= since).chain([now]).collect();
-                table.insert(&*key, &*written(&times)?).map_err(fault)?;
+                job.state = State::Running;
+                Ok(job)
+            };
+            let begun: Vec<Result<Job>> = ids.iter().map(|id| one(*id)).collect();
+            changed.extend(begun.iter().flatten().cloned());
+            Ok(begun)
+        })
+    }
+
+    /// Names this server's shares of answers in their jobs; returns the files of answers that were there before.
+    ///
+    /// # Errors
+    /// When one of the jobs is gone; those of the store.
+    pub fn keep(&self, answers: &[(Id, Answer)]) -> Result<Vec<Id>> {
+        self.write_jobs(|txn, _, changed| {
+            let mut before = vec![];
+            for (id, answer) in answers {
+                let mut job = found(txn, *id)?;
+                before.extend(job.answer.replace(answer.clone()).map(|a| a.shares));
+                changed.push(job);
             }
-            Ok(job)
+            Ok(before)
         })
     }
 
@@ -442,8 +591,8 @@ impl Store {
         if to.exists() {
             return Err(Fault::usage(format!("{}: it is there already", to.display())));
         }
-        let named: Vec<Id> = self.named()?.into_iter().map(|(id, _)| id).collect();
-        let Self { database, folder, .. } = self;
+        let Self { database, folder, files, .. } = self;
+        let files = files.all()?;
         // Nothing is half-written once the database is closed.
         drop(database);
         let partial = to.with_extension("partial");
@@ -453,20 +602,28 @@ impl Store {
             std::fs::copy(folder.join(name), partial.join(name))?;
             File::open(partial.join(name))?.sync_all()
         };
-        let files = named.iter().map(|id| Path::new(FILES).join(id.to_string()));
+        let files = files.iter().filter_map(|f| f.file_name()).map(|name| Path::new(FILES).join(name));
         let mut all = [DATABASE, KEY].iter().map(PathBuf::from).chain(files);
         let done = all.try_for_each(|name| copy(&name));
         done.and_then(|()| std::fs::rename(&partial, to)).map_err(|e| of_io(&to.display().to_string(), &e))
     }
 }
 
-fn change_in(txn: &WriteTransaction, id: Id, change: impl FnOnce(&mut Job) -> Result<()>) -> Result<Job> {
-    let mut table = txn.open_table(JOBS).map_err(fault)?;
+fn found(txn: &WriteTransaction, id: Id) -> Result<Job> {
+    let table = txn.open_table(JOBS).map_err(fault)?;
     let found = table.get(&id.0).map_err(fault)?.map(|v| read(v.value())).transpose()?;
-    let mut job: Job = found.ok_or_else(|| Fault::unknown(format!("there is no job {id}")))?;
-    change(&mut job)?;
-    table.insert(&id.0, &*written(&job)?).map_err(fault)?;
-    Ok(job)
+    found.ok_or_else(|| Fault::unknown(format!("there is no job {id}")))
+}
+
+/// A model, if it belongs to a client. One of somebody else's does not exist for whoever may not ask it.
+fn owned(model: Option<Model>, name: &str, owner: &str) -> Result<Model> {
+    match model {
+        Some(model) if model.owner == owner => Ok(model),
+        Some(model) if model.grants.contains_key(owner) => {
+            Err(Fault::refused(format!("{name} belongs to {}", model.owner)))
+        }
+        _ => Err(Fault::unknown(format!("there is no model {name}"))),
+    }
 }
 
 fn read_key(path: &Path) -> Result<StoreKey> {

@@ -15,7 +15,7 @@
 //! | `GET /v1/jobs` | | list of [`JobView`] |
 //! | `GET /v1/jobs/ID?wait=SECONDS` | | [`JobView`], at the latest then |
 //! | `GET /v1/jobs/ID/public` | | [`crate::push::Public`] of its model |
-//! | `GET /v1/jobs/ID/answer` | | share of the answer; `sordino-session`, `sordino-run` |
+//! | `GET /v1/jobs/ID/answer` | | share of the answer; `sordino-made`, `sordino-program` |
 //! | `DELETE /v1/jobs/ID` | | |
 //!
 //! Operators have `GET /`, `/metrics`, `/healthz` and `/readyz`. A refusal is a [`crate::Fault`] with the status of its kind.
@@ -30,10 +30,10 @@ use std::collections::BTreeMap;
 /// The version of these calls.
 pub const VERSION: u32 = 1;
 
-/// The header that names the session of an answer.
-pub const SESSION: &str = "sordino-session";
-/// The header that says which run of it.
-pub const RUN: &str = "sordino-run";
+/// The header that says where an answer was made ([`crate::shares::Made`], as JSON).
+pub const MADE: &str = "sordino-made";
+/// The header that names what is public of its model, by hash.
+pub const PROGRAM: &str = "sordino-program";
 
 /// Who answers.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -57,7 +57,7 @@ fn others_ask_what_they_were_allowed_and_no_more() {
     let job = bob.submit(&model, &inputs_for(&model), "alice").unwrap();
     bob.wait(job, PATIENCE).unwrap();
     assert_eq!(bob.answer(job).err().unwrap().kind, Blame::Refused);
-    assert_eq!(best(&alice.answer(job).unwrap().outputs[0].data), 7);
+    assert_eq!(best(&alice.answer(job).unwrap().scores()), 7);
     // Only its owner changes it.
     assert_eq!(bob.remove("mnist").unwrap_err().kind, Blame::Refused);
     assert_eq!(bob.allow("mnist", "bob", &Grant::default()).unwrap_err().kind, Blame::Refused);
@@ -76,6 +76,6 @@ fn servers_that_start_again_lose_nothing() {
     }
     for job in jobs {
         assert_eq!(alice.wait(job, PATIENCE).unwrap().state, State::Done);
-        assert_eq!(best(&alice.answer(job).unwrap().outputs[0].data), 7);
+        assert_eq!(best(&alice.answer(job).unwrap().scores()), 7);
     }
 }

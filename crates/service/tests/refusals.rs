@@ -277,8 +277,8 @@ fn policy_and_limits() {
     refused(bob.push("mnist", public, &secrets, BTreeMap::new(), &Arc::default()), Blame::Refused, "may not push");
     let alice = world.push("mnist", BTreeMap::from([("bob".into(), Grant::default())]));
     let (public, _) = compiled();
-    refused(alice.may_push("other", &public.program), Blame::Limit, "1 models are kept");
-    refused(alice.may_push("../x", &public.program), Blame::Usage, "no name of a model");
+    refused(alice.may_push("other", &public), Blame::Limit, "1 models are kept");
+    refused(alice.may_push("../x", &public), Blame::Usage, "no name of a model");
     refused(bob.raw(0, "PUT", "/v1/models/a%2Fb", vec![]), Blame::Usage, "no name");
     refused(bob.raw(0, "GET", "/v2/about", vec![]), Blame::Incompatible, "version 1");
     refused(bob.raw(0, "GET", "/v1/nothing", vec![]), Blame::Unknown, "no call");
@@ -344,19 +344,21 @@ fn nothing_at_rest_can_be_read_and_damage_is_named() {
     let sets = [(); 3].map(|()| Shared::default());
     let (_, secrets) = compiled();
     share(&model.public.program, Some(&secrets), None, sets).unwrap();
-    // Weights and inputs, as reals and as integers: eight bytes of either nowhere in a store.
-    let encoded = inputs_for(&model);
-    let mut patterns: Vec<[u8; 8]> = vec![];
-    let integers = secrets.0.iter().flat_map(|s| s.encoded()).chain(encoded.into_iter().flatten());
-    patterns.extend(integers.filter(|v| v.unsigned_abs() > 1 << 20).map(i64::to_le_bytes));
+    // Two weights or two pixels that follow each other, as the integers that are shared: nowhere in a store.
+    let tensors = secrets.0.iter().map(|s| s.encoded()).chain(inputs_for(&model));
+    let mut patterns: Vec<[u8; 16]> = vec![];
+    for tensor in tensors {
+        let pairs = tensor.windows(2).filter(|w| w[0] != w[1]);
+        patterns.extend(pairs.map(|w| [w[0].to_le_bytes(), w[1].to_le_bytes()].concat().try_into().unwrap()));
+    }
     patterns.sort_unstable();
     assert!(patterns.len() > 1000);
     let stores: Vec<_> = world.demo.configs.iter().map(|c| c.folder.join("store")).collect();
     for store in &stores {
         for file in files(store) {
             let bytes = std::fs::read(&file).unwrap();
-            for window in bytes.windows(8) {
-                let window: [u8; 8] = window.try_into().unwrap();
+            for window in bytes.windows(16) {
+                let window: [u8; 16] = window.try_into().unwrap();
                 assert!(patterns.binary_search(&window).is_err(), "{}", file.display());
             }
         }

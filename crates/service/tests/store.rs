@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use sordino_service::names::Id;
-use sordino_service::records::{Answer, Job, Model, State};
+use sordino_service::records::{Answer, Grant, Job, Model, State};
+use sordino_service::shares::Made;
 use sordino_service::store::Store;
 use sordino_service::{Blame, Fault};
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ fn job(store: &Store, id: Id) -> Result<Job, Fault> {
         owner: "alice".into(),
         receiver: "alice".into(),
         program: String::new(),
+        public: Id([4; 16]),
         state: State::Queued,
         shares: Some(file(store, &[7; 100_000])?),
         components: [String::new(), String::new()],
@@ -46,17 +48,23 @@ fn live(folder: &Path) {
         writeln!(out, "{what}").unwrap();
         out.flush().unwrap();
     };
+    // The program that all of them name; after the first start it is there.
+    let program = match store.jobs().unwrap().first() {
+        Some(job) => job.public,
+        None => file(&store, b"a program").unwrap(),
+    };
     for _ in 0..10_000 {
         let id = Id::fresh().unwrap();
-        let mut new = job(&store, id).unwrap();
-        store.add_job(&mut new).unwrap();
+        let mut new = Job { public: program, ..job(&store, id).unwrap() };
+        store.add_job(&mut new, |_, _| Ok(())).unwrap();
         say(&format!("added {id}"));
-        store.begin(id, 5, 0, true).unwrap();
-        let answer = Answer { shares: file(&store, &[9; 3000]).unwrap(), session: Id([2; 16]), run: 1 };
+        let grant = Grant { queries: Some(u64::MAX), ..Grant::default() };
+        store.begin(&[id], 5, |_| Ok(grant.clone())).unwrap().pop().unwrap().unwrap();
+        let made = Made { session: Id([2; 16]), run: 1, row: None };
+        store.keep(&[(id, Answer { shares: file(&store, &[9; 3000]).unwrap(), made })]).unwrap();
         let mut inputs = None;
         store
             .change_job(id, |job| {
-                job.answer = Some(answer);
                 job.state = State::Done;
                 inputs = job.shares.take();
                 Ok(())
@@ -117,9 +125,9 @@ fn stores_of_others() {
     let twice = Store::open(&path).err().unwrap();
     assert!(twice.kind == Blame::Usage && twice.why.contains("another process"), "{twice}");
     let id = file(&store, b"shares").unwrap();
-    let mut new = Job { shares: Some(id), ..job(&store, Id([3; 16])).unwrap() };
-    store.add_job(&mut new).unwrap();
-    assert_eq!(store.add_job(&mut new).unwrap_err().kind, Blame::Conflict);
+    let mut new = Job { shares: Some(id), public: id, ..job(&store, Id([3; 16])).unwrap() };
+    store.add_job(&mut new, |_, _| Ok(())).unwrap();
+    assert_eq!(store.add_job(&mut new, |_, _| Ok(())).unwrap_err().kind, Blame::Conflict);
     let model = Model {
         name: "m".into(),
         owner: "alice".into(),
@@ -133,7 +141,7 @@ fn stores_of_others() {
         memory: 0,
         created: 0,
     };
-    store.put_model(&model, |_| Ok(())).unwrap();
+    store.put_model(&model, 9).unwrap();
     // A copy is a store of its own.
     let copy = folder.path().join("copy");
     store.backup(&copy).unwrap();

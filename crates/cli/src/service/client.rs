@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 use sordino::inputs::Take;
 use sordino::report::{Class, Output, top};
-use sordino::{Error, Result, samples};
+use sordino::{Error, Result};
 use sordino_nn::exec::encode_inputs;
 use sordino_nn::program::Port;
 use sordino_service::client::{Answered, Client};
@@ -63,25 +63,21 @@ struct One {
 
 impl One {
     fn new(job: Id, answered: &Answered, most: usize) -> Self {
-        let program = &answered.public.program;
-        let outputs: Vec<Output> = program
-            .outputs
+        let outputs: Vec<Output> = answered
+            .names
             .iter()
             .zip(&answered.outputs)
-            .map(|(p, t)| Output { name: p.name.clone(), shape: t.dims.clone(), values: t.data.clone() })
+            .map(|(name, t)| Output { name: name.clone(), shape: t.dims.clone(), values: t.data.clone() })
             .collect();
-        if answered.public.class {
+        let named = |class: usize| answered.classes.as_ref().and_then(|names| names.get(class).cloned());
+        if answered.class {
             let class = answered.outputs[0].data.first().map_or(0, |v| v.round().max(0.0) as usize);
-            let name = answered.public.preprocess.classes.as_ref().and_then(|names| names.get(class).cloned());
             // The place is all that was opened; how sure the model is stays unknown.
-            let top = vec![Class { class, value: 1.0, name }];
+            let top = vec![Class { class, value: 1.0, name: named(class) }];
             return Self { job, class: true, top, outputs };
         }
-        let rows = samples::rows(program.outputs[0].batch, &answered.outputs[0], samples::batch(program));
-        let mut best = rows.first().map(|row| top(row, most)).unwrap_or_default();
-        if let Some(names) = &answered.public.preprocess.classes {
-            best.iter_mut().for_each(|c| c.name = names.get(c.class).cloned());
-        }
+        let mut best = top(&answered.scores(), most);
+        best.iter_mut().for_each(|c| c.name = named(c.class));
         Self { job, class: false, top: best, outputs }
     }
 

@@ -8,12 +8,12 @@ use serde::Serialize;
 use sordino::inputs::Preprocess;
 use sordino::model::{self, Calibration};
 use sordino::{Error, Result};
-use sordino_nn::Range;
 use sordino_nn::program::{Program, Secrets};
+use sordino_nn::{Graph, Options, Range, Ranges};
 use sordino_service::client::Client;
 use sordino_service::config::Cluster;
 use sordino_service::names::Id;
-use sordino_service::push::Public;
+use sordino_service::push::{Beside, Public};
 use sordino_service::records::Grant;
 use sordino_service::shares::{What, share_bytes};
 use std::collections::BTreeMap;
@@ -45,6 +45,10 @@ pub(crate) struct Push {
     /// What is opened: all scores, or the number of the best class alone, which tells less of the model.
     #[arg(long, value_enum, default_value = "scores")]
     answer: Answer,
+    /// Jobs that servers may run together when several wait; 1 for none, which saves their memory of a second copy of the weights [default: 16 for small
+    /// models, else 1].
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=16))]
+    together: Option<u8>,
     /// Show what would be public and how much would be sent, and send nothing.
     #[arg(long)]
     show: bool,
@@ -84,11 +88,13 @@ struct Pushed {
     inputs: Vec<Vec<usize>>,
     outputs: Vec<Vec<usize>>,
     bytes: [u64; 3],
+    together: usize,
     seconds: f64,
 }
 
 impl Pushed {
-    fn new(name: &str, program: &Program) -> Self {
+    fn new(name: &str, public: &Public) -> Self {
+        let program = &public.program;
         Self {
             name: name.into(),
             upload: None,
@@ -96,6 +102,7 @@ impl Pushed {
             inputs: program.inputs.iter().map(|p| p.dims.clone()).collect(),
             outputs: program.outputs.iter().map(|p| p.dims.clone()).collect(),
             bytes: [0, 1, 2].map(|party| share_bytes(program, What::Model, party)),
+            together: public.rows(),
             seconds: 0.0,
         }
     }
@@ -103,16 +110,49 @@ impl Pushed {
     fn shown(&self) -> String {
         let dims = |all: &[Vec<usize>]| all.iter().map(|d| format!("{d:?}")).collect::<Vec<_>>().join(" and ");
         format!(
-            "{}: {} layers from {} to {}\npublic: layers, shapes, scales, widths, preprocessing and names of classes; secret: every weight\nshares: {}, {} and {} for servers 0, 1 and 2\n",
+            "{}: {} layers from {} to {}\npublic: layers, shapes, scales, widths, preprocessing and names of classes; secret: every weight\nshares: {}, {} and {} for servers 0, 1 and 2; {}\n",
             self.name,
             self.layers,
             dims(&self.inputs),
             dims(&self.outputs),
             human_bytes(self.bytes[0]),
             human_bytes(self.bytes[1]),
-            human_bytes(self.bytes[2])
+            human_bytes(self.bytes[2]),
+            match self.together {
+                1 => "jobs run one by one".to_string(),
+                n => format!("up to {n} jobs that wait run together"),
+            }
         )
     }
+}
+
+/// Jobs that are run together where nothing is said, and the memory up to which a model is small, in bytes.
+const TOGETHER: (usize, u64) = (16, 512 << 20);
+
+/// The program for jobs that wait together, if there is to be one and the model lets samples be told apart.
+fn together(
+    graph: &Graph,
+    program: &Program,
+    secrets: &Secrets,
+    rows: Option<u8>,
+    ranges: &Ranges,
+    options: &Options,
+) -> Result<Option<Beside>> {
+    let rows = rows.map_or(TOGETHER.0, usize::from);
+    let varies = program.inputs.iter().chain(&program.outputs).all(|p| p.batch == Some(0) && p.columns.is_empty());
+    if rows < 2 || !varies {
+        return Ok(None);
+    }
+    let typed = model::typed(graph, rows)?;
+    let Some((many, same)) = sordino_nn::compile_beside(&typed.passed, rows, ranges, options)? else { return Ok(None) };
+    // Weights must be the very same: they are shared once.
+    let differs =
+        secrets.0.len() != same.0.len() || secrets.0.iter().zip(&same.0).any(|(a, b)| a.encoded() != b.encoded());
+    let beside = Beside { rows, program: many };
+    if differs || beside.check(program).is_err() || sordino_service::push::memory(&beside.program)? > TOGETHER.1 {
+        return Ok(None);
+    }
+    Ok(Some(beside))
 }
 
 /// A bar over the bytes of an upload, on a terminal.
@@ -149,8 +189,8 @@ impl Push {
             None => self.model.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
         };
         sordino_service::names::model(&name)?;
-        let (program, secrets, preprocess) = self.compiled()?;
-        let mut pushed = Pushed::new(&name, &program);
+        let (public, secrets) = self.compiled()?;
+        let mut pushed = Pushed::new(&name, &public);
         if self.show {
             return print(&if self.json { super::json(&pushed)? } else { pushed.shown() });
         }
@@ -164,7 +204,6 @@ impl Push {
             .map(|(name, queries)| (name.clone(), Grant { queries: *queries, ..Grant::default() }))
             .collect();
         let sent = Arc::default();
-        let public = Public { program, preprocess, class: self.answer == Answer::Class };
         let total = pushed.bytes.iter().sum();
         let upload =
             with_bar(total, &Arc::clone(&sent), self.json, || client.push(&name, public, &secrets, grants, &sent))?;
@@ -175,7 +214,7 @@ impl Push {
         print(&format!("pushed as {name} in {:.2} s; upload {upload}\n", pushed.seconds))
     }
 
-    fn compiled(&self) -> Result<(Program, Secrets, Preprocess)> {
+    fn compiled(&self) -> Result<(Public, Secrets)> {
         let path = &self.model;
         let mut graph = self.open.read(path)?;
         let calibration = self.compile.calibration_file(path).ok_or_else(|| {
@@ -199,7 +238,9 @@ impl Push {
         let typed = model::typed(&graph, 1).map_err(named)?;
         let options = self.compile.options(calibration.widths)?;
         let (program, secrets) = model::compiled(&typed, &calibration.ranges, &options).map_err(named)?;
-        Ok((program, secrets, preprocess))
+        let class = self.answer == Answer::Class;
+        let beside = together(&graph, &program, &secrets, self.together, &calibration.ranges, &options)?;
+        Ok((Public { program, preprocess, class, beside }, secrets))
     }
 }
 
@@ -226,7 +267,10 @@ pub(crate) fn demonstration(cluster: &Path) -> Result<String> {
     let calibration = Calibration::read(&folder.path().join(DIGITS[1].0))?;
     let preprocess = Preprocess::default().or_beside(&path)?;
     let typed = model::typed(&graph, 1)?;
-    let (program, secrets) = model::compiled(&typed, &calibration.ranges, &sordino::Options::default())?;
-    client.push(name, Public { program, preprocess, class: false }, &secrets, BTreeMap::new(), &Arc::default())?;
+    let options = Options::default();
+    let (program, secrets) = model::compiled(&typed, &calibration.ranges, &options)?;
+    let beside = together(&graph, &program, &secrets, None, &calibration.ranges, &options)?;
+    let public = Public { program, preprocess, class: false, beside };
+    client.push(name, public, &secrets, BTreeMap::new(), &Arc::default())?;
     Ok(name.into())
 }

@@ -9,7 +9,7 @@ use sordino_nn::program::Secrets;
 use sordino_service::client::{Client, Known};
 use sordino_service::config::{Cluster, Server};
 use sordino_service::demo::Demo;
-use sordino_service::push::Public;
+use sordino_service::push::{Beside, Public};
 use sordino_service::records::{Grant, State};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -30,10 +30,17 @@ pub(crate) fn digit() -> Vec<Tensor> {
 pub(crate) fn compiled() -> (Public, Secrets) {
     let graph = model::read(&asset("mnist.onnx")).unwrap();
     let ranges = model::calibrate(&graph, &[digit()]).unwrap();
-    let typed = model::typed(&graph, 1).unwrap();
-    let (program, secrets) = model::compiled(&typed, &ranges, &Options::default()).unwrap();
-    (Public { program, preprocess: Preprocess::default(), class: false }, secrets)
+    let (typed, options) = (model::typed(&graph, 1).unwrap(), Options::default());
+    let (program, secrets) = model::compiled(&typed, &ranges, &options).unwrap();
+    let many = model::typed(&graph, ROWS).unwrap();
+    let (many, same) = sordino_nn::compile_beside(&many.passed, ROWS, &ranges, &options).unwrap().unwrap();
+    assert!(secrets.0.iter().zip(&same.0).all(|(a, b)| a.encoded() == b.encoded()));
+    let beside = Some(Beside { rows: ROWS, program: many });
+    (Public { program, preprocess: Preprocess::default(), class: false, beside }, secrets)
 }
+
+/// Jobs that run together.
+pub(crate) const ROWS: usize = 8;
 
 pub(crate) struct World {
     pub(crate) demo: Demo,
@@ -77,5 +84,5 @@ pub(crate) fn asked(client: &Client, name: &str) -> usize {
     let job = client.submit(&model, &inputs_for(&model), client.name()).unwrap();
     let view = client.wait(job, PATIENCE).unwrap();
     assert_eq!(view.state, State::Done, "{view:?}");
-    best(&client.answer(job).unwrap().outputs[0].data)
+    best(&client.answer(job).unwrap().scores())
 }
