@@ -12,7 +12,7 @@ use sordino::{Error, Result};
 use sordino_mpc::Kind;
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 /// Arguments of a session.
@@ -45,11 +45,24 @@ pub(crate) fn seconds(text: &str) -> std::result::Result<f64, String> {
 struct Interrupt {
     supervised: AtomicBool,
     flag: Arc<AtomicBool>,
+    /// What whoever interrupts had better know.
+    note: Mutex<String>,
+}
+
+/// Says this, too, when the command is interrupted.
+pub(crate) fn on_interrupt(note: &str) {
+    if let Ok(mut held) = interrupt().note.lock() {
+        note.clone_into(&mut held);
+    }
 }
 
 fn interrupt() -> &'static Interrupt {
     static INTERRUPT: OnceLock<Interrupt> = OnceLock::new();
-    INTERRUPT.get_or_init(|| Interrupt { supervised: AtomicBool::new(false), flag: Arc::default() })
+    INTERRUPT.get_or_init(|| Interrupt {
+        supervised: AtomicBool::new(false),
+        flag: Arc::default(),
+        note: Mutex::default(),
+    })
 }
 
 /// Makes every command say that it was interrupted, and exit with 130.
@@ -60,7 +73,9 @@ pub(super) fn handle_interrupts() {
         if interrupt.supervised.load(Ordering::Relaxed) {
             interrupt.flag.store(true, Ordering::Relaxed);
         } else {
-            eprintln!("sordino: interrupted");
+            let note = interrupt.note.lock().map(|n| n.clone()).unwrap_or_default();
+            let note = if note.is_empty() { note } else { format!("; {note}") };
+            eprintln!("sordino: interrupted{note}");
             std::process::exit(130);
         }
     });

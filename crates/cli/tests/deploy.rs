@@ -48,25 +48,28 @@ fn steps(text: &str) -> Vec<Step> {
     steps
 }
 
-/// A line without what differs from time to time: numbers and ids.
+/// A line without what differs from time to time: ids, seconds, threads, and the last digits of scores.
 fn plain(line: &str) -> String {
-    let word = |w: &str| {
-        let digits = w.bytes().filter(u8::is_ascii_hexdigit).count();
-        if digits >= 32 || w.trim_start_matches('(').starts_with(|c: char| c.is_ascii_digit()) {
-            "#".into()
-        } else {
-            w.to_string()
-        }
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let differs = |i: usize| {
+        let (word, next) = (words[i], words.get(i + 1).map_or("", |w| w.trim_end_matches([';', ','])));
+        word.len() >= 32 && word.trim_end_matches(',').bytes().all(|b| b.is_ascii_hexdigit())
+            || ["s", "threads"].contains(&next) && word.parse::<f64>().is_ok()
+            || word.starts_with("(-")
+            || word.starts_with('(') && word[1..].starts_with(|c: char| c.is_ascii_digit())
     };
-    line.split_whitespace().map(word).collect::<Vec<_>>().join(" ")
+    (0..words.len()).map(|i| if differs(i) { "#" } else { words[i] }).collect::<Vec<_>>().join(" ")
 }
+
+/// A server that runs, and what it has printed.
+struct Serving(Child, Arc<Mutex<Vec<String>>>);
 
 /// The machines.
 struct World {
     folder: tempfile::TempDir,
     /// A name for namespaces of this test alone, if there are any.
     namespaces: Option<String>,
-    running: BTreeMap<String, (Child, Arc<Mutex<Vec<String>>>)>,
+    running: BTreeMap<String, Serving>,
 }
 
 fn sh(command: &str) -> bool {
@@ -172,12 +175,12 @@ impl World {
             std::thread::sleep(Duration::from_millis(10));
         }
         let printed = lines.lock().unwrap().clone();
-        self.running.insert(host.into(), (child, lines));
+        self.running.insert(host.into(), Serving(child, lines));
         printed
     }
 
     fn stop(&mut self, host: &str) -> Vec<String> {
-        let (mut child, lines) = self.running.remove(host).unwrap();
+        let Serving(mut child, lines) = self.running.remove(host).unwrap();
         assert!(sh(&format!("kill -TERM {}", child.id())));
         assert!(child.wait().unwrap().success());
         std::thread::sleep(Duration::from_millis(100));
@@ -226,7 +229,7 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        for (mut child, _) in std::mem::take(&mut self.running).into_values() {
+        for Serving(mut child, _) in std::mem::take(&mut self.running).into_values() {
             let _ = child.kill();
             let _ = child.wait();
         }

@@ -116,7 +116,12 @@ pub(crate) fn of_net(e: &sordino_net::NetError) -> Fault {
         sordino_net::NetError::Thread { .. } | sordino_net::NetError::NotConnected { .. } => Blame::Internal,
         _ => Blame::PeerMisbehaved,
     };
-    Fault::new(kind, e.sentence(&name(end)))
+    match e {
+        sordino_net::NetError::PeerLost { why, .. } if end.0 >= 3 => {
+            Fault::new(kind, format!("what {} left at this server cannot be read: {why}", name(end)))
+        }
+        e => Fault::new(kind, e.sentence(&name(end))),
+    }
 }
 
 /// What a failed session says.

@@ -85,6 +85,11 @@ impl Answered {
     }
 }
 
+/// A change that some servers made, and not all.
+fn half_done(e: Fault) -> Fault {
+    Fault { why: format!("{}; the other servers did it, so do it again when this one can", e.why), ..e }
+}
+
 fn json<T: DeserializeOwned>(reply: &Reply) -> Result<T> {
     serde_json::from_slice(&reply.body)
         .map_err(|e| Fault::new(Blame::Incompatible, format!("its answer is not of version {VERSION}: {e}")))
@@ -199,7 +204,9 @@ impl Client {
 
     fn all(&self, method: &Method, path: &str, body: Option<Bytes>) -> Result<[Reply; PARTIES]> {
         let body = || body.clone().map_or(Body::Empty, Body::Whole);
-        let [a, b, c] = self.everywhere(method, path, [body(), body(), body()], self.patience);
+        let replies = self.everywhere(method, path, [body(), body(), body()], self.patience);
+        let partly = *method != Method::GET && replies.iter().any(Result::is_ok);
+        let [a, b, c] = replies.map(|r| r.map_err(|e| if partly { half_done(e) } else { e }));
         Ok([a?, b?, c?])
     }
 
@@ -276,7 +283,7 @@ impl Client {
         replies.into_iter().try_for_each(|r| r.map(drop))
     }
 
-    /// Shares a model with the three servers. `sent` counts bytes.
+    /// Shares a model with the three servers; who may ask it stays as it was, where nothing is said. `sent` counts bytes.
     ///
     /// # Errors
     /// When one of them refuses or is lost; then none of them keeps it.
@@ -285,7 +292,7 @@ impl Client {
         name: &str,
         public: Public,
         weights: &Secrets,
-        grants: BTreeMap<String, Grant>,
+        grants: Option<BTreeMap<String, Grant>>,
         sent: &Arc<AtomicU64>,
     ) -> Result<Id> {
         self.may_push(name, &public)?;

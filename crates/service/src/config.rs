@@ -35,7 +35,9 @@ impl Files {
         };
         let key = sordino::private::read(&folder.join(&self.key))?.map(Zeroizing::new);
         let key = key.ok_or_else(|| Fault::usage(format!("{}: no such file", folder.join(&self.key).display())))?;
-        Identity::from_pem(&read(&self.authorities)?, &read(&self.certificate)?, &key)
+        let identity = Identity::from_pem(&read(&self.authorities)?, &read(&self.certificate)?, &key);
+        identity
+            .and_then(|identity| identity.check().map(|()| identity))
             .map_err(|why| Fault::usage(format!("{}: {why}", folder.join(&self.certificate).display())))
     }
 }
@@ -164,7 +166,32 @@ fn parsed<T: DeserializeOwned>(path: &Path) -> Result<T> {
 /// # Errors
 /// Names the field.
 pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T> {
-    toml::from_str(text).map_err(|e| Fault::usage(e.to_string().trim().replace('\n', " ")))
+    toml::from_str(text).map_err(|e| {
+        let line = e.span().map(|at| text[..at.start.min(text.len())].matches('\n').count() + 1);
+        let place = line.map(|line| format!("line {line}: ")).unwrap_or_default();
+        Fault::usage(format!("{place}{}", e.message().trim().replace('\n', " ")))
+    })
+}
+
+/// Whether a text is a host and a port.
+fn is_address(text: &str) -> Result<()> {
+    let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
+    if matches!(port, Some(Ok(_))) {
+        return Ok(());
+    }
+    Err(Fault::usage(format!("{text:?} is no address: a host and a port, such as 10.0.0.1:7000")))
+}
+
+/// A fingerprint as 64 small hexadecimal digits, however it was written.
+///
+/// # Errors
+/// When it is none.
+fn fingerprint(text: &str) -> Result<String> {
+    let plain: String = text.chars().filter(|c| *c != ':').flat_map(char::to_lowercase).collect();
+    if plain.len() == 64 && plain.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Ok(plain);
+    }
+    Err(Fault::usage(format!("{text:?} is no fingerprint, which has 64 hexadecimal digits")))
 }
 
 /// The first address of a host and a port.
@@ -183,7 +210,9 @@ impl Server {
     /// # Errors
     /// Names the file and the field.
     pub fn read(path: &Path) -> Result<Self> {
-        let config = Self { folder: folder_of(path), ..parsed(path)? };
+        let mut config = Self { folder: folder_of(path), ..parsed(path)? };
+        let revoked: Result<Vec<String>> = config.policy.revoked.iter().map(|f| fingerprint(f)).collect();
+        config.policy.revoked = revoked.map_err(|e| e.at("policy.revoked").at(&path.display().to_string()))?;
         config.check().map_err(|e| e.at(&path.display().to_string()))?;
         Ok(config)
     }
@@ -195,6 +224,18 @@ impl Server {
     pub fn check(&self) -> Result<()> {
         if self.party >= PARTIES {
             return Err(Fault::usage(format!("party is {}; it is 0, 1 or 2", self.party)));
+        }
+        for (field, text) in [("clients", &self.clients), ("peers", &self.peers)] {
+            is_address(text).map_err(|e| e.at(field))?;
+        }
+        if self.clients == self.peers {
+            return Err(Fault::usage("clients and peers are the same address; two ports are needed"));
+        }
+        for (i, text) in self.servers.iter().enumerate() {
+            is_address(text).map_err(|e| e.at(&format!("servers[{i}]")))?;
+            if let Some(j) = self.servers[..i].iter().position(|other| other == text) {
+                return Err(Fault::usage(format!("servers[{j}] and servers[{i}] are the same address")));
+            }
         }
         let l = &self.limits;
         let counts = [
@@ -288,11 +329,12 @@ impl Cluster {
     /// Names the file and the field.
     pub fn read(path: &Path) -> Result<Self> {
         let cluster = Self { folder: folder_of(path), ..parsed(path)? };
-        let wrong = |f: &str| f.len() != 64 || !f.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-        for (i, server) in cluster.servers.iter().enumerate() {
-            if server.fingerprint.as_deref().is_some_and(wrong) {
-                let why = format!("{}: servers[{i}].fingerprint is not 64 hexadecimal digits", path.display());
-                return Err(Fault::usage(why));
+        let mut cluster = cluster;
+        for (i, server) in cluster.servers.iter_mut().enumerate() {
+            let named = |e: Fault, field: &str| e.at(&format!("{}: servers[{i}].{field}", path.display()));
+            is_address(&server.address).map_err(|e| named(e, "address"))?;
+            if let Some(text) = &server.fingerprint {
+                server.fingerprint = Some(fingerprint(text).map_err(|e| named(e, "fingerprint"))?);
             }
         }
         Ok(cluster)
@@ -317,12 +359,26 @@ mod tests {
     "#;
 
     #[test]
+    fn fingerprints_are_read_as_others_write_them() {
+        let plain = "ab".repeat(32);
+        assert_eq!(fingerprint(&plain).unwrap(), plain);
+        assert_eq!(fingerprint(&["AB"; 32].join(":")).unwrap(), plain);
+        assert!(fingerprint("abc").is_err() && fingerprint(&"xy".repeat(32)).is_err());
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         let server: Server = parse(SERVER).unwrap();
         assert_eq!((server.party, server.limits.sessions), (1, 4));
         server.check().unwrap();
         let wrong = [
             (SERVER.replace("party = 1", "party = 3"), "party is 3"),
+            (SERVER.replace("0.0.0.0:7000", "0.0.0.0"), "clients"),
+            (SERVER.replace("0.0.0.0:7001", "0.0.0.0:99999"), "peers"),
+            (SERVER.replace("0.0.0.0:7001", "0.0.0.0:7000"), "same address"),
+            (SERVER.replace("b:1", "a:1"), "servers[0] and servers[1]"),
+            (SERVER.replace("c:1", "c"), "servers[2]"),
+            (SERVER.replace("store =", "shop ="), "line 3"),
             (SERVER.replace("\"c:1\"]", "\"c:1\", \"d:1\"]"), "servers"),
             (SERVER.replace("store =", "shop ="), "shop"),
             (format!("{SERVER}\n[limits]\nqueue = 0"), "limits.queue"),

@@ -19,6 +19,7 @@ pub struct Demo {
     /// Their configuration.
     pub configs: [Server; PARTIES],
     folder: PathBuf,
+    _lock: std::fs::File,
 }
 
 fn files(stem: &str) -> Files {
@@ -40,6 +41,11 @@ impl Demo {
     /// Those of making certificates and of starting servers.
     pub fn start(folder: &Path, change: impl Fn(&mut Server)) -> Result<Self> {
         sordino::private::folder(folder, true)?;
+        // Before anything is written: another one may run from these files.
+        let lock = sordino::private::lock_file(&folder.join("lock"))?;
+        if lock.try_lock().is_err() {
+            return Err(Fault::usage(format!("{}: servers run from this folder already", folder.display())));
+        }
         let authorities = folder.join("authority");
         if !authorities.exists() {
             authority(&authorities)?;
@@ -96,7 +102,7 @@ impl Demo {
         }
         let servers = servers.try_into().map_err(|_| three())?;
         let configs = configs.try_into().map_err(|_| three())?;
-        Ok(Self { servers, configs, folder: folder.into() })
+        Ok(Self { servers, configs, folder: folder.into(), _lock: lock })
     }
 
     /// The `cluster.toml` of a client.

@@ -151,9 +151,10 @@ impl Edge {
         let certificate = stream.get_ref().1.peer_certificates().and_then(|c| c.first());
         let certificate = certificate.ok_or("there is no certificate")?;
         // Whoever is refused is told why.
+        let all = names(certificate);
         let caller = match self.engine.config.policy.revoked.contains(&fingerprint(certificate)) {
-            true => Caller::Nobody("its certificate is revoked".into()),
-            false => Caller::of(&names(certificate)),
+            true => Caller::Nobody(format!("the certificate of {} is revoked", all.join(", "))),
+            false => Caller::of(&all),
         };
         Ok((stream, caller))
     }

@@ -218,8 +218,8 @@ impl Engine {
     ///
     /// # Errors
     /// Those of the store.
-    pub fn put_model(&self, model: &Model) -> Result<()> {
-        let before = self.store.put_model(model, self.config.limits.models)?;
+    pub(crate) fn put_model(&self, model: &mut Model, keep_grants: bool) -> Result<()> {
+        let before = self.store.put_model(model, self.config.limits.models, keep_grants)?;
         let (name, owner, bytes) = (&model.name, &model.owner, model.bytes);
         tracing::info!(party = self.config.party, model = %name, upload = %model.upload, %owner, bytes, "a model was pushed");
         if let Some(before) = before {
@@ -292,6 +292,7 @@ impl Engine {
             answers: count(Phase::Done),
             models: models.len(),
             loaded: self.queue.loaded(),
+            well: self.seen().well,
             budgets,
         })
     }

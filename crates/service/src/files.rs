@@ -108,6 +108,11 @@ impl Files {
         Self { folder, key, pending: Mutex::default() }
     }
 
+    /// What tells one key from another, and nothing else of it.
+    pub(crate) fn key_mark(&self) -> u64 {
+        self.key.mark()
+    }
+
     pub(crate) fn pending(&self) -> MutexGuard<'_, Pending> {
         self.pending.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }

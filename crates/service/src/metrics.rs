@@ -56,6 +56,8 @@ pub struct Gauges {
     pub models: usize,
     /// Models that are loaded.
     pub loaded: usize,
+    /// When a session with the others last got on, in seconds since 1970.
+    pub well: Option<u64>,
     /// Queries charged, by model and client, with what is left where it is limited.
     pub budgets: Vec<(String, String, u64, Option<u64>)>,
 }
@@ -131,6 +133,8 @@ impl Metrics {
         one(&mut out, "answers_waiting", "gauge", "Answers that wait for their receivers.", gauges.answers as f64);
         one(&mut out, "models", "gauge", "Models that are kept.", gauges.models as f64);
         one(&mut out, "models_loaded", "gauge", "Models that are loaded.", gauges.loaded as f64);
+        let help = "When a session with both other servers last got on, in seconds since 1970.";
+        one(&mut out, "last_session_timestamp_seconds", "gauge", help, gauges.well.unwrap_or(0) as f64);
         let Ok(c) = self.counts.lock() else { return out };
         one(&mut out, "jobs_accepted_total", "counter", "Jobs taken in.", c.accepted as f64);
         one(&mut out, "sessions_total", "counter", "Sessions with the other servers.", c.sessions_begun as f64);

@@ -87,8 +87,8 @@ fn of_connect(e: &ConnectError) -> Fault {
 impl Peers {
     pub(crate) fn new(config: &Server, identity: Identity) -> Result<Self> {
         let mut addresses = vec![];
-        for text in &config.servers {
-            addresses.push(crate::config::address(text)?);
+        for (i, text) in config.servers.iter().enumerate() {
+            addresses.push(crate::config::address(text).map_err(|e| e.at(&format!("servers[{i}]")))?);
         }
         let addresses = addresses.try_into().map_err(|_| Fault::usage("servers are three"))?;
         Ok(Self {
@@ -181,6 +181,14 @@ impl Peers {
                     }
                     std::thread::sleep(pause);
                     pause = (2 * pause).min(Duration::from_millis(500));
+                }
+                Err(ConnectError::WrongRole { .. }) => {
+                    let i = peer.0;
+                    let why = format!(
+                        "whoever answers at servers[{i}] of server {}'s configuration is not server {i}",
+                        self.me.0
+                    );
+                    return Err(Fault::new(Blame::PeerMisbehaved, why));
                 }
                 Err(e) => return Err(of_connect(&e)),
             }

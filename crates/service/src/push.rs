@@ -157,8 +157,9 @@ impl Public {
 pub struct ModelHead {
     /// Of this upload.
     pub upload: Id,
-    /// Who may ask.
-    pub grants: BTreeMap<String, Grant>,
+    /// Who may ask; those who could before, where nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grants: Option<BTreeMap<String, Grant>>,
     /// What is public.
     pub public: Public,
 }
@@ -243,7 +244,7 @@ impl Engine {
         self.may_push(name, client, 0, 0)?;
         let ModelHead { upload, grants, public } = read_head(&mut body, MODEL_HEAD)?;
         public.check()?;
-        for (grantee, grant) in &grants {
+        for (grantee, grant) in grants.iter().flatten() {
             names::client(grantee)?;
             grant.receivers.iter().try_for_each(|r| names::client(r))?;
         }
@@ -258,7 +259,7 @@ impl Engine {
         kept.write_all(&json).map_err(|e| of_io("the program cannot be kept", &e))?;
         let shares = file.finish()?;
         let public_id = kept.finish().inspect_err(|_| self.store.discard([shares]))?;
-        let model = Model {
+        let mut model = Model {
             name: name.into(),
             owner: client.into(),
             upload,
@@ -266,12 +267,12 @@ impl Engine {
             public: public_id,
             shares,
             components,
-            grants,
-            bytes,
+            grants: grants.clone().unwrap_or_default(),
+            bytes: (0..PARTIES).map(|party| share_bytes(&public.program, What::Model, party)).sum(),
             memory,
             created: now(),
         };
-        self.put_model(&model).inspect_err(|_| self.store.discard([shares, public_id]))?;
+        self.put_model(&mut model, grants.is_none()).inspect_err(|_| self.store.discard([shares, public_id]))?;
         Ok(model)
     }
 

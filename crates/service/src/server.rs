@@ -45,11 +45,11 @@ impl Ports {
     /// # Errors
     /// When one of them is taken, or no address of this machine.
     pub fn bind(clients: &str, peers: &str) -> Result<Self> {
-        let bind = |text: &str| {
-            let address = crate::config::address(text)?;
-            TcpListener::bind(address).map_err(|e| Fault::usage(format!("cannot listen at {address}: {e}")))
+        let bind = |field: &str, text: &str| {
+            let address = crate::config::address(text).map_err(|e| e.at(field))?;
+            TcpListener::bind(address).map_err(|e| Fault::usage(format!("{field}: cannot listen at {address}: {e}")))
         };
-        Ok(Self { clients: bind(clients)?, peers: bind(peers)? })
+        Ok(Self { clients: bind("clients", clients)?, peers: bind("peers", peers)? })
     }
 
     /// Where they are.

@@ -156,7 +156,12 @@ impl Engine {
                 // A server that stops leaves once nothing runs.
                 Turn::Idle if self.is_stopping() => return Ok(()),
                 Turn::Idle => {}
-                Turn::Run(jobs) => open.run(&jobs, taken, &mut steps)?,
+                Turn::Run(jobs) => {
+                    open.run(&jobs, taken, &mut steps)?;
+                    if self.is_stopping() {
+                        return Ok(());
+                    }
+                }
                 Turn::Close => return Ok(()),
                 Turn::Load(_) => return Err(Fault::new(Blame::PeerMisbehaved, "server 0 named a second model")),
             }
@@ -204,7 +209,7 @@ impl Open<'_> {
     fn choose(&self, steps: &Steps) -> (Turn, Vec<Waiting>) {
         let limits = &self.engine.config.limits;
         // Followers give up on a leader that says nothing for so long.
-        let beat = (self.engine.config.deadline() / 3).min(Duration::from_secs(5));
+        let beat = (self.engine.config.deadline() / 3).min(Duration::from_secs(1));
         if steps.runs() >= MOST_RUNS {
             return (Turn::Close, vec![]);
         }

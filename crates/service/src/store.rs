@@ -174,8 +174,17 @@ impl Store {
             let mut meta = txn.open_table(META).map_err(fault)?;
             let version = meta.get("schema").map_err(fault)?.map(|v| v.value());
             match version {
-                None => drop(meta.insert("schema", SCHEMA).map_err(fault)?),
-                Some(SCHEMA) => {}
+                None => {
+                    meta.insert("schema", SCHEMA).map_err(fault)?;
+                    meta.insert("key", self.files.key_mark()).map_err(fault)?;
+                }
+                Some(SCHEMA) => {
+                    let mark = meta.get("key").map_err(fault)?.map(|v| v.value());
+                    if mark != Some(self.files.key_mark()) {
+                        let key = self.folder.join(KEY);
+                        return Err(Fault::usage(format!("{}: it is not the key of this store", key.display())));
+                    }
+                }
                 Some(v) => {
                     return Err(Fault::usage(format!(
                         "{}: the store has version {v}, and this program reads version {SCHEMA}: use the program that wrote it",
@@ -316,11 +325,11 @@ impl Store {
         table.iter().map_err(fault)?.map(|entry| read(entry.map_err(fault)?.1.value())).collect()
     }
 
-    /// Puts a model in its place, of which there may be so many; returns the one of its name and owner that was there.
+    /// Puts a model in its place, of which there may be so many; returns the one of its name and owner that was there, whose grants it may keep.
     ///
     /// # Errors
     /// When the name or the upload is somebody else's, or there is no room; those of the store.
-    pub fn put_model(&self, model: &Model, most: usize) -> Result<Option<Model>> {
+    pub fn put_model(&self, model: &mut Model, most: usize, keep_grants: bool) -> Result<Option<Model>> {
         self.write(|txn| {
             let mut table = txn.open_table(MODELS).map_err(fault)?;
             let mut before = None;
@@ -338,6 +347,9 @@ impl Store {
             }
             if before.is_none() && count >= most {
                 return Err(Fault::limit(format!("{count} models are kept, and no more are taken")));
+            }
+            if let (Some(before), true) = (&before, keep_grants) {
+                model.grants.clone_from(&before.grants);
             }
             table.insert(model.name.as_str(), &*written(model)?).map_err(fault)?;
             Ok(before)
@@ -599,8 +611,10 @@ impl Store {
         sordino::private::folder(&partial, true)?;
         sordino::private::folder(&partial.join(FILES), true)?;
         let copy = |name: &Path| -> io::Result<()> {
-            std::fs::copy(folder.join(name), partial.join(name))?;
-            File::open(partial.join(name))?.sync_all()
+            let from = folder.join(name);
+            std::fs::copy(&from, partial.join(name))
+                .and_then(|_| File::open(partial.join(name))?.sync_all())
+                .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", from.display())))
         };
         let files = files.iter().filter_map(|f| f.file_name()).map(|name| Path::new(FILES).join(name));
         let mut all = [DATABASE, KEY].iter().map(PathBuf::from).chain(files);

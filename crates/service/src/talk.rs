@@ -120,7 +120,7 @@ impl Talk {
             if let Some(Tls::AlertReceived(alert)) = inner {
                 let why = match alert {
                     Alert::UnknownCA => "it is not signed by an authority that the server knows",
-                    Alert::CertificateExpired => "it has expired",
+                    Alert::CertificateExpired => "it has expired, or is not valid yet",
                     Alert::CertificateRevoked => "it is revoked",
                     _ => "it is not valid",
                 };

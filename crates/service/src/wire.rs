@@ -77,6 +77,9 @@ pub struct ModelView {
     /// Who may ask; told to its owner.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub grants: BTreeMap<String, Grant>,
+    /// How often each of them asked in the time that counts; told to its owner.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub used: BTreeMap<String, u64>,
 }
 
 /// A job as a client sees it.
@@ -128,7 +131,13 @@ impl ModelView {
     pub(crate) fn new(engine: &Engine, model: Model, client: &str) -> Result<Self> {
         let left = engine.left(&model, client)?;
         let own = model.owner == client;
+        let mut used = BTreeMap::new();
+        for (grantee, grant) in model.grants.iter().filter(|_| own) {
+            let charges = engine.store.charges(&model.name, grantee, grant.since(crate::engine::now()))?;
+            used.insert(grantee.clone(), charges.len() as u64);
+        }
         Ok(Self {
+            used,
             name: model.name,
             owner: model.owner,
             upload: model.upload,

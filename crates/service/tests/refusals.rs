@@ -26,6 +26,10 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 /// A client with this certificate, in files of its own.
 fn with(world: &World, identity: &Identity, trusted: &[u8]) -> Client {
+    client(world, identity, trusted).unwrap()
+}
+
+fn client(world: &World, identity: &Identity, trusted: &[u8]) -> Result<Client, Fault> {
     let folder = world.folder.path().join(format!("other-{}", identity.fingerprint()));
     std::fs::create_dir(&folder).unwrap();
     let (chain, key) = identity.to_pem();
@@ -34,7 +38,7 @@ fn with(world: &World, identity: &Identity, trusted: &[u8]) -> Client {
     std::fs::write(folder.join("ca.pem"), trusted).unwrap();
     let cluster = Cluster::read(&world.demo.cluster("alice")).unwrap();
     let tls = Files { certificate: "c.pem".into(), key: "c.key".into(), authorities: "ca.pem".into() };
-    Client::new(&Cluster { tls, folder, ..cluster }).unwrap()
+    Client::new(&Cluster { tls, folder, ..cluster })
 }
 
 /// The demonstration's own authority.
@@ -71,7 +75,8 @@ fn certificates() {
     refused(with(&world, &identity, &trusted).about(), Blame::Refused, "authority");
     // Out of its time.
     let identity = ours.identity_of("alice.client.sordino", now - 3 * HOUR, now - HOUR).unwrap();
-    refused(with(&world, &identity, &trusted).about(), Blame::Refused, "expired");
+    refused(client(&world, &identity, &trusted), Blame::Usage, "expired");
+    assert_eq!(dial(&world, 0, &identity, "GET /v1/about HTTP/1.1\r\nhost: x\r\n\r\n"), "");
     // Servers whom the client does not trust.
     let identity = ours.identity_of("alice.client.sordino", now - HOUR, now + HOUR).unwrap();
     let other = theirs.certificate_pem();
@@ -274,7 +279,7 @@ fn policy_and_limits() {
     });
     let (public, secrets) = compiled();
     let bob = world.client("bob");
-    refused(bob.push("mnist", public, &secrets, BTreeMap::new(), &Arc::default()), Blame::Refused, "may not push");
+    refused(bob.push("mnist", public, &secrets, None, &Arc::default()), Blame::Refused, "may not push");
     let alice = world.push("mnist", BTreeMap::from([("bob".into(), Grant::default())]));
     let (public, _) = compiled();
     refused(alice.may_push("other", &public), Blame::Limit, "1 models are kept");
@@ -349,7 +354,9 @@ fn nothing_at_rest_can_be_read_and_damage_is_named() {
     let mut patterns: Vec<[u8; 16]> = vec![];
     for tensor in tensors {
         let pairs = tensor.windows(2).filter(|w| w[0] != w[1]);
-        patterns.extend(pairs.map(|w| [w[0].to_le_bytes(), w[1].to_le_bytes()].concat().try_into().unwrap()));
+        patterns.extend(
+            pairs.map(|w| -> [u8; 16] { [w[0].to_le_bytes(), w[1].to_le_bytes()].concat().try_into().unwrap() }),
+        );
     }
     patterns.sort_unstable();
     assert!(patterns.len() > 1000);

@@ -128,7 +128,7 @@ fn stores_of_others() {
     let mut new = Job { shares: Some(id), public: id, ..job(&store, Id([3; 16])).unwrap() };
     store.add_job(&mut new, |_, _| Ok(())).unwrap();
     assert_eq!(store.add_job(&mut new, |_, _| Ok(())).unwrap_err().kind, Blame::Conflict);
-    let model = Model {
+    let mut model = Model {
         name: "m".into(),
         owner: "alice".into(),
         upload: Id([1; 16]),
@@ -141,7 +141,7 @@ fn stores_of_others() {
         memory: 0,
         created: 0,
     };
-    store.put_model(&model, 9).unwrap();
+    store.put_model(&mut model, 9, false).unwrap();
     // A copy is a store of its own.
     let copy = folder.path().join("copy");
     store.backup(&copy).unwrap();
@@ -155,7 +155,7 @@ fn stores_of_others() {
     std::fs::remove_file(copy.join("store.key")).unwrap();
     assert!(Store::open(&copy).err().unwrap().why.contains("key is missing"));
     sordino::model::write_own(&copy.join("store.key"), &[5; 32]).unwrap();
-    assert_eq!(Store::open(&copy).unwrap().check().unwrap().faults.len(), 3);
+    assert!(Store::open(&copy).err().unwrap().why.contains("not the key of this store"));
     sordino::model::write_own(&copy.join("store.key"), &[5; 31]).unwrap();
     assert!(Store::open(&copy).err().unwrap().why.contains("32 bytes"));
     // A later version's.
@@ -169,17 +169,70 @@ fn stores_of_others() {
 
 #[test]
 fn a_disk_that_takes_nothing() {
-    // A full disk, as the system has one.
-    let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
-    let Ok(mut full) = full else { return };
-    assert_eq!(full.write_all(&[0; 10]).unwrap_err().kind(), std::io::ErrorKind::StorageFull);
-    // A folder that cannot be written to refuses new files, and what is there stays readable.
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store");
     let store = Store::open(&path).unwrap();
-    let id = file(&store, b"shares").unwrap();
+    let large = vec![7; 300_000];
+    let id = file(&store, &large).unwrap();
     std::fs::rename(path.join("shares"), path.join("moved")).unwrap();
-    assert_eq!(store.create().err().unwrap().kind, Blame::Internal);
+    assert!(store.create().unwrap().write_all(&large).is_err());
     std::fs::rename(path.join("moved"), path.join("shares")).unwrap();
-    assert_eq!(*store.whole(id).unwrap(), b"shares");
+    assert_eq!(*store.whole(id).unwrap(), large);
+}
+
+/// Unmounts with its test.
+struct Mounted(std::path::PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"]).arg(folder.path()).output();
+    if !mount.is_ok_and(|m| m.status.success()) {
+        eprintln!("no file system of four megabytes can be mounted here: skipped");
+        return;
+    }
+    let mounted = Mounted(folder.path().into());
+    let path = mounted.0.join("store");
+    let store = Store::open(&path).unwrap();
+    let program = file(&store, b"a program").unwrap();
+    let mut kept = vec![];
+    let refused = (0..1000)
+        .find_map(|_| {
+            let id = Id::fresh().unwrap();
+            let new = || -> Result<(), Fault> {
+                let mut large = store.create()?;
+                let written = large.write_all(&[7; 150_000]);
+                written.map_err(|e| Fault::new(Blame::Internal, format!("{e}")))?;
+                let shares = large.finish()?;
+                let mut job = Job { shares: Some(shares), public: program, ..job(&store, id)? };
+                store.add_job(&mut job, |_, _| Ok(()))
+            };
+            match new() {
+                Ok(()) => {
+                    kept.push(id);
+                    None
+                }
+                Err(e) => Some(e),
+            }
+        })
+        .unwrap();
+    assert_eq!(refused.kind, Blame::Internal, "{refused}");
+    assert!(!kept.is_empty());
+    drop(store);
+    // What was promised is there, and whole; and there is room again for less.
+    let store = Store::open(&path).unwrap();
+    assert!(store.check().unwrap().faults.is_empty());
+    assert!(kept.iter().all(|id| store.job(*id).unwrap().is_some()));
+    for id in &kept[..kept.len() / 2] {
+        let job = store.remove_job(*id, |_| Ok(())).unwrap();
+        store.discard(job.shares);
+    }
+    store.is_writable().unwrap();
+    file(&store, &[1; 150_000]).unwrap();
 }

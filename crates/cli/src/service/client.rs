@@ -9,6 +9,7 @@ use sordino::report::{Class, Output, top};
 use sordino::{Error, Result};
 use sordino_nn::exec::encode_inputs;
 use sordino_nn::program::Port;
+use sordino_service::Blame;
 use sordino_service::client::{Answered, Client};
 use sordino_service::names::Id;
 use sordino_service::records::{Grant, State};
@@ -103,29 +104,54 @@ struct Submitted {
     wall_seconds: f64,
 }
 
-/// Waits for a job, and says once why it does not get on.
-fn over(client: &Client, job: Id, until: Instant) -> Result<()> {
+/// Waits for a job, and says once why it does not get on, or why the leader cannot be asked.
+fn over(client: &Client, command: &str, job: Id, until: Instant) -> Result<()> {
     let mut told = None;
+    let mut tell = |why: Option<String>| {
+        if why.is_some() && why != told {
+            eprintln!("{command}: job {job} waits: {}", why.as_deref().unwrap_or_default());
+            told = why;
+        }
+    };
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        let view = client.wait(job, left.min(Duration::from_secs(5)))?;
-        match view.state {
-            State::Done => return Ok(()),
-            State::Failed(fault) => return Err(fault.at(&format!("job {job}")).into()),
-            _ if left.is_zero() => {
-                let why = view.note.map(|n| format!(": {n}")).unwrap_or_default();
-                return Err(Error::Session(format!(
-                    "job {job} is not answered yet{why}; `sordino fetch {job}` asks again"
-                )));
+        let why = match client.wait(job, left.min(Duration::from_secs(5))) {
+            Ok(view) => match view.state {
+                State::Done => return Ok(()),
+                State::Failed(fault) => return Err(fault.at(&format!("job {job}")).into()),
+                _ => view.note,
+            },
+            // It may be starting anew.
+            Err(e) if e.kind == Blame::PeerLost && !left.is_zero() => {
+                std::thread::sleep(Duration::from_millis(500).min(left));
+                Some(e.why)
             }
-            _ => {
-                if view.note.is_some() && view.note != told {
-                    eprintln!("submit: job {job} waits: {}", view.note.as_deref().unwrap_or_default());
-                    told = view.note;
-                }
-            }
+            Err(e) => return Err(e.into()),
+        };
+        if left.is_zero() {
+            let why = why.map(|n| format!(": {n}")).unwrap_or_default();
+            return Err(Error::Session(format!(
+                "job {job} is not answered yet{why}; `sordino fetch {job}` asks again"
+            )));
         }
+        tell(why);
     }
+}
+
+/// How jobs that are under way can be had later.
+fn fetchable(jobs: &[Id]) -> String {
+    let ids: Vec<String> = jobs.iter().map(Id::to_string).collect();
+    if ids.is_empty() { String::new() } else { format!("`sordino fetch` gets the answers of {}", ids.join(" ")) }
+}
+
+/// An error in the middle of several jobs, with those that are under way.
+fn taken(jobs: &[Id], all: usize, e: Error) -> Error {
+    if jobs.is_empty() {
+        return e;
+    }
+    let (code, n) = (e.exit_code(), jobs.len());
+    let why = format!("{e}; {n} of {all} are under way, and {}", fetchable(jobs));
+    if code == 2 { Error::Usage(why) } else { Error::Session(why) }
 }
 
 impl Submit {
@@ -143,7 +169,7 @@ impl Submit {
             && (samples.len() as u64) > left
         {
             let why = format!("{} inputs; the budget for {} has {left} queries left", samples.len(), self.model);
-            return Err(Error::Usage(why));
+            return Err(Error::Session(why));
         }
         // All of them are looked at before the first one leaves.
         let encoded = samples.iter().map(|s| Ok(encode_inputs(program, s)?)).collect::<Result<Vec<_>>>()?;
@@ -153,21 +179,26 @@ impl Submit {
         }
         let mut jobs = vec![];
         for inputs in &encoded {
-            let job = client.submit(&model, inputs, &receiver)?;
-            if !self.shown.json && !self.wait {
-                print(&format!("{job}\n"))?;
+            match client.submit(&model, inputs, &receiver) {
+                Ok(job) => jobs.push(job),
+                Err(e) => return Err(taken(&jobs, encoded.len(), e.into())),
             }
-            jobs.push(job);
+            if !self.shown.json && !self.wait {
+                print(&format!("{}\n", jobs[jobs.len() - 1]))?;
+            }
         }
+        crate::session::on_interrupt(&fetchable(&jobs));
         let mut answers = vec![];
         let until = Instant::now() + Duration::from_secs_f64(self.patience);
         for (i, job) in jobs.iter().enumerate().filter(|_| self.wait) {
-            over(&client, *job, until)?;
-            let one = One::new(*job, &client.answer(*job)?, self.shown.top);
+            let one = over(&client, "submit", *job, until)
+                .and_then(|()| Ok(One::new(*job, &client.answer(*job)?, self.shown.top)));
+            let one = one.map_err(|e| if i + 1 < jobs.len() { taken(&jobs[i..], jobs.len(), e) } else { e })?;
             if !self.shown.json {
                 print(&format!("input {i}: {}\n", one.line()))?;
             }
             answers.push(one);
+            crate::session::on_interrupt(&fetchable(&jobs[i + 1..]));
         }
         let wall_seconds = start.elapsed().as_secs_f64();
         if self.shown.json {
@@ -195,7 +226,7 @@ pub(crate) struct Fetch {
 impl Fetch {
     pub(crate) fn run(self) -> Result<()> {
         let client = self.to.client()?;
-        over(&client, self.job, Instant::now() + Duration::from_secs_f64(self.patience))?;
+        over(&client, "fetch", self.job, Instant::now() + Duration::from_secs_f64(self.patience))?;
         let one = One::new(self.job, &client.answer(self.job)?, self.shown.top);
         print(&if self.shown.json { json(&one)? } else { one.line() + "\n" })
     }
@@ -251,7 +282,8 @@ impl Models {
                 format!("{}  of {}, pushed {}, {} of shares", m.name, m.owner, ago(m.created), human_bytes(m.bytes));
             text += &m.left.map(|l| format!(", {l} queries left")).unwrap_or_default();
             for (client, grant) in &m.grants {
-                text += &format!("\n  {client} may ask {}", granted(grant));
+                let used = m.used.get(client).copied().unwrap_or(0);
+                text += &format!("\n  {client} may ask {}, {used} used", granted(grant));
             }
             text + "\n"
         };
@@ -280,7 +312,7 @@ pub(crate) struct Allow {
     client: String,
     #[command(flatten)]
     to: To,
-    /// How often; every answer tells a little of the model [default: as often as it likes].
+    /// How often in all, what it asked before included; every answer tells a little of the model [default: as often as it likes].
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     queries: Option<u64>,
     /// The seconds that queries are counted over [default: for ever].

@@ -8,6 +8,7 @@ use serde::Serialize;
 use sordino::inputs::Preprocess;
 use sordino::model::{self, Calibration};
 use sordino::{Error, Result};
+use sordino_mpc::Kind;
 use sordino_nn::program::{Program, Secrets};
 use sordino_nn::{Graph, Options, Range, Ranges};
 use sordino_service::client::Client;
@@ -33,7 +34,8 @@ pub(crate) struct Push {
     /// Its name at the servers [default: the file's name without its ending].
     #[arg(long)]
     name: Option<String>,
-    /// Clients who may ask it, separated by commas; with a number of queries where that is limited, such as bob=1000.
+    /// Clients who may ask it, separated by commas; with a number of queries where that is limited, such as bob=1000. A model that is pushed anew keeps its
+    /// clients where nothing is said.
     #[arg(long, value_delimiter = ',', value_name = "CLIENT[=QUERIES]", value_parser = granted)]
     allow: Vec<(String, Option<u64>)>,
     #[command(flatten)]
@@ -183,6 +185,9 @@ fn with_bar<T>(total: u64, sent: &AtomicU64, quiet: bool, body: impl FnOnce() ->
 impl Push {
     pub(crate) fn run(self) -> Result<()> {
         let start = Instant::now();
+        if self.compile.kind() == Kind::Two {
+            return Err(Error::Usage("--protocol 2pc: servers are three; `sordino host` serves two parties".into()));
+        }
         let client = self.to.client()?;
         let name = match &self.name {
             Some(name) => name.clone(),
@@ -198,11 +203,12 @@ impl Push {
             print(&pushed.shown())?;
         }
         client.about()?;
-        let grants: BTreeMap<String, Grant> = self
-            .allow
-            .iter()
-            .map(|(name, queries)| (name.clone(), Grant { queries: *queries, ..Grant::default() }))
-            .collect();
+        let grants: Option<BTreeMap<String, Grant>> = (!self.allow.is_empty()).then(|| {
+            self.allow
+                .iter()
+                .map(|(name, queries)| (name.clone(), Grant { queries: *queries, ..Grant::default() }))
+                .collect()
+        });
         let sent = Arc::default();
         let total = pushed.bytes.iter().sum();
         let upload =
@@ -245,6 +251,7 @@ impl Push {
 }
 
 /// The model of the demonstration, and what belongs to it: a network for MNIST digits.
+pub(crate) const DIGIT: (&str, &[u8]) = ("digit-7.png", include_bytes!("../../../../assets/digit-7.png"));
 const DIGITS: [(&str, &[u8]); 3] = [
     ("digits.onnx", include_bytes!("../../../../assets/mnist.onnx")),
     ("digits.calibration.json", include_bytes!("../../../../assets/mnist.calibration.json")),
@@ -271,6 +278,6 @@ pub(crate) fn demonstration(cluster: &Path) -> Result<String> {
     let (program, secrets) = model::compiled(&typed, &calibration.ranges, &options)?;
     let beside = together(&graph, &program, &secrets, None, &calibration.ranges, &options)?;
     let public = Public { program, preprocess, class: false, beside };
-    client.push(name, public, &secrets, BTreeMap::new(), &Arc::default())?;
+    client.push(name, public, &secrets, None, &Arc::default())?;
     Ok(name.into())
 }

@@ -54,10 +54,13 @@ impl Serve {
         let demo = Demo::start(&self.folder, |_| ())?;
         let (cluster, page) = (demo.cluster("alice"), demo.folder().join("ops"));
         let mut text = format!("three servers run in this process; their files are in {}\n", self.folder.display());
+        let (name, bytes) = super::push::DIGIT;
+        let digit = self.folder.join(name);
+        sordino::model::write_whole(&digit, bytes)?;
         let model = super::push::demonstration(&cluster)?;
         text +=
             &format!("a model that reads digits is shared among them as {model}; ask it from another terminal:\n\n");
-        text += &format!("  sordino submit {model} --to {} --input DIGIT.png --wait\n\n", cluster.display());
+        text += &format!("  sordino submit {model} --to {} --input {} --wait\n\n", cluster.display(), digit.display());
         for server in demo.servers.iter().flatten() {
             let party = server.engine().config.party;
             text += &format!("server {party}: clients at {}, peers at {}\n", server.clients, server.peers);

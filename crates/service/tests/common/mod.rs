@@ -65,7 +65,7 @@ impl World {
     pub(crate) fn push(&self, name: &str, grants: BTreeMap<String, Grant>) -> Client {
         let (public, secrets) = compiled();
         let alice = self.client("alice");
-        alice.push(name, public, &secrets, grants, &Arc::default()).unwrap();
+        alice.push(name, public, &secrets, Some(grants), &Arc::default()).unwrap();
         alice
     }
 }

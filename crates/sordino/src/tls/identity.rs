@@ -138,6 +138,50 @@ impl Identity {
     }
 }
 
+impl Identity {
+    /// Whether it can be used now: key and certificate fit, and its time has come and is not over, as far as its own authorities know it; others may be
+    /// needed for it than for its peers. Shakes hands with itself, in memory.
+    ///
+    /// # Errors
+    /// One sentence.
+    pub fn check(&self) -> Result<(), String> {
+        use rustls::{CertificateError as Cert, Error as Tls};
+        let sentence = |e: Tls| match e {
+            Tls::InvalidCertificate(Cert::Expired | Cert::ExpiredContext { .. }) => "it has expired".to_string(),
+            Tls::InvalidCertificate(Cert::NotValidYet | Cert::NotValidYetContext { .. }) => {
+                "it is not valid yet".into()
+            }
+            Tls::InconsistentKeys(_) => "the key is not its own".into(),
+            e => format!("it cannot be used: {e}"),
+        };
+        let name = self.names().into_iter().next().ok_or("it is for no name")?;
+        let name = ServerName::try_from(name).map_err(|e| format!("it is for no name that is one: {e}"))?;
+        let (dialler, accepter) = (self.dialler().map_err(sentence)?, self.accepter().map_err(sentence)?);
+        let mut dialler = rustls::ClientConnection::new(Arc::new(dialler), name).map_err(sentence)?;
+        let mut accepter = rustls::ServerConnection::new(Arc::new(accepter)).map_err(sentence)?;
+        let broken = |e: std::io::Error| format!("it cannot be used: {e}");
+        let foreign = |e: &Tls| matches!(e, Tls::InvalidCertificate(Cert::UnknownIssuer | Cert::BadSignature));
+        while dialler.is_handshaking() || accepter.is_handshaking() {
+            let mut bytes = vec![];
+            while dialler.wants_write() {
+                dialler.write_tls(&mut bytes).map_err(broken)?;
+            }
+            accepter.read_tls(&mut &bytes[..]).map_err(broken)?;
+            accepter.process_new_packets().map_err(sentence)?;
+            bytes.clear();
+            while accepter.wants_write() {
+                accepter.write_tls(&mut bytes).map_err(broken)?;
+            }
+            dialler.read_tls(&mut &bytes[..]).map_err(broken)?;
+            match dialler.process_new_packets() {
+                Err(e) if foreign(&e) => return Ok(()),
+                other => other.map(|_| ()).map_err(sentence)?,
+            }
+        }
+        Ok(())
+    }
+}
+
 fn pem(label: &str, der: &[u8]) -> String {
     pem::encode(&pem::Pem::new(label, der))
 }
@@ -255,7 +299,16 @@ mod tests {
         let read =
             Identity::from_pem(authority.certificate_pem().as_bytes(), chain.as_bytes(), key.as_bytes()).unwrap();
         assert_eq!((read.names(), read.fingerprint()), (vec!["alice.client.sordino".into()], identity.fingerprint()));
-        assert!(read.dialler().is_ok() && read.accepter().is_ok());
+        read.check().unwrap();
+        let over = kept.identity_of("alice.client.sordino", now - 2 * hour, now - hour).unwrap();
+        assert_eq!(over.check().unwrap_err(), "it has expired");
+        let early = kept.identity_of("alice.client.sordino", now + hour, now + 2 * hour).unwrap();
+        assert_eq!(early.check().unwrap_err(), "it is not valid yet");
+        let mut other = kept.identity_of("alice.client.sordino", now - hour, now + hour).unwrap();
+        other.authorities.clone_from(&Authority::new().unwrap().identity_of("x.y", now, now).unwrap().authorities);
+        other.check().unwrap();
+        other.key.clone_from(&over.key);
+        assert_eq!(other.check().unwrap_err(), "the key is not its own");
         assert!(Identity::from_pem(b"", chain.as_bytes(), key.as_bytes()).is_err());
         assert!(Identity::from_pem(chain.as_bytes(), chain.as_bytes(), chain.as_bytes()).is_err());
     }
