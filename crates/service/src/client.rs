@@ -471,8 +471,7 @@ impl Client {
     /// # Errors
     /// As [`Client::answer`].
     pub fn answer_of(&self, id: Id, model: &Known) -> Result<Vec<Tensor>> {
-        let hash = model.public.hash();
-        Ok(self.answer_with(id, Some((&model.public, &hash)))?.outputs)
+        Ok(self.answer_with(id, Some((&model.public, &model.view.program)))?.outputs)
     }
 
     fn answer_with(&self, id: Id, known: Option<(&Public, &str)>) -> Result<Answered> {

@@ -28,8 +28,8 @@ pub struct Engine {
     pub metrics: Metrics,
     pub(crate) peers: Arc<Peers>,
     pub(crate) queue: Queue,
-    /// What is public of models that were asked for lately, by the file it is in.
-    known: Mutex<BTreeMap<Id, Arc<Public>>>,
+    /// What is public of models that were asked for lately, with its hash, by the file it is in.
+    known: Mutex<BTreeMap<Id, (Arc<Public>, String)>>,
     seen: Mutex<Seen>,
     /// Change whenever one of their jobs does.
     changed: Vec<watch::Sender<()>>,
@@ -128,17 +128,18 @@ impl Engine {
     /// Those of the store.
     pub(crate) fn public(&self, file: Id, hash: &str) -> Result<Arc<Public>> {
         let known = self.known.lock().ok().and_then(|k| k.get(&file).cloned());
-        let public = match known {
-            Some(public) => public,
+        let (public, found) = match known {
+            Some(known) => known,
             None => {
                 let public = Arc::new(Public::parse(&self.store.whole(file)?)?);
+                let fresh = (Arc::clone(&public), public.hash());
                 if let Ok(mut known) = self.known.lock() {
-                    known.insert(file, Arc::clone(&public));
+                    known.insert(file, fresh.clone());
                 }
-                public
+                fresh
             }
         };
-        if public.hash() == hash {
+        if found == hash {
             return Ok(public);
         }
         Err(Fault::internal("the program that is kept", &"it is another than was pushed"))

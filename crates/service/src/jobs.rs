@@ -7,7 +7,7 @@ use crate::names::Id;
 use crate::queue::Waiting;
 use crate::records::{Answer, Job, Model, State};
 use crate::shares::Made;
-use crate::store::{Briefs, Phase};
+use crate::store::{Phase, Room};
 use std::io::Write;
 
 /// How often a job is begun before it fails.
@@ -36,46 +36,30 @@ impl Engine {
         Ok(())
     }
 
-    /// Whether there is room for one more job of a client.
-    pub(crate) fn has_room(&self, client: &str, briefs: &Briefs) -> Result<()> {
+    fn room(&self) -> Room {
         let limits = &self.config.limits;
+        Room { waiting: limits.queue, own: limits.queue_per_client, over: limits.queue_per_client.saturating_mul(OVER) }
+    }
+
+    /// Whether there is room for one more job of a client.
+    pub(crate) fn has_room(&self, client: &str) -> Result<()> {
         if self.is_stopping() {
             return Err(Fault::limit("the server is stopping; ask again in a moment"));
         }
-        let own = || briefs.values().filter(|b| b.owner == client);
-        let all = briefs.values().filter(|b| !b.is_over()).count();
-        let waiting = own().filter(|b| !b.is_over()).count();
-        if all >= limits.queue {
-            return Err(Fault::limit(format!("{all} jobs wait, and no more are taken")));
-        }
-        if waiting >= limits.queue_per_client {
-            return Err(Fault::limit(format!("{waiting} of your jobs wait, and no more are taken")));
-        }
-        let over = own().filter(|b| b.is_over()).count();
-        if over >= OVER * limits.queue_per_client {
-            let why = format!("{over} of your jobs are over and kept; `sordino forget` makes room");
-            return Err(Fault::limit(why));
-        }
-        Ok(())
+        self.room().check(client, self.store.briefs().values())
     }
 
     /// Takes a job in, if its model is still the one it was made for and there is room.
     ///
     /// # Errors
     /// Why not; those of the store.
-    pub(crate) fn submit(&self, mut job: Job) -> Result<Job> {
-        let (owner, upload) = (job.owner.clone(), job.upload);
-        self.store.add_job(&mut job, |model, briefs| {
-            if model.is_none_or(|m| m.upload != upload) {
-                return Err(Fault::new(Blame::Conflict, "the model was pushed anew meanwhile; ask again"));
-            }
-            self.has_room(&owner, briefs)
-        })?;
+    pub(crate) fn submit(&self, job: Job) -> Result<Job> {
+        let job = self.store.add_job(job, self.room())?;
         self.metrics.accepted();
-        let (party, id, model, receiver) = (self.config.party, job.id, &job.model, &job.receiver);
-        tracing::info!(party, job = %id, %model, %owner, %receiver, "a job was submitted");
+        let (party, id, model) = (self.config.party, job.id, &job.model);
+        tracing::info!(party, job = %id, %model, owner = %job.owner, receiver = %job.receiver, "a job was submitted");
         if self.leads() {
-            self.queue.push(Waiting::new(id, upload, &owner));
+            self.queue.push(Waiting::new(id, job.upload, &job.owner));
         }
         self.tell(id);
         Ok(job)

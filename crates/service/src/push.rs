@@ -281,7 +281,7 @@ impl Engine {
     /// # Errors
     /// Why not.
     pub fn take_job(&self, client: &str, mut body: impl Read) -> Result<Job> {
-        self.has_room(client, &self.store.briefs())?;
+        self.has_room(client)?;
         let JobHead { id, model, upload, receiver } = read_head(&mut body, JOB_HEAD)?;
         names::client(&receiver)?;
         let model = self.model_for(&model, client)?;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// How long a model may stay loaded while another one waits.
 const TURN: Duration = Duration::from_secs(10);
 /// First and longest pause of a job that has not reached every server; each is twice as long as the one before.
-const PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5)];
+const PAUSES: [Duration; 2] = [Duration::from_millis(2), Duration::from_secs(5)];
 
 /// A job that waits.
 #[derive(Clone)]
@@ -201,9 +201,9 @@ impl Queue {
             if left.is_zero() {
                 return Next::Idle;
             }
-            if all > 0 {
-                // One becomes ready by itself.
-                left = left.min(PAUSES[0]);
+            // One becomes ready by itself.
+            if let Some(after) = held.waiting.iter().filter(|w| w.upload == upload).map(|w| w.after).min() {
+                left = left.min(after.saturating_duration_since(now).max(Duration::from_millis(1)));
             }
             let waited = self.changed.wait_timeout(held, left);
             held = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use zeroize::Zeroizing;
 
 /// What this version writes. A store of a later one is refused.
@@ -98,6 +98,76 @@ impl Brief {
     }
 }
 
+/// How many jobs there may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// That wait, in all.
+    pub waiting: usize,
+    /// That wait, of one client.
+    pub own: usize,
+    /// That are over and kept, of one client.
+    pub over: usize,
+}
+
+impl Room {
+    /// Whether there is room for one more job of a client.
+    ///
+    /// # Errors
+    /// What there is too much of.
+    pub fn check<'b>(&self, client: &str, briefs: impl Iterator<Item = &'b Brief>) -> Result<()> {
+        let (mut waiting, mut own, mut over) = (0, 0, 0);
+        for brief in briefs {
+            let is_own = brief.owner == client;
+            waiting += usize::from(!brief.is_over());
+            own += usize::from(is_own && !brief.is_over());
+            over += usize::from(is_own && brief.is_over());
+        }
+        if waiting >= self.waiting {
+            return Err(Fault::limit(format!("{waiting} jobs wait, and no more are taken")));
+        }
+        if own >= self.own {
+            return Err(Fault::limit(format!("{own} of your jobs wait, and no more are taken")));
+        }
+        if over >= self.over {
+            let why = format!("{over} of your jobs are over and kept; `sordino forget` makes room");
+            return Err(Fault::limit(why));
+        }
+        Ok(())
+    }
+}
+
+/// A job that is to be added, and where the result goes.
+struct Adding {
+    job: Job,
+    room: Room,
+    done: Arc<Mutex<Option<Result<Job>>>>,
+}
+
+impl Adding {
+    fn finish(&self, result: Result<Job>) {
+        *self.done.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(result);
+    }
+}
+
+/// Adds a job beside those that were added in the same transaction.
+fn add_in(txn: &WriteTransaction, adding: &Adding, briefs: &Briefs, added: &[(Id, Brief)]) -> Result<Job> {
+    let mut job = adding.job.clone();
+    if briefs.contains_key(&job.id) || added.iter().any(|(id, _)| *id == job.id) {
+        return Err(Fault::new(Blame::Conflict, format!("there is a job {} already", job.id)));
+    }
+    let models = txn.open_table(MODELS).map_err(fault)?;
+    let model: Option<Model> = models.get(job.model.as_str()).map_err(fault)?.map(|v| read(v.value())).transpose()?;
+    if model.is_none_or(|m| m.upload != job.upload) {
+        return Err(Fault::new(Blame::Conflict, "the model was pushed anew meanwhile; ask again"));
+    }
+    adding.room.check(&job.owner, briefs.values().chain(added.iter().map(|(_, brief)| brief)))?;
+    let mut meta = txn.open_table(META).map_err(fault)?;
+    job.sequence = meta.get("jobs").map_err(fault)?.map_or(0, |v| v.value()) + 1;
+    meta.insert("jobs", job.sequence).map_err(fault)?;
+    txn.open_table(JOBS).map_err(fault)?.insert(&job.id.0, &*written(&job)?).map_err(fault)?;
+    Ok(job)
+}
+
 /// Jobs by their ids.
 pub type Briefs = BTreeMap<Id, Brief>;
 
@@ -107,6 +177,7 @@ pub struct Store {
     folder: PathBuf,
     files: Files,
     briefs: Mutex<Briefs>,
+    adds: Mutex<Vec<Adding>>,
 }
 
 fn fault(e: impl Into<redb::Error>) -> Fault {
@@ -162,7 +233,7 @@ impl Store {
             e => fault(e).at(&path.display().to_string()),
         })?;
         let files = Files::new(folder.join(FILES), read_key(&key)?);
-        let store = Self { database, folder: folder.into(), files, briefs: Mutex::default() };
+        let store = Self { database, folder: folder.into(), files, briefs: Mutex::default(), adds: Mutex::default() };
         store.settle()?;
         *store.briefs() = store.jobs()?.iter().map(|job| (job.id, Brief::of(job))).collect();
         Ok(store)
@@ -431,24 +502,39 @@ impl Store {
         Ok(jobs)
     }
 
-    /// Takes a new job in, and gives it its place in the order. `allowed` is shown the model of its name as it is now, and all jobs.
+    /// Takes a new job in, and gives it its place in the order, if its model is still the one it was made for and there is room. Jobs that come while
+    /// others are being written are written together: a disk is synced once for all of them.
     ///
     /// # Errors
-    /// When its id is taken, or it is not allowed; those of the store.
-    pub fn add_job(&self, job: &mut Job, allowed: impl FnOnce(Option<Model>, &Briefs) -> Result<()>) -> Result<()> {
-        self.write_jobs(|txn, briefs, changed| {
-            if briefs.contains_key(&job.id) {
-                return Err(Fault::new(Blame::Conflict, format!("there is a job {} already", job.id)));
+    /// When its id is taken, or there is no room; those of the store.
+    pub fn add_job(&self, job: Job, room: Room) -> Result<Job> {
+        let done: Arc<Mutex<Option<Result<Job>>>> = Arc::default();
+        let taken = || done.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let adds = || self.adds.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        adds().push(Adding { job, room, done: Arc::clone(&done) });
+        let mut briefs = self.briefs();
+        // Whoever had the turn before may have written it.
+        if let Some(result) = taken() {
+            return result;
+        }
+        let all = std::mem::take(&mut *adds());
+        let written = self.write(|txn| {
+            let (mut added, mut results) = (vec![], vec![]);
+            for adding in &all {
+                let result = add_in(txn, adding, &briefs, &added);
+                added.extend(result.as_ref().ok().map(|job| (job.id, Brief::of(job))));
+                results.push(result);
             }
-            let models = txn.open_table(MODELS).map_err(fault)?;
-            let model = models.get(job.model.as_str()).map_err(fault)?.map(|v| read(v.value())).transpose()?;
-            allowed(model, briefs)?;
-            let mut meta = txn.open_table(META).map_err(fault)?;
-            job.sequence = meta.get("jobs").map_err(fault)?.map_or(0, |v| v.value()) + 1;
-            meta.insert("jobs", job.sequence).map_err(fault)?;
-            changed.push(job.clone());
-            Ok(())
-        })
+            Ok((added, results))
+        });
+        match written {
+            Ok((added, results)) => {
+                briefs.extend(added);
+                all.iter().zip(results).for_each(|(adding, result)| adding.finish(result));
+            }
+            Err(e) => all.iter().for_each(|adding| adding.finish(Err(e.clone()))),
+        }
+        taken().unwrap_or_else(|| Err(Fault::internal("the store", &"a job was not written")))
     }
 
     /// Changes a job.

@@ -5,7 +5,7 @@
 use sordino_service::names::Id;
 use sordino_service::records::{Answer, Grant, Job, Model, State};
 use sordino_service::shares::Made;
-use sordino_service::store::Store;
+use sordino_service::store::{Room, Store};
 use sordino_service::{Blame, Fault};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -17,6 +17,24 @@ fn file(store: &Store, bytes: &[u8]) -> Result<Id, Fault> {
     let mut file = store.create()?;
     file.write_all(bytes).unwrap();
     file.finish()
+}
+
+const ROOM: Room = Room { waiting: 100_000, own: 100_000, over: 100_000 };
+
+fn model(files: Id) -> Model {
+    Model {
+        name: "m".into(),
+        owner: "alice".into(),
+        upload: Id([1; 16]),
+        program: String::new(),
+        public: files,
+        shares: files,
+        components: [String::new(), String::new()],
+        grants: BTreeMap::new(),
+        bytes: 0,
+        memory: 0,
+        created: 0,
+    }
 }
 
 fn job(store: &Store, id: Id) -> Result<Job, Fault> {
@@ -49,14 +67,17 @@ fn live(folder: &Path) {
         out.flush().unwrap();
     };
     // The program that all of them name; after the first start it is there.
-    let program = match store.jobs().unwrap().first() {
-        Some(job) => job.public,
-        None => file(&store, b"a program").unwrap(),
+    let program = match store.models().unwrap().first() {
+        Some(model) => model.public,
+        None => {
+            let program = file(&store, b"a program").unwrap();
+            store.put_model(&mut model(program), 9, false).unwrap();
+            program
+        }
     };
     for _ in 0..10_000 {
         let id = Id::fresh().unwrap();
-        let mut new = Job { public: program, ..job(&store, id).unwrap() };
-        store.add_job(&mut new, |_, _| Ok(())).unwrap();
+        store.add_job(Job { public: program, ..job(&store, id).unwrap() }, ROOM).unwrap();
         say(&format!("added {id}"));
         let grant = Grant { queries: Some(u64::MAX), ..Grant::default() };
         store.begin(&[id], 5, |_| Ok(grant.clone())).unwrap().pop().unwrap().unwrap();
@@ -125,23 +146,13 @@ fn stores_of_others() {
     let twice = Store::open(&path).err().unwrap();
     assert!(twice.kind == Blame::Usage && twice.why.contains("another process"), "{twice}");
     let id = file(&store, b"shares").unwrap();
-    let mut new = Job { shares: Some(id), public: id, ..job(&store, Id([3; 16])).unwrap() };
-    store.add_job(&mut new, |_, _| Ok(())).unwrap();
-    assert_eq!(store.add_job(&mut new, |_, _| Ok(())).unwrap_err().kind, Blame::Conflict);
-    let mut model = Model {
-        name: "m".into(),
-        owner: "alice".into(),
-        upload: Id([1; 16]),
-        program: String::new(),
-        public: id,
-        shares: id,
-        components: [String::new(), String::new()],
-        grants: BTreeMap::new(),
-        bytes: 0,
-        memory: 0,
-        created: 0,
-    };
+    let mut model = model(id);
     store.put_model(&mut model, 9, false).unwrap();
+    let new = Job { shares: Some(id), public: id, ..job(&store, Id([3; 16])).unwrap() };
+    store.add_job(new.clone(), ROOM).unwrap();
+    assert_eq!(store.add_job(new.clone(), ROOM).unwrap_err().kind, Blame::Conflict);
+    let other = Job { id: Id([5; 16]), upload: Id([9; 16]), ..new };
+    assert_eq!(store.add_job(other, ROOM).unwrap_err().kind, Blame::Conflict);
     // A copy is a store of its own.
     let copy = folder.path().join("copy");
     store.backup(&copy).unwrap();
@@ -201,6 +212,7 @@ fn a_full_disk() {
     let path = mounted.0.join("store");
     let store = Store::open(&path).unwrap();
     let program = file(&store, b"a program").unwrap();
+    store.put_model(&mut model(program), 9, false).unwrap();
     let mut kept = vec![];
     let refused = (0..1000)
         .find_map(|_| {
@@ -210,8 +222,8 @@ fn a_full_disk() {
                 let written = large.write_all(&[7; 150_000]);
                 written.map_err(|e| Fault::new(Blame::Internal, format!("{e}")))?;
                 let shares = large.finish()?;
-                let mut job = Job { shares: Some(shares), public: program, ..job(&store, id)? };
-                store.add_job(&mut job, |_, _| Ok(()))
+                let job = Job { shares: Some(shares), public: program, ..job(&store, id)? };
+                store.add_job(job, ROOM).map(drop)
             };
             match new() {
                 Ok(()) => {

@@ -10,6 +10,7 @@ mod measure;
 mod ops;
 mod output;
 pub(super) mod published;
+mod service;
 mod training;
 mod two_party;
 
@@ -44,6 +45,8 @@ enum Command {
     Growth(growth::Growth),
     /// Whole networks by two parties, and what systems of this kind have published.
     TwoParty(two_party::TwoParty),
+    /// Queries over the service: latency, and jobs a second when many ask.
+    Service(service::Service),
     /// One iteration of training.
     Training(training::Training),
     /// Whole trainings on MNIST and CIFAR-10 beside floats: losses and accuracies.
@@ -94,6 +97,7 @@ impl Bench {
             Command::Link(args) => args.run(),
             Command::Growth(args) => args.run(),
             Command::TwoParty(args) => args.run(),
+            Command::Service(args) => args.run(),
             Command::Training(args) => args.run(),
             Command::Learning(args) => args.run(),
             Command::Kernels(args) => args.run(),

@@ -8,7 +8,7 @@ mod store;
 
 pub(crate) use certificates::{Made, Server as ServerCertificate, make_authority};
 pub(crate) use client::{Allow, Fetch, Forget, Jobs, Models, Remove, Submit};
-pub(crate) use push::Push;
+pub(crate) use push::{Push, together};
 pub(crate) use serve::Serve;
 pub(crate) use store::StoreArgs;
 

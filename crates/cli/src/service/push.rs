@@ -132,7 +132,7 @@ impl Pushed {
 const TOGETHER: (usize, u64) = (16, 512 << 20);
 
 /// The program for jobs that wait together, if there is to be one and the model lets samples be told apart.
-fn together(
+pub(crate) fn together(
     graph: &Graph,
     program: &Program,
     secrets: &Secrets,
