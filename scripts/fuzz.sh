@@ -12,10 +12,11 @@ targets=("$@")
 for target in "${targets[@]}"; do
   folder=$target
   [ "$target" != preprocess ] || folder=toml
+  corpus=$(ls -d crates/*/tests/corpus/"$folder")
   mkdir -p "fuzz/corpus/$target"
   echo "== $target"
   # Instrumentation is what the stable compiler needs to be told that it may do.
-  RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none "$target" "fuzz/corpus/$target" "crates/sordino/tests/corpus/$folder" -- \
+  RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none "$target" "fuzz/corpus/$target" "$corpus" -- \
     -max_total_time="$seconds" -rss_limit_mb=3000 -timeout=60 -max_len=65536 -print_final_stats=1 2>&1 | grep -E "stat::|ERROR|panicked|SUMMARY|Done" || true
   if [ -n "$(ls "fuzz/artifacts/$target" 2>/dev/null)" ]; then
     echo "found: fuzz/artifacts/$target" && exit 1

@@ -1,5 +1,6 @@
 //! In-process worlds of parties for tests: real protocols over memory links, with a place to listen or tamper.
 
+pub mod fuzz;
 pub mod seed;
 pub mod sockets;
 pub mod transcript;
