@@ -8,10 +8,8 @@ use sordino_service::wire::{About, Ask, JobView, ModelView};
 /// `server.toml` and `cluster.toml`.
 pub(crate) fn config(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    if let Ok(server) = parse::<Server>(text) {
-        if server.check().is_ok() {
-            let _ = (server.deadline(), server.link(), server.workers());
-        }
+    if let Some(server) = parse::<Server>(text).ok().filter(|s| s.check().is_ok()) {
+        let _ = (server.deadline(), server.link(), server.workers());
     }
     let _ = parse::<Cluster>(text);
 }
