@@ -281,7 +281,8 @@ fn listening(
             }
             Ok((server, None)) => return Err(Error::Session(format!("{} did not start", name(server)))),
             Ok(_) | Err(mpsc::RecvTimeoutError::Timeout) if Instant::now() > end => {
-                return Err(Error::Session("a party did not start in time".into()));
+                let missing = topology.computing().into_iter().map(|e| e.0).find(|e| !addresses.contains_key(e));
+                return Err(Error::Session(format!("{} did not start in time", name(missing.unwrap_or(0)))));
             }
             Ok(_) | Err(mpsc::RecvTimeoutError::Timeout) => {}
             Err(mpsc::RecvTimeoutError::Disconnected) => return Err(Error::Session("no party started".into())),
@@ -384,6 +385,13 @@ fn supervise(
             end = Some(Instant::now() + setup.deadline + grace);
         }
         if setup.interrupted.load(Ordering::Relaxed) || end.is_some_and(|e| Instant::now() > e) {
+            // Whoever misses its beat was stopped, and others may have been told of what they lost by that.
+            for (server, last) in last.iter().filter(|(_, last)| last.elapsed() > 3 * BEAT) {
+                if !heard.gone.contains_key(server) && !heard.done.contains_key(server) {
+                    let (name, seconds) = (topology.name(Endpoint(*server)), last.elapsed().as_secs_f64());
+                    heard.failures.push((*server, format!("{name} sent nothing for {seconds:.0} seconds"), 0));
+                }
+            }
             drop(heard);
             children.kill();
             return;

@@ -230,8 +230,8 @@ pub fn run(
     end(job, &server, owned, progress)
 }
 
-/// Of an end that could not connect.
-pub(crate) const UNCONNECTED: u8 = 1;
+/// Of an end that could not connect: whoever was silent is likelier the cause.
+pub(crate) const UNCONNECTED: u8 = 2;
 
 /// How likely an end's failure is the consequence of another's: 0 for what an end found out by itself, 1 for a peer that was
 /// silent, 2 for one that was lost.
