@@ -388,7 +388,8 @@ fn supervise(
             // Whoever misses its beat was stopped, and others may have been told of what they lost by that.
             for (server, last) in last.iter().filter(|(_, last)| last.elapsed() > 3 * BEAT) {
                 if !heard.gone.contains_key(server) && !heard.done.contains_key(server) {
-                    let (name, seconds) = (topology.name(Endpoint(*server)), last.elapsed().as_secs_f64());
+                    let (name, silence) = (topology.name(Endpoint(*server)), last.elapsed().min(setup.deadline));
+                    let seconds = silence.as_secs_f64();
                     heard.failures.push((*server, format!("{name} sent nothing for {seconds:.0} seconds"), 0));
                 }
             }
