@@ -44,6 +44,8 @@ pub(crate) struct Verdict {
     pub(crate) made: Option<Made>,
     /// Hashes of the components it holds, as hexadecimal digits.
     pub(crate) components: [String; 2],
+    /// Whose fault it is when servers were asked for different things.
+    pub(crate) blame: Blame,
 }
 
 /// What all three agree on.
@@ -85,7 +87,7 @@ fn decide(
         return Err(Fault::new(Blame::of_code(h.code), format!("{} refuses it", name(h.end))));
     }
     if let Some(h) = heard.iter().find(|h| h.digest != said) {
-        return Err(Fault::new(Blame::PeerMisbehaved, format!("{} was asked for something else", name(h.end))));
+        return Err(Fault::new(own.blame, format!("{} was asked for something else", name(h.end))));
     }
     let made = of_made(own.made);
     if own.made.is_some() && heard.iter().all(|h| h.made == made) {
@@ -302,7 +304,14 @@ mod tests {
     use std::time::Duration;
 
     fn verdict() -> Verdict {
-        Verdict { digest: Ok([1; 32]), left: 5, able: true, made: None, components: [String::new(), String::new()] }
+        Verdict {
+            digest: Ok([1; 32]),
+            left: 5,
+            able: true,
+            made: None,
+            components: [String::new(), String::new()],
+            blame: Blame::PeerMisbehaved,
+        }
     }
 
     /// Server i holds components i and i + 1 of these.

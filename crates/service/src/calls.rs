@@ -58,8 +58,13 @@ fn read_json<T: DeserializeOwned>(mut body: Pieces) -> Result<T> {
         .map_err(|e| Fault::new(Blame::Incompatible, format!("it is not of this version: {e}")))
 }
 
-/// Answers a call.
-pub(crate) async fn answer(engine: Arc<Engine>, call: Call, body: Pieces) -> Response<Full<Bytes>> {
+/// Answers a call. `turn` is held until the work is done, also if whoever called is gone before.
+pub(crate) async fn answer(
+    engine: Arc<Engine>,
+    call: Call,
+    body: Pieces,
+    turn: impl Send + 'static,
+) -> Response<Full<Bytes>> {
     let (began, called) = (Instant::now(), format!("{} {}", call.method, call.path));
     let waited = wait(&engine, &call).await;
     let (inner, caller) = (Arc::clone(&engine), call.caller.clone());
@@ -67,10 +72,13 @@ pub(crate) async fn answer(engine: Arc<Engine>, call: Call, body: Pieces) -> Res
         Err(e) => Err(e),
         // The store blocks, and so does whoever reads a body.
         Ok(()) => {
-            let answered = tokio::task::spawn_blocking(move || match &call.caller {
-                Caller::Client(name) => client(&inner, &call, name, body),
-                Caller::Operator(_) => operator(&inner, &call),
-                Caller::Nobody(why) => Err(Fault::refused(why.clone())),
+            let answered = tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                match &call.caller {
+                    Caller::Client(name) => client(&inner, &call, name, body),
+                    Caller::Operator(_) => operator(&inner, &call),
+                    Caller::Nobody(why) => Err(Fault::refused(why.clone())),
+                }
             });
             answered.await.unwrap_or_else(|_| Err(Fault::internal("the call", &"it stopped unexpectedly")))
         }
@@ -184,7 +192,7 @@ fn client(engine: &Engine, call: &Call, client: &str, body: Pieces) -> Result<Sa
         ("PUT", ["v1", "models", name, "grants", grantee]) => {
             let grant: Grant = read_json(body)?;
             names::client(grantee)?;
-            grant.receivers.iter().try_for_each(|r| names::client(r))?;
+            grant.check()?;
             view(engine.store.change_grants(name, client, |grants| {
                 grants.insert((*grantee).into(), grant);
                 Ok(())

@@ -220,7 +220,7 @@ impl Edge {
         if !call.is_upload() {
             let small = tokio::time::timeout(SMALL_WITHIN, http_body_util::Limited::new(body, SMALL).collect()).await;
             return match small {
-                Ok(Ok(body)) => answer(Arc::clone(&self.engine), call, Pieces::whole(body.to_bytes())).await,
+                Ok(Ok(body)) => answer(Arc::clone(&self.engine), call, Pieces::whole(body.to_bytes()), ()).await,
                 Ok(Err(e)) => refusal(Fault::usage(format!("the call's body cannot be read: {e}"))),
                 Err(_) => refusal(Fault::limit("the call's body did not come in time")),
             };
@@ -230,13 +230,13 @@ impl Edge {
             let own = Arc::clone(&places.uploads).acquire_owned().await;
             (own, Arc::clone(&self.uploads).acquire_owned().await)
         };
-        let Ok(_turns) = tokio::time::timeout(TURN, turns).await else {
+        let Ok(turns) = tokio::time::timeout(TURN, turns).await else {
             return refusal(Fault::limit("too many uploads are under way; try again in a moment"));
         };
         let (pieces, received) = mpsc::channel(PIECES);
         let pump = tokio::spawn(pump(body, pieces));
         let end = pump.abort_handle();
-        let response = answer(Arc::clone(&self.engine), call, Pieces::new(received)).await;
+        let response = answer(Arc::clone(&self.engine), call, Pieces::new(received), turns).await;
         if response.status().is_client_error() {
             // A refusal is read only by who has said all: a little is heard to its end.
             let _ = tokio::time::timeout(Duration::from_secs(2), pump).await;

@@ -161,10 +161,10 @@ impl Engine {
     pub fn left(&self, model: &Model, client: &str) -> Result<u64> {
         let grant = self.grant(model, client)?;
         let Some(queries) = grant.queries else { return Ok(u64::MAX) };
-        let charged = self.store.charges(&model.name, client, grant.since(now()))?.len();
+        let charged = self.store.charged(&model.name, client, &grant, now())?;
         let briefs = self.store.briefs();
         let waits = briefs.values().filter(|b| b.upload == model.upload && b.owner == client && !b.charged);
-        Ok(queries.saturating_sub((charged + waits.filter(|b| !b.is_over()).count()) as u64))
+        Ok(queries.saturating_sub(charged + waits.filter(|b| !b.is_over()).count() as u64))
     }
 
     /// Whether a client may ask, and send the answer to a receiver.
@@ -280,7 +280,7 @@ impl Engine {
         let mut budgets = vec![];
         for model in &models {
             for (client, grant) in &model.grants {
-                let used = self.store.charges(&model.name, client, grant.since(now()))?.len() as u64;
+                let used = self.store.charged(&model.name, client, grant, now())?;
                 let left = grant.queries.map(|q| q.saturating_sub(used));
                 budgets.push((model.name.clone(), client.clone(), used, left));
             }

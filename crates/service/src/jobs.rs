@@ -30,7 +30,7 @@ impl Engine {
                 })?;
             }
             if self.leads() && !job.is_over() {
-                self.queue.push(Waiting::new(job.id, job.upload, &job.owner));
+                self.queue.push(Waiting::new(job.id, job.upload, [&job.owner, &job.receiver]));
             }
         }
         Ok(())
@@ -59,7 +59,7 @@ impl Engine {
         let (party, id, model) = (self.config.party, job.id, &job.model);
         tracing::info!(party, job = %id, %model, owner = %job.owner, receiver = %job.receiver, "a job was submitted");
         if self.leads() {
-            self.queue.push(Waiting::new(id, job.upload, &job.owner));
+            self.queue.push(Waiting::new(id, job.upload, [&job.owner, &job.receiver]));
         }
         self.tell(id);
         Ok(job)
@@ -70,11 +70,14 @@ impl Engine {
     /// # Errors
     /// Those of the store.
     pub fn fail(&self, id: Id, fault: Fault) -> Result<()> {
-        self.queue.forget(id);
+        self.fail_if(id, fault, |job| !job.is_over())
+    }
+
+    fn fail_if(&self, id: Id, fault: Fault, due: impl Fn(&Job) -> bool) -> Result<()> {
         let mut files = vec![];
         let mut failed = false;
         self.store.change_jobs(&[id], |job| {
-            if !job.is_over() {
+            if due(job) {
                 files.extend(job.shares.take().into_iter().chain(job.answer.take().map(|a| a.shares)));
                 job.state = State::Failed(fault.clone());
                 failed = true;
@@ -82,6 +85,7 @@ impl Engine {
         })?;
         self.store.discard(files);
         if failed {
+            self.queue.forget(id);
             self.metrics.failed(fault.kind);
             tracing::warn!(party = self.config.party, job = %id, blame = fault.kind.name(), "a job failed: {fault}");
             self.tell(id);
@@ -89,14 +93,25 @@ impl Engine {
         Ok(())
     }
 
-    /// What this server thinks of a job that the leader names.
-    pub(crate) fn judge(&self, session: Id, model: &Model, id: Id) -> Verdict {
-        let mut verdict =
-            Verdict { digest: Ok([0; 32]), left: 0, able: false, made: None, components: Default::default() };
+    /// What this server thinks of a job that the leader names, and the job as it was then.
+    pub(crate) fn judge(&self, session: Id, model: &Model, id: Id) -> (Verdict, Option<Job>) {
+        let mut verdict = Verdict {
+            digest: Ok([0; 32]),
+            left: 0,
+            able: false,
+            made: None,
+            components: Default::default(),
+            blame: Blame::Usage,
+        };
+        let mut judged = None;
         verdict.digest = self.store.job(id).and_then(|job| {
             // An upload may be under way to one of us while the others have it.
             let pending = || Fault::new(Blame::Pending, format!("job {id} has not been submitted to every server"));
             let job = job.ok_or_else(pending)?;
+            // A session that has failed elsewhere may not know it here yet.
+            if job.state == State::Running && job.session != Some(session) {
+                return Err(Fault::new(Blame::Pending, format!("job {id} runs in another session")));
+            }
             if job.upload != model.upload || job.model != model.name {
                 return Err(Fault::unknown("the job was made for another model"));
             }
@@ -111,7 +126,7 @@ impl Engine {
             let grant = self.grant(&current, &job.owner)?;
             verdict.left = match grant.queries {
                 Some(queries) if !job.charged => {
-                    let charged = self.store.charges(&current.name, &job.owner, grant.since(now()))?.len() as u64;
+                    let charged = self.store.charged(&current.name, &job.owner, &grant, now())?;
                     queries.saturating_sub(charged)
                 }
                 _ => u64::MAX,
@@ -119,33 +134,38 @@ impl Engine {
             verdict.able = job.state == State::Queued && job.shares.is_some();
             verdict.made = job.answer.as_ref().map(|a| a.made);
             verdict.components = job.components.clone();
-            Ok(crate::agree::of_job(session, model, &job))
+            let digest = crate::agree::of_job(session, model, &job);
+            judged = Some(job);
+            Ok(digest)
         });
-        verdict
+        (verdict, judged)
     }
 
     /// A job of the leader's queue that another server does not have: it waits, unless it has waited for long.
     pub(crate) fn postpone(&self, job: Waiting) -> Result<()> {
-        let created = self.store.briefs().get(&job.job).map(|b| b.created);
-        match created {
-            Some(created) if now().saturating_sub(created) < YOUNG => self.queue.push_later(job),
+        let brief = self.store.briefs().get(&job.job).cloned();
+        match brief {
+            // One that was charged has been at all three.
+            Some(b) if !b.is_over() && (b.charged || now().saturating_sub(b.created) < YOUNG) => {
+                self.queue.push_later(job);
+            }
             _ => self.fail(job.job, Fault::usage("it was not submitted to all three servers"))?,
         }
         Ok(())
     }
 
-    /// Marks jobs as running, and charges their queries.
+    /// Marks jobs as running in a session, and charges their queries. Each must be as it was judged.
     ///
     /// # Errors
     /// Those of the store; of each job why it cannot be begun.
-    pub(crate) fn begin(&self, ids: &[Id]) -> Result<Vec<Result<Job>>> {
+    pub(crate) fn begin(&self, session: Id, judged: &[&Job]) -> Result<Vec<Result<Job>>> {
         let models = self.store.models()?;
-        let begun = self.store.begin(ids, now(), |job| {
+        let begun = self.store.begin(session, judged, now(), |job| {
             // What holds now, not what held when the session began.
             let model = models.iter().find(|m| m.name == job.model && m.upload == job.upload);
             self.grant(model.ok_or_else(|| Fault::unknown("the model is gone"))?, &job.owner)
         })?;
-        ids.iter().for_each(|id| self.tell(*id));
+        judged.iter().for_each(|job| self.tell(job.id));
         Ok(begun)
     }
 
@@ -197,30 +217,35 @@ impl Engine {
         Ok(())
     }
 
-    /// A session failed while these jobs ran: they wait again, or fail if they were begun often enough.
-    ///
-    /// # Errors
-    /// Those of the store.
-    pub(crate) fn broken_off(&self, ids: &[Id], fault: &Fault) -> Result<()> {
+    /// A session failed while it had these jobs: they wait again, or fail if they were begun often enough. Jobs that another session has begun meanwhile
+    /// are that one's.
+    pub(crate) fn broken_off(&self, session: Id, ids: &[Id], fault: &Fault) {
         for id in ids {
-            let Some(job) = self.store.job(*id)?.filter(|j| !j.is_over()) else { continue };
-            if job.attempts >= ATTEMPTS {
-                self.fail(*id, fault.clone())?;
-                continue;
+            // Each by itself: where the store fails for one, it may not for the next.
+            if let Err(e) = self.put_back(session, *id, fault) {
+                tracing::error!(party = self.config.party, job = %id, "a job cannot be put back: {e}");
             }
-            self.store.change_jobs(&[*id], |job| {
-                if !job.is_over() {
-                    job.state = State::Queued;
-                    job.note = Some(format!("attempt {} of {ATTEMPTS} failed: {fault}", job.attempts));
-                }
-            })?;
-            let (party, attempt, blame) = (self.config.party, job.attempts, fault.kind.name());
-            tracing::warn!(party, job = %id, attempt, blame, "a job waits again: {fault}");
-            if self.leads() {
-                self.queue.push_front(Waiting::new(*id, job.upload, &job.owner));
-            }
-            self.tell(*id);
         }
+    }
+
+    fn put_back(&self, session: Id, id: Id, fault: &Fault) -> Result<()> {
+        let theirs = |job: &Job| job.is_over() || job.state == State::Running && job.session != Some(session);
+        let Some(job) = self.store.job(id)?.filter(|j| !theirs(j)) else { return Ok(()) };
+        if job.attempts >= ATTEMPTS {
+            return self.fail(id, fault.clone());
+        }
+        self.store.change_jobs(&[id], |job| {
+            if !theirs(job) {
+                job.state = State::Queued;
+                job.note = Some(format!("attempt {} of {ATTEMPTS} failed: {fault}", job.attempts));
+            }
+        })?;
+        let (party, attempt, blame) = (self.config.party, job.attempts, fault.kind.name());
+        tracing::warn!(party, job = %id, attempt, blame, "a job waits again: {fault}");
+        if self.leads() {
+            self.queue.push_front(Waiting::new(id, job.upload, [&job.owner, &job.receiver]));
+        }
+        self.tell(id);
         Ok(())
     }
 
@@ -283,7 +308,8 @@ impl Engine {
         };
         for (id, phase) in due {
             if phase == Phase::Queued {
-                self.fail(id, Fault::limit(format!("it waited for more than {} seconds", limits.job_seconds)))?;
+                let why = format!("it waited for more than {} seconds", limits.job_seconds);
+                self.fail_if(id, Fault::limit(why), |job| job.state == State::Queued)?;
                 continue;
             }
             let still = |job: &Job| match job.state {

@@ -246,7 +246,7 @@ impl Engine {
         public.check()?;
         for (grantee, grant) in grants.iter().flatten() {
             names::client(grantee)?;
-            grant.receivers.iter().try_for_each(|r| names::client(r))?;
+            grant.check()?;
         }
         let party = self.config.party;
         let bytes = share_bytes(&public.program, What::Model, party);
@@ -309,6 +309,7 @@ impl Engine {
             state: State::Queued,
             shares: Some(shares),
             components,
+            session: None,
             answer: None,
             created: now(),
             sequence: 0,

@@ -1,6 +1,7 @@
 //! The order of jobs at the leader, and which models are loaded.
 //!
-//! Clients take turns: of the jobs that wait for a model, the next one is of whoever was served least. Models take turns, too: one that is loaded gives way
+//! Clients take turns: of the jobs that wait for a model, the next one is of whoever was served least; whoever comes anew begins with the count of whoever
+//! was served least of those that wait. Jobs are taken together only if they are of one client for one receiver. Models take turns, too: one that is loaded gives way
 //! when another one has waited for long.
 
 use crate::names::Id;
@@ -19,14 +20,15 @@ pub(crate) struct Waiting {
     pub(crate) job: Id,
     pub(crate) upload: Id,
     pub(crate) owner: String,
+    pub(crate) receiver: String,
     /// Not before then.
     after: Instant,
     pause: Duration,
 }
 
 impl Waiting {
-    pub(crate) fn new(job: Id, upload: Id, owner: &str) -> Self {
-        Self { job, upload, owner: owner.into(), after: Instant::now(), pause: PAUSES[0] }
+    pub(crate) fn new(job: Id, upload: Id, [owner, receiver]: [&str; 2]) -> Self {
+        Self { job, upload, owner: owner.into(), receiver: receiver.into(), after: Instant::now(), pause: PAUSES[0] }
     }
 }
 
@@ -50,7 +52,7 @@ struct Held {
     waiting: Vec<Waiting>,
     sessions: HashMap<Id, Session>,
     failing: HashMap<Id, Failing>,
-    /// Jobs of each client that were taken while anything waited.
+    /// Jobs that were taken of each client who has some that wait.
     served: HashMap<String, u64>,
     stopping: bool,
 }
@@ -74,21 +76,37 @@ pub(crate) enum Next {
 }
 
 impl Held {
-    /// Takes so many jobs of an upload, of the clients in turn.
-    fn take(&mut self, upload: Id, most: usize, now: Instant) -> Vec<Waiting> {
+    /// A job waits from now on.
+    fn add(&mut self, at: usize, job: Waiting) {
+        if !self.waiting.iter().any(|w| w.owner == job.owner) {
+            let least = self.waiting.iter().filter_map(|w| self.served.get(&w.owner)).min().copied();
+            self.served.insert(job.owner.clone(), least.unwrap_or(0));
+        }
+        self.waiting.insert(at.min(self.waiting.len()), job);
+    }
+
+    /// Jobs that wait no more.
+    fn drop_served(&mut self) {
+        let Self { waiting, served, .. } = self;
+        served.retain(|owner, _| waiting.iter().any(|w| w.owner == *owner));
+    }
+
+    /// Takes so many jobs of an upload, all of one client for one receiver: of the client that was served least.
+    fn take(&mut self, upload: Id, [least, most]: [usize; 2], now: Instant) -> Vec<Waiting> {
+        let ready = |w: &Waiting| w.upload == upload && w.after <= now;
+        let served = |w: &Waiting| self.served.get(&w.owner).copied().unwrap_or(0);
+        let next = self.waiting.iter().enumerate().filter(|(_, w)| ready(w)).min_by_key(|(i, w)| (served(w), *i));
+        let Some((_, first)) = next.map(|(i, w)| (i, w.clone())) else { return vec![] };
+        let same = |w: &Waiting| ready(w) && w.owner == first.owner && w.receiver == first.receiver;
+        let most = if self.waiting.iter().filter(|w| same(w)).count() >= least { most } else { 1 };
         let mut taken = vec![];
-        while taken.len() < most {
-            let ready = |w: &Waiting| w.upload == upload && w.after <= now;
-            let served = |w: &Waiting| self.served.get(&w.owner).copied().unwrap_or(0);
-            let next = self.waiting.iter().enumerate().filter(|(_, w)| ready(w)).min_by_key(|(i, w)| (served(w), *i));
-            let Some((at, _)) = next else { break };
-            let one = self.waiting.remove(at);
-            *self.served.entry(one.owner.clone()).or_default() += 1;
-            taken.push(one);
-        }
-        if self.waiting.is_empty() {
-            self.served.clear();
-        }
+        self.waiting.retain(|w| {
+            let take = taken.len() < most && same(w);
+            taken.extend(take.then(|| w.clone()));
+            !take
+        });
+        *self.served.entry(first.owner).or_default() += taken.len() as u64;
+        self.drop_served();
         taken
     }
 }
@@ -109,20 +127,23 @@ impl Queue {
     }
 
     pub(crate) fn push(&self, job: Waiting) {
-        self.change(|h| h.waiting.push(job));
+        self.change(|h| h.add(usize::MAX, job));
     }
     /// Puts a job back that was begun: it is the next one again.
     pub(crate) fn push_front(&self, job: Waiting) {
-        self.change(|h| h.waiting.insert(0, job));
+        self.change(|h| h.add(0, job));
     }
     /// Puts a job back that has not reached every server.
     pub(crate) fn push_later(&self, mut job: Waiting) {
         job.after = Instant::now() + job.pause;
         job.pause = (2 * job.pause).min(PAUSES[1]);
-        self.change(|h| h.waiting.push(job));
+        self.change(|h| h.add(usize::MAX, job));
     }
     pub(crate) fn forget(&self, job: Id) {
-        self.change(|h| h.waiting.retain(|w| w.job != job));
+        self.change(|h| {
+            h.waiting.retain(|w| w.job != job);
+            h.drop_served();
+        });
     }
     /// Jobs that wait for an upload.
     pub(crate) fn jobs_of(&self, upload: Id) -> Vec<Id> {
@@ -195,7 +216,7 @@ impl Queue {
             }
             if ready > 0 {
                 (session.busy, session.used) = (true, now);
-                return Next::Run(held.take(upload, if ready >= least { most } else { 1 }, now));
+                return Next::Run(held.take(upload, [least, most], now));
             }
             let mut left = until.saturating_duration_since(now);
             if left.is_zero() {
@@ -253,11 +274,11 @@ mod tests {
         let queue = Queue::new(1);
         let [a, b, c, m, n] = ids();
         for (job, upload) in [(a, m), (b, n), (c, m)] {
-            queue.push(Waiting::new(job, upload, "x"));
+            queue.push(Waiting::new(job, upload, ["x", "x"]));
         }
         assert_eq!(queue.dispatch(), Some(m));
         assert_eq!(next(&queue, m, 1), Some(vec![a]));
-        queue.push_front(Waiting::new(a, m, "x"));
+        queue.push_front(Waiting::new(a, m, ["x", "x"]));
         assert_eq!([(); 2].map(|()| next(&queue, m, 1)), [Some(vec![a]), Some(vec![c])]);
         assert_eq!(next(&queue, m, 1), Some(vec![]));
         // The idle session makes room for the other model's.
@@ -279,14 +300,29 @@ mod tests {
         let queue = Queue::new(1);
         let [a, b, c, d, e, m] = ids();
         for (job, owner) in [(a, "x"), (b, "x"), (c, "x"), (d, "y"), (e, "y")] {
-            queue.push(Waiting::new(job, m, owner));
+            queue.push(Waiting::new(job, m, [owner, owner]));
         }
         assert_eq!(queue.dispatch(), Some(m));
-        assert_eq!(next(&queue, m, 4), Some(vec![a, d, b, e]));
-        // One alone is not worth a run for many.
-        queue.push(Waiting::new(d, m, "y"));
-        assert_eq!(next(&queue, m, 1), Some(vec![c]));
-        queue.push_later(Waiting::new(c, m, "x"));
+        // Of one client, one after the other, then of the other, who was served less.
+        assert_eq!(next(&queue, m, 2), Some(vec![a, b]));
+        assert_eq!(next(&queue, m, 4), Some(vec![d, e]));
+        // One alone is not worth a run for many, and answers for different receivers are never opened from one run.
+        assert_eq!(next(&queue, m, 4), Some(vec![c]));
+        queue.push(Waiting::new(a, m, ["x", "x"]));
+        queue.push(Waiting::new(b, m, ["x", "z"]));
+        assert_eq!([(); 2].map(|()| next(&queue, m, 4)), [Some(vec![a]), Some(vec![b])]);
+        // Whoever comes anew does not go before those who wait for long.
+        for _ in 0..3 {
+            queue.push(Waiting::new(a, m, ["x", "x"]));
+            assert_eq!(next(&queue, m, 1), Some(vec![a]));
+        }
+        for (job, owner) in [(a, "x"), (b, "x"), (c, "y"), (d, "y")] {
+            queue.push(Waiting::new(job, m, [owner, owner]));
+        }
+        let order = [(); 4].map(|()| next(&queue, m, 1));
+        assert_eq!(order, [a, c, b, d].map(|id| Some(vec![id])));
+        queue.push(Waiting::new(d, m, ["y", "y"]));
+        queue.push_later(Waiting::new(c, m, ["x", "x"]));
         assert_eq!(next(&queue, m, 4), Some(vec![d]));
         // What has not reached every server waits a little.
         let before = Instant::now();
@@ -298,7 +334,7 @@ mod tests {
     fn failures_make_the_next_session_wait() {
         let queue = Queue::new(1);
         let [a, m] = ids();
-        queue.push(Waiting::new(a, m, "x"));
+        queue.push(Waiting::new(a, m, ["x", "x"]));
         assert_eq!(queue.dispatch(), Some(m));
         queue.ended(m, Some("server 2 is gone".into()));
         assert_eq!(queue.obstacle(m).as_deref(), Some("server 2 is gone"));

@@ -22,6 +22,20 @@ pub struct Grant {
 }
 
 impl Grant {
+    /// Most queries of a grant that counts them over a time: each one's moment is kept.
+    pub const MOST_TIMED: u64 = 100_000;
+
+    /// Refuses what cannot be kept account of.
+    ///
+    /// # Errors
+    /// Too many queries over a time; names that are none.
+    pub fn check(&self) -> crate::Result<()> {
+        if self.seconds.is_some() && self.queries.is_some_and(|q| q > Self::MOST_TIMED) {
+            return Err(Fault::limit(format!("{} queries over a time are possible at most", Self::MOST_TIMED)));
+        }
+        self.receivers.iter().try_for_each(|r| crate::names::client(r))
+    }
+
     /// From when on queries count, in seconds since 1970.
     #[must_use]
     pub fn since(&self, now: u64) -> u64 {
@@ -102,6 +116,9 @@ pub struct Job {
     pub shares: Option<Id>,
     /// SHA-256 of each of the two components that this server holds.
     pub components: [String; 2],
+    /// The session that it was begun in last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<Id>,
     /// Its answer.
     pub answer: Option<Answer>,
     /// When it came, in seconds since 1970.

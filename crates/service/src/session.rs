@@ -7,7 +7,7 @@ use crate::names::Id;
 use crate::peers::Meeting;
 use crate::push::Public;
 use crate::queue::{Next, Waiting};
-use crate::records::Model;
+use crate::records::{Job, Model};
 use crate::seal::Opener;
 use crate::shares::{MOST_RUNS, Made, Mail, Steps};
 use crate::store::Phase;
@@ -69,7 +69,7 @@ impl Engine {
                 let mine = briefs.iter().filter(|(_, b)| b.phase == Phase::Running && Some(b.upload) == about.get());
                 mine.map(|(id, _)| *id).collect()
             };
-            self.broken_off(&jobs, &fault)?;
+            self.broken_off(session, &jobs, &fault);
             Err(fault)
         });
         self.peers.forget(session);
@@ -107,6 +107,7 @@ impl Engine {
             left: u64::MAX,
             able: true,
             made: None,
+            blame: Blame::PeerMisbehaved,
             components: found.as_ref().map(|m| m.components.clone()).unwrap_or_default(),
         };
         for agreed in agree(&net, others, &[verdict], |r| r.iter().map(|_| Ok(())).collect())? {
@@ -145,7 +146,7 @@ impl Engine {
                     let (turn, taken) = open.choose(&steps);
                     if let Err(e) = say(party_net(&party), others, &turn) {
                         let ids: Vec<Id> = taken.iter().map(|w| w.job).collect();
-                        self.broken_off(&ids, &e)?;
+                        self.broken_off(session, &ids, &e);
                         return Err(e);
                     }
                     (turn, taken)
@@ -157,7 +158,10 @@ impl Engine {
                 Turn::Idle if self.is_stopping() => return Ok(()),
                 Turn::Idle => {}
                 Turn::Run(jobs) => {
-                    open.run(&jobs, taken, &mut steps)?;
+                    if let Err(e) = open.run(&jobs, taken, &mut steps) {
+                        self.broken_off(session, &jobs, &e);
+                        return Err(e);
+                    }
                     if self.is_stopping() {
                         return Ok(());
                     }
@@ -229,18 +233,26 @@ impl Open<'_> {
         if jobs.len() > self.public.rows() {
             return Err(Fault::new(Blame::PeerMisbehaved, "server 0 named more jobs than one run takes"));
         }
-        let verdicts: Vec<Verdict> = jobs.iter().map(|id| engine.judge(self.session, self.model, *id)).collect();
-        let broken = |ids: &[Id], e: Fault| {
-            let kept = engine.broken_off(ids, &e);
-            kept.err().map_or(e, |other| other)
-        };
+        let judged: Vec<(Verdict, Option<Job>)> =
+            jobs.iter().map(|id| engine.judge(self.session, self.model, *id)).collect();
+        let (mut verdicts, judged): (Vec<Verdict>, Vec<Option<Job>>) = judged.into_iter().unzip();
+        // The program for many is its owner's: rows of different clients, or for different receivers, never meet in it.
+        let whose = |job: &Option<Job>| job.as_ref().map(|j| (j.owner.clone(), j.receiver.clone()));
+        let mut known = judged.iter().filter_map(whose);
+        let first = known.next();
+        if known.any(|w| Some(w) != first) {
+            for verdict in &mut verdicts {
+                verdict.digest =
+                    Err(Fault::new(Blame::PeerMisbehaved, "server 0 named jobs of different clients together"));
+            }
+        }
         let inputs = RefCell::new(vec![]);
         let ready = |results: &[Result<Agreed>]| {
-            let (made_ready, opened) = self.ready(jobs, results);
+            let (made_ready, opened) = self.ready(&judged, results);
             *inputs.borrow_mut() = opened;
             made_ready
         };
-        let agreed = agree(net, others, &verdicts, ready).map_err(|e| broken(jobs, e))?;
+        let agreed = agree(net, others, &verdicts, ready)?;
         let (mut running, mut done) = (vec![], vec![]);
         for ((id, verdict), agreed) in jobs.iter().zip(verdicts).zip(agreed) {
             match agreed {
@@ -258,9 +270,9 @@ impl Open<'_> {
         let mut inputs = inputs.into_inner();
         inputs.retain(|(id, _)| running.contains(id));
         if !running.is_empty() {
-            let opened = self.compute(&running, inputs, steps).map_err(|e| broken(&running, e))?;
+            let opened = self.compute(&running, inputs, steps)?;
             let own = engine.keep(&opened);
-            let kept = kept(net, others, vec![own]).map_err(|e| broken(&running, e))?;
+            let kept = kept(net, others, vec![own])?;
             match kept.into_iter().next() {
                 Some(Err(fault)) => running.iter().try_for_each(|id| engine.fail(*id, fault.clone()))?,
                 _ => done.append(&mut running),
@@ -274,22 +286,23 @@ impl Open<'_> {
     }
 
     /// Begins the jobs that are to be done, and opens what their owners left.
-    fn ready(&self, jobs: &[Id], results: &[Result<Agreed>]) -> (Vec<Result<()>>, Vec<(Id, Opener)>) {
-        let todo: Vec<Id> =
-            jobs.iter().zip(results).filter(|(_, r)| **r == Ok(Agreed::Do)).map(|(id, _)| *id).collect();
-        let begun = match self.engine.begin(&todo) {
+    fn ready(&self, judged: &[Option<Job>], results: &[Result<Agreed>]) -> (Vec<Result<()>>, Vec<(Id, Opener)>) {
+        let is_due = |result: &Result<Agreed>| *result == Ok(Agreed::Do);
+        let todo: Vec<&Job> =
+            judged.iter().zip(results).filter(|(_, r)| is_due(r)).filter_map(|(job, _)| job.as_ref()).collect();
+        let begun = match self.engine.begin(self.session, &todo) {
             Ok(begun) => begun,
             Err(e) => todo.iter().map(|_| Err(e.clone())).collect(),
         };
         let mut begun = begun.into_iter();
         let mut opened = vec![];
-        let ready = results.iter().zip(jobs).map(|(result, id)| {
-            if *result != Ok(Agreed::Do) {
+        let ready = results.iter().map(|result| {
+            if !is_due(result) {
                 return Ok(());
             }
             let job = begun.next().unwrap_or_else(|| Err(Fault::unknown("the job is gone")))?;
             let shares = job.shares.ok_or_else(|| Fault::internal("the job's inputs", &"they are gone"))?;
-            opened.push((*id, self.engine.store.opener(shares)?));
+            opened.push((job.id, self.engine.store.opener(shares)?));
             Ok(())
         });
         (ready.collect(), opened)

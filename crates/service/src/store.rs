@@ -10,8 +10,8 @@ use crate::names::Id;
 use crate::records::{Answer, Grant, Job, Model, State};
 use crate::seal::{Opener, StoreKey};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read};
@@ -25,7 +25,7 @@ const SCHEMA: u64 = 1;
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const MODELS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("models");
 const JOBS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("jobs");
-/// Times at which a client's queries of a model were charged, by "MODEL CLIENT".
+/// Charges of a client's queries of a model, by "MODEL CLIENT".
 const BUDGETS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("budgets");
 /// Small sealed files.
 const SMALL: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("small files");
@@ -170,6 +170,30 @@ fn add_in(txn: &WriteTransaction, adding: &Adding, briefs: &Briefs, added: &[(Id
 
 /// Jobs by their ids.
 pub type Briefs = BTreeMap<Id, Brief>;
+
+/// A client's queries of a model.
+#[derive(Default, Serialize, Deserialize)]
+struct Charges {
+    /// All that were charged.
+    all: u64,
+    /// When, of those in the time that the grant counts; of a grant without one, none.
+    times: Vec<u64>,
+}
+
+impl Charges {
+    fn count(&self, grant: &Grant, now: u64) -> u64 {
+        match grant.seconds {
+            None => self.all,
+            Some(_) => self.times.iter().filter(|t| **t >= grant.since(now)).count() as u64,
+        }
+    }
+
+    fn add(&mut self, grant: &Grant, now: u64) {
+        self.all += 1;
+        self.times.retain(|t| grant.seconds.is_some() && *t >= grant.since(now));
+        self.times.extend(grant.seconds.map(|_| now));
+    }
+}
 
 /// A server's store.
 pub struct Store {
@@ -582,54 +606,56 @@ impl Store {
         Ok(job)
     }
 
-    /// When a client's queries of a model were charged, since `since`.
+    /// Queries of a model that a client was charged for, as its grant counts them.
     ///
     /// # Errors
     /// Those of the store.
-    pub fn charges(&self, model: &str, client: &str, since: u64) -> Result<Vec<u64>> {
+    pub fn charged(&self, model: &str, client: &str, grant: &Grant, now: u64) -> Result<u64> {
         let txn = self.database.begin_read().map_err(fault)?;
         let table = txn.open_table(BUDGETS).map_err(fault)?;
         let found = table.get(&*format!("{model} {client}")).map_err(fault)?;
-        let times: Vec<u64> = found.map(|v| read(v.value())).transpose()?.unwrap_or_default();
-        Ok(times.into_iter().filter(|t| *t >= since).collect())
+        let charges: Charges = found.map(|v| read(v.value())).transpose()?.unwrap_or_default();
+        Ok(charges.count(grant, now))
     }
 
-    /// Marks jobs that wait as running, and charges each one's query once, however often it is begun: `grant` says what its client may ask. Each
-    /// job has its own result.
+    /// Marks jobs that wait as running in a session, and charges each one's query once, however often it is begun: `grant` says what its client may ask.
+    /// Jobs must be as they were when servers agreed on them. Each has its own result.
     ///
     /// # Errors
     /// Those of the store.
     pub fn begin(
         &self,
-        ids: &[Id],
+        session: Id,
+        judged: &[&Job],
         now: u64,
         mut grant: impl FnMut(&Job) -> Result<Grant>,
     ) -> Result<Vec<Result<Job>>> {
         self.write_jobs(|txn, _, changed| {
             let mut budgets = txn.open_table(BUDGETS).map_err(fault)?;
-            let mut one = |id: Id| -> Result<Job> {
-                let mut job = found(txn, id)?;
-                if job.state != State::Queued {
-                    return Err(Fault::new(Blame::Conflict, format!("job {id} does not wait")));
+            let mut one = |was: &Job| -> Result<Job> {
+                let mut job = found(txn, was.id)?;
+                // One of the same id may have been submitted since.
+                if job.state != State::Queued || (job.sequence, job.shares) != (was.sequence, was.shares) {
+                    return Err(Fault::new(Blame::Conflict, format!("job {} does not wait as it did", job.id)));
                 }
                 let grant = grant(&job)?;
                 if let (Some(queries), false) = (grant.queries, job.charged) {
-                    let (key, since) = (format!("{} {}", job.model, job.owner), grant.since(now));
-                    let times: Vec<u64> =
-                        budgets.get(&*key).map_err(fault)?.map(|v| read(v.value())).transpose()?.unwrap_or_default();
-                    let mut times: Vec<u64> = times.into_iter().filter(|t| *t >= since).collect();
-                    if times.len() as u64 >= queries {
+                    let key = format!("{} {}", job.model, job.owner);
+                    let charges = budgets.get(&*key).map_err(fault)?.map(|v| read(v.value())).transpose()?;
+                    let mut charges: Charges = charges.unwrap_or_default();
+                    if charges.count(&grant, now) >= queries {
                         return Err(Fault::limit("the budget is used up"));
                     }
-                    times.push(now);
-                    budgets.insert(&*key, &*written(&times)?).map_err(fault)?;
+                    charges.add(&grant, now);
+                    budgets.insert(&*key, &*written(&charges)?).map_err(fault)?;
                 }
                 job.charged = true;
                 job.attempts += 1;
                 job.state = State::Running;
+                job.session = Some(session);
                 Ok(job)
             };
-            let begun: Vec<Result<Job>> = ids.iter().map(|id| one(*id)).collect();
+            let begun: Vec<Result<Job>> = judged.iter().map(|job| one(job)).collect();
             changed.extend(begun.iter().flatten().cloned());
             Ok(begun)
         })

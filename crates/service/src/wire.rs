@@ -133,8 +133,8 @@ impl ModelView {
         let own = model.owner == client;
         let mut used = BTreeMap::new();
         for (grantee, grant) in model.grants.iter().filter(|_| own) {
-            let charges = engine.store.charges(&model.name, grantee, grant.since(crate::engine::now()))?;
-            used.insert(grantee.clone(), charges.len() as u64);
+            let charged = engine.store.charged(&model.name, grantee, grant, crate::engine::now())?;
+            used.insert(grantee.clone(), charged);
         }
         Ok(Self {
             used,

@@ -13,9 +13,10 @@ use sordino_service::push::{JobHead, ModelHead, head};
 use sordino_service::records::{Grant, State};
 use sordino_service::shares::{What, share, share_bytes};
 use sordino_service::store::Store;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -181,6 +182,63 @@ fn jobs_that_wait_run_together_and_stay_apart() {
     };
     let (jobs, runs) = (count("sordino_run_jobs_total"), count("sordino_run_seconds_count"));
     assert!(jobs == 46.0 && runs < jobs && runs >= jobs / ROWS as f64, "{jobs} jobs in {runs} runs");
+    // Whoever shares a run is one client with one receiver.
+    let mut runs: BTreeMap<(Id, u64), BTreeSet<(String, String)>> = BTreeMap::new();
+    for job in world.demo.servers[1].as_ref().unwrap().engine().store.jobs().unwrap() {
+        let made = job.answer.unwrap().made;
+        runs.entry((made.session, made.run)).or_default().insert((job.owner, job.receiver));
+    }
+    assert!(runs.len() > 7 && runs.values().all(|whose| whose.len() == 1));
+}
+
+#[test]
+fn jobs_that_are_swapped_under_way_harm_nobody_else() {
+    let world = World::with(|_| ());
+    let alice = world.push("mnist", bobs(None));
+    let bob = world.client("bob");
+    let model = bob.model("mnist").unwrap();
+    let inputs = inputs_for(&model);
+    assert_eq!(asked(&alice, "mnist"), 7);
+    let sets = || {
+        let sets = [(); 3].map(|()| Shared::default());
+        share(&model.public.program, None, Some(&inputs), sets.clone()).unwrap();
+        sets.map(|s| s.0.lock().unwrap().clone())
+    };
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Bob takes his jobs back at one server and puts others in their place, as fast as he can.
+        let swapping = std::thread::Builder::new().spawn_scoped(scope, || {
+            let mut swapped = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let id = Id::fresh().unwrap();
+                let job = JobHead { id, model: "mnist".into(), upload: model.view.upload, receiver: "bob".into() };
+                let body = |set: &[u8]| [head(&job).unwrap(), set.to_vec()].concat();
+                let (first, other) = (sets(), sets());
+                for party in [1, 2, 0] {
+                    bob.raw(party, "POST", "/v1/jobs", body(&first[party])).unwrap();
+                }
+                let gone = bob.raw(1, "DELETE", &format!("/v1/jobs/{id}"), vec![]);
+                let again = bob.raw(1, "POST", "/v1/jobs", body(&other[1]));
+                swapped += usize::from(gone.is_ok() && again.is_ok());
+                let _ = bob.forget(id);
+            }
+            swapped
+        });
+        let swapping = swapping.unwrap();
+        for _ in 0..60 {
+            assert_eq!(asked(&alice, "mnist"), 7);
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert!(swapping.join().unwrap() > 0);
+    });
+    // No session ended for it.
+    let text = world.demo.servers[0].as_ref().unwrap().engine().metrics.text(&Default::default());
+    let failed = text.lines().filter(|l| l.starts_with("sordino_sessions_failed_total"));
+    assert!(
+        failed.clone().count() > 5 && failed.clone().all(|l| l.ends_with(" 0")),
+        "{:?}",
+        failed.collect::<Vec<_>>()
+    );
 }
 
 /// Changes a server's records while it is stopped.

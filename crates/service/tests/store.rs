@@ -49,6 +49,7 @@ fn job(store: &Store, id: Id) -> Result<Job, Fault> {
         state: State::Queued,
         shares: Some(file(store, &[7; 100_000])?),
         components: [String::new(), String::new()],
+        session: None,
         answer: None,
         created: 0,
         sequence: 0,
@@ -77,10 +78,14 @@ fn live(folder: &Path) {
     };
     for _ in 0..10_000 {
         let id = Id::fresh().unwrap();
-        store.add_job(Job { public: program, ..job(&store, id).unwrap() }, ROOM).unwrap();
+        let added = store.add_job(Job { public: program, ..job(&store, id).unwrap() }, ROOM).unwrap();
         say(&format!("added {id}"));
         let grant = Grant { queries: Some(u64::MAX), ..Grant::default() };
-        store.begin(&[id], 5, |_| Ok(grant.clone())).unwrap().pop().unwrap().unwrap();
+        let begun = store.begin(Id([2; 16]), &[&added], 5, |_| Ok(grant.clone())).unwrap().pop().unwrap().unwrap();
+        // Neither twice, nor as something else.
+        for other in [&begun, &Job { sequence: 0, ..added.clone() }] {
+            assert!(store.begin(Id([2; 16]), &[other], 5, |_| Ok(grant.clone())).unwrap()[0].is_err());
+        }
         let made = Made { session: Id([2; 16]), run: 1, row: None };
         store.keep(&[(id, Answer { shares: file(&store, &[9; 3000]).unwrap(), made })]).unwrap();
         let mut inputs = None;
@@ -133,7 +138,8 @@ fn killed_at_every_write() {
         }
         // One charge a job that was begun, and none for others.
         let begun = store.jobs().unwrap().iter().filter(|j| j.charged).count();
-        assert_eq!(store.charges("m", "alice", 0).unwrap().len(), begun);
+        let grant = Grant { queries: Some(u64::MAX), ..Grant::default() };
+        assert_eq!(store.charged("m", "alice", &grant, 9).unwrap(), begun as u64);
     }
     assert!(promised.len() > 40, "{} jobs", promised.len());
 }
