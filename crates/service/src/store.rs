@@ -176,9 +176,12 @@ pub type Briefs = BTreeMap<Id, Brief>;
 struct Charges {
     /// All that were charged.
     all: u64,
-    /// When, of those in the time that the grant counts; of a grant without one, none.
+    /// When, of those in the time that the grant counts; of a grant without one the latest, in case it gets one.
     times: Vec<u64>,
 }
+
+/// Moments of charges that are kept where no time is counted.
+const LATEST: usize = 1000;
 
 impl Charges {
     fn count(&self, grant: &Grant, now: u64) -> u64 {
@@ -190,8 +193,12 @@ impl Charges {
 
     fn add(&mut self, grant: &Grant, now: u64) {
         self.all += 1;
-        self.times.retain(|t| grant.seconds.is_some() && *t >= grant.since(now));
-        self.times.extend(grant.seconds.map(|_| now));
+        self.times.push(now);
+        if grant.seconds.is_some() {
+            self.times.retain(|t| *t >= grant.since(now));
+        } else {
+            self.times.drain(..self.times.len().saturating_sub(LATEST));
+        }
     }
 }
 
