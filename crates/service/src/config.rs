@@ -3,6 +3,7 @@
 use crate::fault::{Fault, Result};
 use crate::names;
 use crate::shares::PARTIES;
+use crate::store::Store;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sordino::tls::Identity;
@@ -116,6 +117,9 @@ pub struct Server {
     pub party: usize,
     /// Where its store is.
     pub store: PathBuf,
+    /// The file of the store's key; `store.key` in the store where nothing is said. `$CREDENTIALS_DIRECTORY` at its beginning is systemd's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store_key: Option<PathBuf>,
     /// Where clients reach it.
     pub clients: String,
     /// Where its peers reach it.
@@ -273,6 +277,22 @@ impl Server {
         }
         let (path, names) = (self.folder.join(&self.tls.certificate), identity.names().join(", "));
         Err(Fault::usage(format!("{}: it is for {names:?}, and party {} needs {name}", path.display(), self.party)))
+    }
+
+    /// Opens its store.
+    ///
+    /// # Errors
+    /// Those of [`Store::open_with`].
+    pub fn open_store(&self) -> Result<Store> {
+        const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
+        let folder = self.folder.join(&self.store);
+        let Some(key) = &self.store_key else { return Store::open(&folder) };
+        let Ok(rest) = key.strip_prefix(format!("${CREDENTIALS}")) else {
+            return Store::open_with(&folder, &self.folder.join(key));
+        };
+        let credentials = std::env::var_os(CREDENTIALS);
+        let credentials = credentials.ok_or_else(|| Fault::usage(format!("store_key: there is no {CREDENTIALS}")))?;
+        Store::open_with(&folder, &PathBuf::from(credentials).join(rest))
     }
 
     /// How long another server is waited for.

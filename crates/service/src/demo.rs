@@ -74,6 +74,7 @@ impl Demo {
             let mut config = Server {
                 party,
                 store: "store".into(),
+                store_key: None,
                 clients: clients.to_string(),
                 peers: peers.to_string(),
                 servers: servers.clone(),

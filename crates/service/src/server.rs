@@ -5,7 +5,6 @@ use crate::edge::Edge;
 use crate::engine::Engine;
 use crate::fault::{Fault, Result};
 use crate::peers::{Meeting, Peers};
-use crate::store::Store;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -100,7 +99,7 @@ impl Running {
         config.check()?;
         let [clients, at] = ports.addresses()?;
         let identity = config.identity()?;
-        let store = Store::open(&config.folder.join(&config.store))?;
+        let store = config.open_store()?;
         let peers = Arc::new(Peers::new(&config, identity.clone())?);
         let most_sessions = 2 * config.limits.sessions;
         let engine = Arc::new(Engine::new(config, store, Arc::clone(&peers))?);

@@ -206,6 +206,8 @@ impl Charges {
 pub struct Store {
     database: Database,
     folder: PathBuf,
+    /// The file of its key.
+    key: PathBuf,
     files: Files,
     briefs: Mutex<Briefs>,
     adds: Mutex<Vec<Adding>>,
@@ -245,9 +247,17 @@ impl Store {
     /// # Errors
     /// When it cannot be used: another process has it, the key is missing, a later version wrote it.
     pub fn open(folder: &Path) -> Result<Self> {
+        Self::open_with(folder, &folder.join(KEY))
+    }
+
+    /// The same with a key in a file elsewhere.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_with(folder: &Path, key: &Path) -> Result<Self> {
         sordino::private::folder(folder, true)?;
         sordino::private::folder(&folder.join(FILES), true)?;
-        let (path, key) = (folder.join(DATABASE), folder.join(KEY));
+        let path = folder.join(DATABASE);
         if path.exists() && !key.exists() {
             let why = format!("{}: the store's key is missing, and nothing can be read without it", key.display());
             return Err(Fault::usage(why));
@@ -255,7 +265,7 @@ impl Store {
         if !key.exists() {
             let mut bytes = Zeroizing::new([0; 32]);
             getrandom::fill(&mut *bytes).map_err(|e| Fault::internal("the operating system's random generator", &e))?;
-            sordino::model::create_own(&key, &*bytes)?;
+            sordino::model::create_own(key, &*bytes)?;
         }
         let database = Database::create(&path).map_err(|e| match e {
             redb::DatabaseError::DatabaseAlreadyOpen => {
@@ -263,8 +273,15 @@ impl Store {
             }
             e => fault(e).at(&path.display().to_string()),
         })?;
-        let files = Files::new(folder.join(FILES), read_key(&key)?);
-        let store = Self { database, folder: folder.into(), files, briefs: Mutex::default(), adds: Mutex::default() };
+        let files = Files::new(folder.join(FILES), read_key(key)?);
+        let store = Self {
+            database,
+            folder: folder.into(),
+            key: key.into(),
+            files,
+            briefs: Mutex::default(),
+            adds: Mutex::default(),
+        };
         store.settle()?;
         *store.briefs() = store.jobs()?.iter().map(|job| (job.id, Brief::of(job))).collect();
         Ok(store)
@@ -283,8 +300,8 @@ impl Store {
                 Some(SCHEMA) => {
                     let mark = meta.get("key").map_err(fault)?.map(|v| v.value());
                     if mark != Some(self.files.key_mark()) {
-                        let key = self.folder.join(KEY);
-                        return Err(Fault::usage(format!("{}: it is not the key of this store", key.display())));
+                        let why = format!("{}: it is not the key of this store", self.key.display());
+                        return Err(Fault::usage(why));
                     }
                 }
                 Some(v) => {
@@ -714,7 +731,7 @@ impl Store {
         Ok(checked)
     }
 
-    /// Copies the whole store, key and all, into a new folder.
+    /// Copies the whole store into a new folder; its key, too, if that lies in the store.
     ///
     /// # Errors
     /// When the folder is there already; those of the disk.
@@ -722,7 +739,7 @@ impl Store {
         if to.exists() {
             return Err(Fault::usage(format!("{}: it is there already", to.display())));
         }
-        let Self { database, folder, files, .. } = self;
+        let Self { database, folder, key, files, .. } = self;
         let files = files.all()?;
         // Nothing is half-written once the database is closed.
         drop(database);
@@ -736,7 +753,8 @@ impl Store {
                 .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", from.display())))
         };
         let files = files.iter().filter_map(|f| f.file_name()).map(|name| Path::new(FILES).join(name));
-        let mut all = [DATABASE, KEY].iter().map(PathBuf::from).chain(files);
+        let own = (key == folder.join(KEY)).then_some(KEY);
+        let mut all = std::iter::once(DATABASE).chain(own).map(PathBuf::from).chain(files);
         let done = all.try_for_each(|name| copy(&name));
         done.and_then(|()| std::fs::rename(&partial, to)).map_err(|e| of_io(&to.display().to_string(), &e))
     }

@@ -185,6 +185,21 @@ fn stores_of_others() {
 }
 
 #[test]
+fn a_key_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, key) = (folder.path().join("store"), folder.path().join("a key"));
+    let store = Store::open_with(&path, &key).unwrap();
+    let id = file(&store, b"shares").unwrap();
+    store.add_job(Job { shares: Some(id), public: id, ..job(&store, Id([3; 16])).unwrap() }, ROOM).unwrap_err();
+    store.put_model(&mut model(id), 9, false).unwrap();
+    let copy = folder.path().join("copy");
+    store.backup(&copy).unwrap();
+    assert!(key.exists() && !path.join("store.key").exists() && !copy.join("store.key").exists());
+    assert!(Store::open(&copy).err().unwrap().why.contains("key is missing"));
+    assert_eq!(*Store::open_with(&copy, &key).unwrap().whole(id).unwrap(), b"shares");
+}
+
+#[test]
 fn a_disk_that_takes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store");

@@ -85,7 +85,7 @@ impl Serve {
 fn check(path: &std::path::Path) -> Result<()> {
     let config = Server::read(path)?;
     let identity = config.identity()?;
-    let store = sordino_service::store::Store::open(&config.folder.join(&config.store))?;
+    let store = config.open_store()?;
     let (models, jobs) = (store.models()?.len(), store.jobs()?.len());
     super::super::print(&format!(
         "{}: server {}, certificate of fingerprint {}, {models} models and {jobs} jobs in its store\n",

@@ -22,7 +22,7 @@ enum What {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
-    /// Copy all that a stopped server keeps into a new folder; it holds the store's key, and is as secret as the store.
+    /// Copy all that a stopped server keeps into a new folder; with the store's key, if that lies in the store.
     Backup {
         /// The server's configuration.
         #[arg(long, value_name = "FILE")]
@@ -38,7 +38,7 @@ fn opened(config: &std::path::Path) -> Result<Store> {
     if !folder.exists() {
         return Err(Error::File { path: folder, why: "there is no store".into() });
     }
-    Ok(Store::open(&folder)?)
+    Ok(config.open_store()?)
 }
 
 impl StoreArgs {
@@ -58,7 +58,7 @@ impl StoreArgs {
             }
             What::Backup { config, to } => {
                 opened(&config)?.backup(&to)?;
-                print(&format!("{}: a copy of the store, with its key\n", to.display()))
+                print(&format!("{}: a copy of the store; a key that lies elsewhere is not in it\n", to.display()))
             }
         }
     }
