@@ -256,6 +256,14 @@ impl Compile {
         Ok(Options { frac_bits: self.frac_bits, weight_bits: self.weight_bits, margin: self.margin, settings })
     }
 
+    /// The calibration of a model that nothing can be done without.
+    fn needed_calibration(&self, model: &std::path::Path) -> Result<PathBuf> {
+        self.calibration_file(model).ok_or_else(|| {
+            let why = "it has no calibration; `sordino calibrate` takes one from samples that may be known".into();
+            Error::File { path: model.into(), why }
+        })
+    }
+
     fn calibration_file(&self, model: &std::path::Path) -> Option<PathBuf> {
         self.calibration.clone().or_else(|| {
             let beside = calibrate::beside(model);
@@ -323,6 +331,11 @@ fn print(text: &str) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// A line of JSON.
+fn json(value: &impl serde::Serialize) -> Result<String> {
+    Ok(serde_json::to_string(value).map_err(|e| Error::Session(e.to_string()))? + "\n")
 }
 
 /// Room above ranges.

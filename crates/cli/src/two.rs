@@ -2,17 +2,18 @@
 
 use super::service::{Made, ServerCertificate, make_authority};
 use super::session::seconds;
-use super::{Compile, Inputs, Open, human_bytes, of_model, positive, print};
+use super::{Compile, Inputs, Open, human_bytes, json, of_model, positive, print};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use sordino::inputs::{Preprocess, Take};
 use sordino::model::{self, Calibration};
+use sordino::price::Price;
 use sordino::report::{Class, Output, top};
 use sordino::session::Outputs;
 use sordino::tls::{Authority, Identity};
-use sordino::two::{Asking, Host, Offer, Price, Setup, Visit};
+use sordino::two::{Asking, Host, Offer, Setup, Visit};
 use sordino::{Error, Result, samples};
-use sordino_mpc::{Topology, Transfers};
+use sordino_mpc::{Topology, Transfers, two};
 use sordino_net::Endpoint;
 use sordino_nn::exec::{decode_outputs, encode_inputs};
 use sordino_nn::program::Port;
@@ -174,10 +175,7 @@ impl HostArgs {
         let identity = identity(&self.running.identity, 0)?;
         let listen = address(&self.listen)?;
         let graph = self.open.read(path)?;
-        let calibration = self.compile.calibration_file(path).ok_or_else(|| {
-            let why = "it has no calibration; `sordino calibrate` takes one from samples that may be known".into();
-            Error::File { path: path.clone(), why }
-        })?;
+        let calibration = self.compile.needed_calibration(path)?;
         let (ranges, widths): (Ranges, _) =
             Calibration::of(&calibration, path, &graph).map(|c| (c.ranges, c.widths))?;
         let typed = model::typed(&graph, self.batch as usize).map_err(named)?;
@@ -187,7 +185,7 @@ impl HostArgs {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let preprocess = self.preprocess.clone().or_beside(path)?;
         let offer = Offer { model: name, program, preprocess, most_runs: self.queries as u64 };
-        let price = Price::of(&offer.program)?;
+        let price = Price::of::<two::Declared>(&offer.program)?;
         let stop = AtomicBool::new(false);
         let setup = self.running.setup(&stop);
         let host = Host::new(&identity, &offer, &secrets, setup.deadline)?;
@@ -239,10 +237,6 @@ pub(crate) struct AskArgs {
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
-}
-
-fn json(value: &impl Serialize) -> Result<String> {
-    Ok(serde_json::to_string(value).map_err(|e| Error::Session(e.to_string()))? + "\n")
 }
 
 /// What a client is told before it asks.
@@ -352,7 +346,7 @@ impl AskArgs {
         }
         let asking = Asking::dial(host, &identity, setup)?;
         let program = &asking.offer.program;
-        let price = Price::of(program)?;
+        let price = Price::of::<two::Declared>(program)?;
         let offered = Offered::new(&asking.offer, price);
         if self.show {
             asking.leave()?;

@@ -115,20 +115,20 @@ pub fn decode_states(program: &Program, step: &TrainingStep, integers: &[Vec<i64
     integers.iter().enumerate().map(decode).collect()
 }
 
-/// The step in which a run that begins at `at` opens an output: for a receiver who was not there.
-pub fn opening(program: &Program, mut at: Step, output: usize) -> Step {
+/// The steps in which a run that begins at `at` opens its outputs: for a receiver who was not there.
+#[must_use]
+pub fn openings(program: &Program, mut at: Step) -> Vec<Step> {
     for _ in &program.instructions {
         drop(at.child("step"));
     }
     if !program.inputs.is_empty() {
         drop(at.child("agree"));
     }
-    for _ in 0..output {
+    let mut opening = || {
         drop(at.child("verify"));
-        drop(at.child("open"));
-    }
-    drop(at.child("verify"));
-    at.child("open")
+        at.child("open")
+    };
+    program.outputs.iter().map(|_| opening()).collect()
 }
 
 /// The ring that each output is opened in: the narrow one where a value has both.

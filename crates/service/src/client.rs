@@ -149,9 +149,7 @@ impl Client {
             let (path, names) = (cluster.folder.join(&cluster.tls.certificate), identity.names().join(", "));
             Fault::usage(format!("{}: it is for {names:?}, and a client needs NAME{CLIENT}", path.display()))
         })?;
-        let mut config =
-            identity.dialler().map_err(|e| Fault::usage(format!("the certificate cannot be used: {e}")))?;
-        config.alpn_protocols.clear();
+        let config = identity.dialler().map_err(|e| Fault::usage(format!("the certificate cannot be used: {e}")))?;
         let config = Arc::new(config);
         let talk = |party: usize| {
             let known = &cluster.servers[party];

@@ -1,5 +1,7 @@
 //! What a server has: its store, its policy, its queue; and its models. Everything that clients ask for and that sessions do goes through here.
 
+use crate::briefs::Phase;
+use crate::clock::now;
 use crate::config::Server;
 use crate::fault::{Blame, Fault, Result};
 use crate::metrics::{Gauges, Metrics};
@@ -8,11 +10,10 @@ use crate::peers::Peers;
 use crate::push::Public;
 use crate::queue::Queue;
 use crate::records::{Grant, Job, Model};
-use crate::store::{Phase, Store};
+use crate::store::Store;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
 use tokio::sync::watch;
 
 /// Whoever waits for a job waits with one in so many others.
@@ -41,11 +42,6 @@ pub struct Engine {
 pub(crate) struct Seen {
     pub(crate) well: Option<u64>,
     pub(crate) trouble: Option<(u64, String)>,
-}
-
-/// Seconds since 1970.
-pub(crate) fn now() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
 impl Engine {

@@ -1,13 +1,14 @@
 //! The life of a job at a server: taken in, judged, begun, answered or failed, forgotten.
 
 use crate::agree::Verdict;
-use crate::engine::{Engine, now};
+use crate::briefs::{Phase, Room};
+use crate::clock::now;
+use crate::engine::Engine;
 use crate::fault::{Blame, Fault, Result};
 use crate::names::Id;
 use crate::queue::Waiting;
 use crate::records::{Answer, Job, Model, State};
 use crate::shares::Made;
-use crate::store::{Phase, Room};
 use std::io::Write;
 
 /// How often a job is begun before it fails.
@@ -30,7 +31,7 @@ impl Engine {
                 })?;
             }
             if self.leads() && !job.is_over() {
-                self.queue.push(Waiting::new(job.id, job.upload, [&job.owner, &job.receiver]));
+                self.queue.push(Waiting::of(&job));
             }
         }
         Ok(())
@@ -59,7 +60,7 @@ impl Engine {
         let (party, id, model) = (self.config.party, job.id, &job.model);
         tracing::info!(party, job = %id, %model, owner = %job.owner, receiver = %job.receiver, "a job was submitted");
         if self.leads() {
-            self.queue.push(Waiting::new(id, job.upload, [&job.owner, &job.receiver]));
+            self.queue.push(Waiting::of(&job));
         }
         self.tell(id);
         Ok(job)
@@ -243,7 +244,7 @@ impl Engine {
         let (party, attempt, blame) = (self.config.party, job.attempts, fault.kind.name());
         tracing::warn!(party, job = %id, attempt, blame, "a job waits again: {fault}");
         if self.leads() {
-            self.queue.push_front(Waiting::new(id, job.upload, [&job.owner, &job.receiver]));
+            self.queue.push_front(Waiting::of(&job));
         }
         self.tell(id);
         Ok(())

@@ -3,9 +3,12 @@
 //! docs/service.md says how it works. tokio is in this crate alone, at the port for clients.
 
 mod agree;
+pub mod briefs;
 mod calls;
 pub mod certificates;
+mod charges;
 pub mod client;
+pub mod clock;
 pub mod config;
 pub mod demo;
 mod edge;

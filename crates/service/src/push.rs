@@ -1,6 +1,7 @@
 //! Taking in what clients upload: a head in JSON, then a share set whose length follows from the program.
 
-use crate::engine::{Engine, now};
+use crate::clock::now;
+use crate::engine::Engine;
 use crate::fault::{Fault, Result};
 use crate::files::{Writing, of_io};
 use crate::names::{self, Id, hexadecimal};
@@ -10,8 +11,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sordino::inputs::Preprocess;
-use sordino_mpc::{MOST_OWNERS, Plan, Step};
-use sordino_nn::exec::Loaded;
+use sordino::price::Price;
+use sordino_mpc::{MOST_OWNERS, rep3};
 use sordino_nn::program::Program;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -209,15 +210,8 @@ fn read_head<T: DeserializeOwned>(body: &mut impl Read, most: u64) -> Result<T> 
 /// # Errors
 /// When the program does what servers cannot.
 pub fn memory(program: &Program) -> Result<u64> {
-    let planned = || -> sordino_nn::Result<u64> {
-        let plan = &Plan::new(program.settings);
-        let mut at = Step::root([0; 16]);
-        let loaded = Loaded::load(plan, at.child("load"), program, None)?;
-        plan.restart();
-        loaded.run(plan, at.child("run"), None, |_| ())?;
-        Ok(plan.peak_bytes())
-    };
-    planned().map_err(|e| Fault::usage(format!("the program cannot be run: {e}")))
+    let price = Price::of::<rep3::Declared>(program);
+    price.map(|p| p.memory).map_err(|e| Fault::usage(format!("the program cannot be run: {e}")))
 }
 
 /// Seals a share set, and hashes its components. It must be exactly as long as the program says.

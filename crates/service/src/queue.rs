@@ -5,6 +5,7 @@
 //! when another one has waited for long.
 
 use crate::names::Id;
+use crate::records::Job;
 use std::collections::HashMap;
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -27,7 +28,11 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
-    pub(crate) fn new(job: Id, upload: Id, [owner, receiver]: [&str; 2]) -> Self {
+    pub(crate) fn of(job: &Job) -> Self {
+        Self::new(job.id, job.upload, [&job.owner, &job.receiver])
+    }
+
+    fn new(job: Id, upload: Id, [owner, receiver]: [&str; 2]) -> Self {
         Self { job, upload, owner: owner.into(), receiver: receiver.into(), after: Instant::now(), pause: PAUSES[0] }
     }
 }

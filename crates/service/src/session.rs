@@ -1,6 +1,7 @@
 //! A session of the three servers with one model: from the first connection to the last run.
 
 use crate::agree::{self, Agreed, Turn, Verdict, agree, hear, kept, of_session, say};
+use crate::briefs::Phase;
 use crate::engine::Engine;
 use crate::fault::{Blame, Fault, Result};
 use crate::names::Id;
@@ -10,7 +11,6 @@ use crate::queue::{Next, Waiting};
 use crate::records::{Job, Model};
 use crate::seal::Opener;
 use crate::shares::{MOST_RUNS, Made, Mail, Steps};
-use crate::store::Phase;
 use sordino_mpc::rep3::{Rep3, SessionInfo, establish};
 use sordino_mpc::{Kind, MOST_OWNERS, Role, System};
 use sordino_net::{Endpoint, Link, Net};

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sordino_mpc::rep3::{opened_form, share_form};
 use sordino_mpc::{Client, Kind, Protocol, Role, Step, System};
-use sordino_net::{Endpoint, Frame, HEADER_BYTES, Header, Link, Links, Net, NetError, Part, Segment, Tag};
-use sordino_nn::exec::{Loaded, opening, output_widths};
+use sordino_net::{Endpoint, Frame, HEADER_BYTES, Header, Link, Links, Message, Net, NetError, Part, Segment, Tag};
+use sordino_nn::exec::{Loaded, openings, output_widths};
 use sordino_nn::program::{Op, Program, SecretForm, Secrets};
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex};
@@ -132,6 +132,11 @@ fn lost(peer: Endpoint, e: &dyn std::fmt::Display) -> NetError {
     NetError::PeerLost { peer, why: e.to_string() }
 }
 
+/// As many bytes as a message of this form has.
+fn read_message(peer: Endpoint, expect: &[Segment], from: &mut dyn Read) -> sordino_net::Result<Message> {
+    expect.iter().map(|form| Part::read(*form, from)).collect::<io::Result<_>>().map_err(|e| lost(peer, &e))
+}
+
 impl<W: Write + Send> Link for Recorder<W> {
     fn send(&self, frame: Frame) -> sordino_net::Result<()> {
         let mut out = self.out.lock().map_err(|e| lost(self.peer, &e))?;
@@ -236,11 +241,7 @@ impl Link for Mail {
     fn recv_named(&self, tag: Tag, number: u32, expect: &[Segment]) -> sordino_net::Result<Frame> {
         let mut held = self.held.lock().map_err(|e| lost(self.peer, &e))?;
         let from = held.incoming.as_mut().ok_or_else(|| lost(self.peer, &"its shares are not here"))?;
-        let message = expect
-            .iter()
-            .map(|form| Part::read(*form, from))
-            .collect::<io::Result<Vec<_>>>()
-            .map_err(|e| lost(self.peer, &e))?;
+        let message = read_message(self.peer, expect, from)?;
         let payload = expect.iter().map(|s| s.bytes()).sum();
         Ok(Frame { header: Header { tag, number, depth: 0, payload }, message })
     }
@@ -267,11 +268,7 @@ impl Link for Opened {
         let mut header = [0; HEADER_BYTES];
         from.read_exact(&mut header).map_err(|e| lost(self.peer, &e))?;
         let header = Header::decode(&header).map_err(|source| NetError::Frame { peer: self.peer, source })?;
-        let message = expect
-            .iter()
-            .map(|form| Part::read(*form, &mut *from))
-            .collect::<io::Result<Vec<_>>>()
-            .map_err(|e| lost(self.peer, &e))?;
+        let message = read_message(self.peer, expect, &mut *from)?;
         // Its number counts what this server opened to all receivers.
         Ok(Frame { header: Header { number, ..header }, message })
     }
@@ -351,21 +348,22 @@ pub fn open(public: &Public, made: Made, answers: [Vec<u8>; PARTIES]) -> Result<
     let client = Client::new(Net::new(Kind::Three.end(Role::Receiver), links), program.settings, &System);
     let of = |e: sordino_mpc::Error| misbehaved(e.sentence(&|end| program.topology().name(end)));
     let widths = output_widths(program).map_err(|e| Fault::usage(e.to_string()))?;
+    let mut steps = Steps::new(made.session.0);
+    for _ in 0..1 + usize::from(public.beside.is_some()) {
+        drop((steps.load(), steps.agree()));
+    }
+    for _ in 1..made.run {
+        drop(steps.run());
+    }
     let mut opened = vec![];
-    for output in 0..public.program.outputs.len() {
-        let at = made.row.map_or(output, |row| output * rows + row);
-        let mut steps = Steps::new(made.session.0);
-        for _ in 0..1 + usize::from(public.beside.is_some()) {
-            drop((steps.load(), steps.agree()));
-        }
-        for _ in 1..made.run {
-            drop(steps.run());
+    for (at, step) in openings(program, steps.run()).into_iter().enumerate() {
+        if made.row.is_some_and(|row| at % rows != row) {
+            continue;
         }
         let shape = &program.slots[program.outputs[at].slot].shape;
         let value = client.constant(&[], shape, widths[at]);
         let checked = client.verify(Step::root([0; 16]), value).map_err(of)?;
-        let values = client.open(opening(program, steps.run(), at), checked, Role::Receiver).map_err(of)?;
-        opened.push(values.unwrap_or_default());
+        opened.push(client.open(step, checked, Role::Receiver).map_err(of)?.unwrap_or_default());
     }
     Ok(opened)
 }

@@ -1,5 +1,6 @@
 //! The page that a server shows its operator: read-only, without scripts.
 
+use crate::clock::ago;
 use crate::engine::Engine;
 use crate::fault::Result;
 use crate::records::State;
@@ -15,16 +16,6 @@ td.n,th.n{text-align:right}.tiles{display:flex;flex-wrap:wrap;gap:.8rem;margin-t
 /// Text as HTML has it.
 fn plain(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-}
-
-/// How long ago, roughly.
-fn ago(then: u64) -> String {
-    match crate::engine::now().saturating_sub(then) {
-        s @ 0..=119 => format!("{s} s ago"),
-        s @ 120..=7199 => format!("{} min ago", s / 60),
-        s @ 7200..=172_799 => format!("{} h ago", s / 3600),
-        s => format!("{} days ago", s / 86_400),
-    }
 }
 
 /// The page.

@@ -4,14 +4,16 @@
 //! gone: whatever the moment a server is killed at, every record's files are there. Files that nobody names are swept away at the start. What must hold
 //! between records is checked inside the transaction that writes them.
 
+use crate::briefs::{Brief, Briefs, Room};
+use crate::charges::Charges;
 use crate::fault::{Blame, Fault, Result};
 use crate::files::{Files, Writing, of_io};
 use crate::names::Id;
 use crate::records::{Answer, Grant, Job, Model, State};
 use crate::seal::{Opener, StoreKey};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read};
@@ -34,107 +36,6 @@ const SMALL: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("small
 const DATABASE: &str = "records.redb";
 const FILES: &str = "shares";
 const KEY: &str = "store.key";
-
-/// What is asked of jobs most often, in memory.
-#[derive(Clone, Debug)]
-pub struct Brief {
-    /// Who asks.
-    pub owner: String,
-    /// Who receives.
-    pub receiver: String,
-    /// The upload of its model.
-    pub upload: Id,
-    /// The sealed file of what is public of its model.
-    pub public: Id,
-    /// Where it is; without the reason of a failure.
-    pub phase: Phase,
-    /// Whether its query was charged.
-    pub charged: bool,
-    /// Whether this server has its share of an answer.
-    pub answered: bool,
-    /// When it came, in seconds since 1970.
-    pub created: u64,
-    /// Its place in the order.
-    pub sequence: u64,
-}
-
-/// Where a job is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// It waits.
-    Queued,
-    /// It runs.
-    Running,
-    /// It is answered.
-    Done,
-    /// It failed.
-    Failed,
-}
-
-impl Brief {
-    fn of(job: &Job) -> Self {
-        Self {
-            owner: job.owner.clone(),
-            receiver: job.receiver.clone(),
-            upload: job.upload,
-            public: job.public,
-            phase: match job.state {
-                State::Queued => Phase::Queued,
-                State::Running => Phase::Running,
-                State::Done => Phase::Done,
-                State::Failed(_) => Phase::Failed,
-            },
-            charged: job.charged,
-            answered: job.answer.is_some(),
-            created: job.created,
-            sequence: job.sequence,
-        }
-    }
-
-    /// Whether it is over, one way or the other.
-    #[must_use]
-    pub fn is_over(&self) -> bool {
-        matches!(self.phase, Phase::Done | Phase::Failed)
-    }
-}
-
-/// How many jobs there may be.
-#[derive(Clone, Copy, Debug)]
-pub struct Room {
-    /// That wait, in all.
-    pub waiting: usize,
-    /// That wait, of one client.
-    pub own: usize,
-    /// That are over and kept, of one client.
-    pub over: usize,
-}
-
-impl Room {
-    /// Whether there is room for one more job of a client.
-    ///
-    /// # Errors
-    /// What there is too much of.
-    pub fn check<'b>(&self, client: &str, briefs: impl Iterator<Item = &'b Brief>) -> Result<()> {
-        let (mut waiting, mut own, mut over) = (0, 0, 0);
-        for brief in briefs {
-            let is_own = brief.owner == client;
-            waiting += usize::from(!brief.is_over());
-            own += usize::from(is_own && !brief.is_over());
-            over += usize::from(is_own && brief.is_over());
-        }
-        if waiting >= self.waiting {
-            return Err(Fault::limit(format!("{waiting} jobs wait, and no more are taken")));
-        }
-        if own >= self.own {
-            return Err(Fault::limit(format!("{own} of your jobs wait, and no more are taken")));
-        }
-        if over >= self.over {
-            let why = format!("{over} of your jobs are over and kept; `sordino forget` makes room");
-            return Err(Fault::limit(why));
-        }
-        Ok(())
-    }
-}
 
 /// A job that is to be added, and where the result goes.
 struct Adding {
@@ -166,40 +67,6 @@ fn add_in(txn: &WriteTransaction, adding: &Adding, briefs: &Briefs, added: &[(Id
     meta.insert("jobs", job.sequence).map_err(fault)?;
     txn.open_table(JOBS).map_err(fault)?.insert(&job.id.0, &*written(&job)?).map_err(fault)?;
     Ok(job)
-}
-
-/// Jobs by their ids.
-pub type Briefs = BTreeMap<Id, Brief>;
-
-/// A client's queries of a model.
-#[derive(Default, Serialize, Deserialize)]
-struct Charges {
-    /// All that were charged.
-    all: u64,
-    /// When, of those in the time that the grant counts; of a grant without one the latest, in case it gets one.
-    times: Vec<u64>,
-}
-
-/// Moments of charges that are kept where no time is counted.
-const LATEST: usize = 1000;
-
-impl Charges {
-    fn count(&self, grant: &Grant, now: u64) -> u64 {
-        match grant.seconds {
-            None => self.all,
-            Some(_) => self.times.iter().filter(|t| **t >= grant.since(now)).count() as u64,
-        }
-    }
-
-    fn add(&mut self, grant: &Grant, now: u64) {
-        self.all += 1;
-        self.times.push(now);
-        if grant.seconds.is_some() {
-            self.times.retain(|t| *t >= grant.since(now));
-        } else {
-            self.times.drain(..self.times.len().saturating_sub(LATEST));
-        }
-    }
 }
 
 /// A server's store.

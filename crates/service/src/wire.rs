@@ -133,7 +133,7 @@ impl ModelView {
         let own = model.owner == client;
         let mut used = BTreeMap::new();
         for (grantee, grant) in model.grants.iter().filter(|_| own) {
-            let charged = engine.store.charged(&model.name, grantee, grant, crate::engine::now())?;
+            let charged = engine.store.charged(&model.name, grantee, grant, crate::clock::now())?;
             used.insert(grantee.clone(), charged);
         }
         Ok(Self {

@@ -4,38 +4,21 @@
 
 mod common;
 
-use common::{PATIENCE, ROWS, World, asked, best, compiled, inputs_for};
+use common::{PATIENCE, ROWS, Shared, World, asked, best, bobs, compiled, inputs_for};
 use sordino::tls::Identity;
 use sordino_service::Blame;
 use sordino_service::config::Files;
 use sordino_service::names::Id;
 use sordino_service::push::{JobHead, ModelHead, head};
-use sordino_service::records::{Grant, State};
+use sordino_service::records::State;
 use sordino_service::shares::{What, share, share_bytes};
 use sordino_service::store::Store;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-
-#[derive(Clone, Default)]
-struct Shared(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Shared {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-fn bobs(queries: Option<u64>) -> BTreeMap<String, Grant> {
-    BTreeMap::from([("bob".into(), Grant { queries, ..Grant::default() })])
-}
 
 #[test]
 fn an_upload_is_told_apart_from_every_other() {

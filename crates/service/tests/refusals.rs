@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{PATIENCE, World, asked, compiled, inputs_for};
+use common::{PATIENCE, Shared, World, asked, compiled, inputs_for};
 use sordino::tls::{Authority, ConnectError, Direction, Ends, Identity};
 use sordino_mpc::Topology;
 use sordino_net::Endpoint;
@@ -171,20 +171,6 @@ fn strangers_at_the_port_for_peers() {
     assert!(matches!(dial(0, &identity_of(&world, "server-0"), Direction::Receive), ConnectError::Unexpected { .. }));
     let stranger = Authority::new().unwrap().identity(&Topology::three(1), Endpoint(0)).unwrap();
     assert!(matches!(dial(0, &stranger, Direction::Send), ConnectError::UnknownAuthority { .. }));
-}
-
-/// Bytes that several writers share.
-#[derive(Clone, Default)]
-struct Shared(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Shared {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }
 
 #[test]

@@ -2,10 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use sordino_service::briefs::Room;
 use sordino_service::names::Id;
 use sordino_service::records::{Answer, Grant, Job, Model, State};
 use sordino_service::shares::Made;
-use sordino_service::store::{Room, Store};
+use sordino_service::store::Store;
 use sordino_service::{Blame, Fault};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};

@@ -88,6 +88,7 @@ pub mod party;
 mod pictures;
 pub mod prepared;
 mod preprocess;
+pub mod price;
 pub mod private;
 pub mod processes;
 pub mod report;

@@ -11,9 +11,8 @@ use crate::session::{Ended, Inputs, Job, Outputs, Owned, fresh_id, run};
 use crate::tls::{Ends, Identity};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
-use sordino_mpc::{Kind, Plan, Step, System, Topology, two};
+use sordino_mpc::{Kind, System, Topology};
 use sordino_net::{Endpoint, LinkModel, Net, Part, Segment, Tag};
-use sordino_nn::exec::Loaded;
 use sordino_nn::program::{Program, Secrets};
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
@@ -71,34 +70,6 @@ pub struct Setup<'a> {
     pub threads: usize,
     /// Set from outside to end the waiting.
     pub stop: &'a AtomicBool,
-}
-
-/// What a run costs, as the program says.
-#[derive(Clone, Copy, Debug)]
-pub struct Price {
-    /// Bytes of the first query, both ways.
-    pub bytes: u64,
-    /// Rounds.
-    pub rounds: u32,
-    /// Most memory, in bytes.
-    pub memory: u64,
-}
-
-impl Price {
-    /// Of a program.
-    ///
-    /// # Errors
-    /// When the program does what two parties cannot.
-    pub fn of(program: &Program) -> Result<Self> {
-        let plan = &Plan::<two::Declared>::of(program.settings);
-        let mut at = Step::root([0; 16]);
-        let loaded = Loaded::load(plan, at.child("load"), program, None)?;
-        loaded.agree(plan, at.child("agree"))?;
-        plan.restart();
-        loaded.run(plan, at.child("run"), None, |_| ())?;
-        let cost = plan.cost();
-        Ok(Self { bytes: cost.total(), rounds: cost.rounds, memory: plan.peak_bytes() })
-    }
 }
 
 fn failed(e: &dyn std::fmt::Display) -> Error {

@@ -1,7 +1,7 @@
 //! `sordino submit|fetch|jobs|models|allow|remove|forget`.
 
-use super::{To, ago, id, json};
-use crate::{Inputs, human_bytes, positive, print};
+use super::{To, id};
+use crate::{Inputs, human_bytes, json, positive, print};
 use clap::Args;
 use serde::Serialize;
 use sordino::inputs::Take;
@@ -11,6 +11,7 @@ use sordino_nn::exec::encode_inputs;
 use sordino_nn::program::Port;
 use sordino_service::Blame;
 use sordino_service::client::{Answered, Client};
+use sordino_service::clock::ago;
 use sordino_service::names::Id;
 use sordino_service::records::{Grant, State};
 use sordino_service::wire::{JobView, ModelView};

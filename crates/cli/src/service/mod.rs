@@ -13,7 +13,7 @@ pub(crate) use serve::Serve;
 pub(crate) use store::StoreArgs;
 
 use clap::Args;
-use sordino::{Error, Result};
+use sordino::Result;
 use sordino_service::client::Client;
 use sordino_service::config::Cluster;
 use sordino_service::names::Id;
@@ -41,19 +41,4 @@ impl To {
 
 fn id(text: &str) -> std::result::Result<Id, String> {
     text.parse().map_err(|e: sordino_service::Fault| e.why)
-}
-
-fn json(value: &impl serde::Serialize) -> Result<String> {
-    Ok(serde_json::to_string(value).map_err(|e| Error::Session(e.to_string()))? + "\n")
-}
-
-/// How long ago, roughly.
-fn ago(then: u64) -> String {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    match now.saturating_sub(then) {
-        s @ 0..=119 => format!("{s} s ago"),
-        s @ 120..=7199 => format!("{} min ago", s / 60),
-        s @ 7200..=172_799 => format!("{} h ago", s / 3600),
-        s => format!("{} days ago", s / 86_400),
-    }
 }

@@ -1,7 +1,7 @@
 //! `sordino push`.
 
 use super::To;
-use crate::{Compile, Open, human_bytes, of_model, print};
+use crate::{Compile, Open, human_bytes, json, of_model, print};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -197,7 +197,7 @@ impl Push {
         let (public, secrets) = self.compiled()?;
         let mut pushed = Pushed::new(&name, &public);
         if self.show {
-            return print(&if self.json { super::json(&pushed)? } else { pushed.shown() });
+            return print(&if self.json { json(&pushed)? } else { pushed.shown() });
         }
         if !self.json {
             print(&pushed.shown())?;
@@ -215,7 +215,7 @@ impl Push {
             with_bar(total, &Arc::clone(&sent), self.json, || client.push(&name, public, &secrets, grants, &sent))?;
         (pushed.upload, pushed.seconds) = (Some(upload), start.elapsed().as_secs_f64());
         if self.json {
-            return print(&super::json(&pushed)?);
+            return print(&json(&pushed)?);
         }
         print(&format!("pushed as {name} in {:.2} s; upload {upload}\n", pushed.seconds))
     }
@@ -223,25 +223,22 @@ impl Push {
     fn compiled(&self) -> Result<(Public, Secrets)> {
         let path = &self.model;
         let mut graph = self.open.read(path)?;
-        let calibration = self.compile.calibration_file(path).ok_or_else(|| {
-            let why = "it has no calibration; `sordino calibrate` takes one from samples that may be known".into();
-            Error::File { path: path.clone(), why }
-        })?;
+        let calibration = self.compile.needed_calibration(path)?;
         let preprocess = self.preprocess.clone().or_beside(path)?;
         let mut calibration = Calibration::of(&calibration, path, &graph)?;
         let named = |e| of_model(path, e);
+        let mut typed = model::typed(&graph, 1).map_err(named)?;
         if self.answer == Answer::Class {
-            let scores = model::typed(&graph, 1).map_err(named)?.reference;
-            let classes = scores.outputs.first().and_then(|(_, id)| scores.shapes[*id].get(1).copied()).unwrap_or(1);
+            let net = &typed.reference;
+            let classes = net.outputs.first().and_then(|(_, id)| net.shapes[*id].get(1).copied()).unwrap_or(1);
             let name = graph.answer_class();
+            typed = model::typed(&graph, 1).map_err(named)?;
             // What the calibration does not know are places, which are below the number of classes.
             let inner = format!("{name}:");
-            let places = model::typed(&graph, 1).map_err(named)?.passed.names;
-            for place in places.into_iter().filter(|n| *n == name || n.starts_with(&inner)) {
-                calibration.ranges.values.insert(place, Range::within(classes as f64));
+            for place in typed.passed.names.iter().filter(|n| **n == name || n.starts_with(&inner)) {
+                calibration.ranges.values.insert(place.clone(), Range::within(classes as f64));
             }
         }
-        let typed = model::typed(&graph, 1).map_err(named)?;
         let options = self.compile.options(calibration.widths)?;
         let (program, secrets) = model::compiled(&typed, &calibration.ranges, &options).map_err(named)?;
         let class = self.answer == Answer::Class;

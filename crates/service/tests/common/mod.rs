@@ -12,8 +12,9 @@ use sordino_service::demo::Demo;
 use sordino_service::push::{Beside, Public};
 use sordino_service::records::{Grant, State};
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -85,4 +86,22 @@ pub(crate) fn asked(client: &Client, name: &str) -> usize {
     let view = client.wait(job, PATIENCE).unwrap();
     assert_eq!(view.state, State::Done, "{view:?}");
     best(&client.answer(job).unwrap().scores())
+}
+
+/// Bytes that several writers share.
+#[derive(Clone, Default)]
+pub(crate) struct Shared(pub(crate) Arc<Mutex<Vec<u8>>>);
+
+impl Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+pub(crate) fn bobs(queries: Option<u64>) -> BTreeMap<String, Grant> {
+    BTreeMap::from([("bob".into(), Grant { queries, ..Grant::default() })])
 }

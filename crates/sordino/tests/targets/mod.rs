@@ -105,6 +105,6 @@ pub(crate) fn checkpoint(bytes: &[u8]) {
 /// What a host offers to a client: what is taken can be planned.
 pub(crate) fn offer(bytes: &[u8]) {
     if let Ok(offer) = sordino::two::Offer::read(bytes) {
-        let _ = sordino::two::Price::of(&offer.program);
+        let _ = sordino::price::Price::of::<sordino::mpc::two::Declared>(&offer.program);
     }
 }

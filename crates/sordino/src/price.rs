@@ -1,0 +1,34 @@
+//! What a run of a program costs, as the program says.
+
+use crate::Result;
+use sordino_mpc::{Costs, Plan, Step};
+use sordino_nn::exec::Loaded;
+use sordino_nn::program::Program;
+
+/// What a run costs.
+#[derive(Clone, Copy, Debug)]
+pub struct Price {
+    /// Bytes of the first run, all ways.
+    pub bytes: u64,
+    /// Rounds.
+    pub rounds: u32,
+    /// Bound on the memory of a computing end, what is loaded included, in bytes.
+    pub memory: u64,
+}
+
+impl Price {
+    /// Of a program, as a protocol declares it.
+    ///
+    /// # Errors
+    /// When the program does what that protocol cannot.
+    pub fn of<C: Costs>(program: &Program) -> Result<Self> {
+        let plan = &Plan::<C>::of(program.settings);
+        let mut at = Step::root([0; 16]);
+        let loaded = Loaded::load(plan, at.child("load"), program, None)?;
+        loaded.agree(plan, at.child("agree"))?;
+        plan.restart();
+        loaded.run(plan, at.child("run"), None, |_| ())?;
+        let cost = plan.cost();
+        Ok(Self { bytes: cost.total(), rounds: cost.rounds, memory: plan.peak_bytes() })
+    }
+}
