@@ -176,6 +176,13 @@ enum Ot {
     Softspoken,
 }
 
+/// Yes or no.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
 /// How to compile.
 #[derive(Args, Clone)]
 pub(crate) struct Compile {
@@ -203,6 +210,10 @@ pub(crate) struct Compile {
     /// Room above the calibrated ranges, as a factor.
     #[arg(long, default_value_t = 2.0, value_parser = margin)]
     margin: f64,
+    /// Whether the servers find out, on shares, that a value left its range, and the receiver refuses the answer; costs two percent of the
+    /// bytes and tells the receiver this one bit. Of three servers [default: on].
+    #[arg(long, value_enum, value_name = "on|off")]
+    guard: Option<Switch>,
     /// Round exactly in every truncation, for the price of one more comparison each.
     #[arg(long)]
     faithful: bool,
@@ -253,7 +264,11 @@ impl Compile {
         let settings =
             Settings { kind, transfers, faithful: self.faithful, narrow_bits, wide_bits, ..Settings::default() };
         settings.check().map_err(|e| Error::Usage(e.to_string()))?;
-        Ok(Options { frac_bits: self.frac_bits, weight_bits: self.weight_bits, margin: self.margin, settings })
+        if kind == Kind::Two && self.guard == Some(Switch::On) {
+            return Err(Error::Usage("--guard on: two parties have none; `--check` compares layer by layer".into()));
+        }
+        let guard = self.guard != Some(Switch::Off);
+        Ok(Options { frac_bits: self.frac_bits, weight_bits: self.weight_bits, margin: self.margin, guard, settings })
     }
 
     /// The calibration of a model that nothing can be done without.

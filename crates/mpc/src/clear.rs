@@ -55,11 +55,11 @@ impl<D: Device> Clear<D> {
     }
 
     fn tensor(&self, shape: Shape, width: Width, values: Vec<i64>) -> ClearTensor {
-        self.watch(&values, self.settings.bits(width));
+        self.fits(&values, self.settings.bits(width));
         ClearTensor { shape, width, values: Rc::new(values) }
     }
 
-    fn watch(&self, values: &[i64], bits: u32) {
+    fn fits(&self, values: &[i64], bits: u32) {
         let outside = |v: &&i64| v.unsigned_abs() >= 1u64 << (bits - 1);
         if let Some(&value) = values.iter().find(outside) {
             let count = values.iter().filter(outside).count();
@@ -101,7 +101,7 @@ impl<D: Device> Clear<D> {
             Some(b) => z.zip(b.values.iter().cycle()).map(|(v, b)| v.wrapping_add(*b)).collect(),
             None => z.collect(),
         };
-        self.watch(&sum, self.settings.wide_bits);
+        self.fits(&sum, self.settings.wide_bits);
         sum.iter_mut().for_each(|v| *v = v.wrapping_add(half) >> shift);
         self.tensor(shape, Width::Narrow, sum)
     }
@@ -221,7 +221,7 @@ impl<D: Device> Protocol for Clear<D> {
         Ok(self.rounded(x.shape.clone(), x.values.iter().copied(), None, shift))
     }
     fn msb(&self, _at: Step, x: &ClearTensor) -> Result<ClearTensor> {
-        self.watch(&x.values, self.settings.narrow_bits);
+        self.fits(&x.values, self.settings.narrow_bits);
         let bits = x.values.iter().map(|&v| i64::from(v < 0)).collect();
         Ok(self.tensor(x.shape.clone(), Width::Narrow, bits))
     }
@@ -235,7 +235,7 @@ impl<D: Device> Protocol for Clear<D> {
         let shape = crate::fit::function_rows(&x.shape, thresholds, functions)?;
         for t in thresholds {
             let differences: Vec<i64> = x.values.iter().map(|v| v - t).collect();
-            self.watch(&differences, self.settings.narrow_bits);
+            self.fits(&differences, self.settings.narrow_bits);
         }
         let value = |v: i64, weights: &[i64]| {
             let above = thresholds.iter().zip(weights).filter(|(t, _)| v < **t);
@@ -245,7 +245,7 @@ impl<D: Device> Protocol for Clear<D> {
         Ok(self.tensor(shape, Width::Wide, values.collect()))
     }
     fn relu_with_bit(&self, _at: Step, x: &ClearTensor, out: Width) -> Result<(ClearTensor, ClearTensor)> {
-        self.watch(&x.values, self.settings.narrow_bits);
+        self.fits(&x.values, self.settings.narrow_bits);
         let bits = x.values.iter().map(|&v| i64::from(v >= 0)).collect();
         let y = self.tensor(x.shape.clone(), out, x.values.iter().map(|&v| v.max(0)).collect());
         Ok((y, self.tensor(x.shape.clone(), Width::Narrow, bits)))
@@ -253,7 +253,7 @@ impl<D: Device> Protocol for Clear<D> {
     fn select(&self, _at: Step, bit: &ClearTensor, x: &ClearTensor, out: Width) -> Result<ClearTensor> {
         crate::fit::fits_bits(&bit.shape, &x.shape)?;
         if out == Width::Wide {
-            self.watch(&x.values, self.settings.narrow_bits - 1);
+            self.fits(&x.values, self.settings.narrow_bits - 1);
         }
         let values = x.values.iter().zip(bit.values.iter()).map(|(&v, &b)| v * b).collect();
         Ok(self.tensor(x.shape.clone(), out, values))
@@ -263,8 +263,15 @@ impl<D: Device> Protocol for Clear<D> {
         Ok(self.panel(&weights.values, op))
     }
     fn extend(&self, _at: Step, x: &ClearTensor) -> Result<ClearTensor> {
-        self.watch(&x.values, self.settings.narrow_bits - 1);
+        self.fits(&x.values, self.settings.narrow_bits - 1);
         Ok(self.tensor(x.shape.clone(), Width::Wide, x.values.to_vec()))
+    }
+    fn watch(&self, _at: Step, x: &ClearTensor, _rows: usize) -> Result<()> {
+        self.fits(&x.values, self.settings.narrow_bits - 1);
+        Ok(())
+    }
+    fn sound(&self, _at: Step, _row: [usize; 2], _to: Role) -> Result<Option<bool>> {
+        Ok(None)
     }
     fn verify(&self, _at: Step, x: ClearTensor) -> Result<Checked<ClearTensor>> {
         Ok(Checked(x))

@@ -1,6 +1,6 @@
 //! An owner's side of a computation by three servers: sharing inputs, receiving outputs, following along otherwise.
 
-use crate::rep3::{SERVERS, opened, opened_form};
+use crate::rep3::{SERVERS, SOUND, opened, opened_form};
 use crate::{Checked, Entropy, Error, Local, Party, Plan, Protocol, Result, Role, Settings, Step, Symbol, Width};
 use sordino_net::{Net, Part};
 use sordino_ring::{Conv2d, PrgKey, Shape, pack, unpack};
@@ -155,6 +155,23 @@ impl Protocol for Client<'_> {
     }
     fn agree(&self, at: Step, tensors: &[&Symbol]) -> Result<()> {
         self.shapes.agree(at, tensors)
+    }
+    fn watch(&self, at: Step, x: &Symbol, rows: usize) -> Result<()> {
+        self.shapes.watch(at, x, rows)
+    }
+    fn sound(&self, at: Step, _row: [usize; 2], to: Role) -> Result<Option<bool>> {
+        if !self.plays(to) {
+            return Ok(None);
+        }
+        let mut hash = 0;
+        for server in SERVERS {
+            for part in self.net.recv(server, at.tag("sound"), &[SOUND])? {
+                if let Part::Wide(words) = part {
+                    hash = words.iter().fold(hash, |h, w| h ^ w);
+                }
+            }
+        }
+        Ok(Some(hash == 0))
     }
     fn verify(&self, at: Step, x: Symbol) -> Result<Checked<Symbol>> {
         self.shapes.verify(at, x)

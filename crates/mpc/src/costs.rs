@@ -82,6 +82,21 @@ pub trait Costs {
     fn extend(&self, n: usize) -> Cost;
     /// Opening to the receiver.
     fn open(&self, n: usize, width: Width) -> Cost;
+    /// Watching whether `n` elements are in range.
+    ///
+    /// # Errors
+    /// When the protocol does not offer it.
+    fn watch(&self, n: usize) -> Result<Cost> {
+        let _ = n;
+        refused("a guard of ranges")
+    }
+    /// Telling the receiver whether those of a row were.
+    ///
+    /// # Errors
+    /// When the protocol does not offer it.
+    fn sound(&self) -> Result<Cost> {
+        refused("a guard of ranges")
+    }
     /// Comparing copies of shares.
     fn agree(&self) -> Cost {
         Cost::default()

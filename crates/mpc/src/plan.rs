@@ -277,6 +277,14 @@ impl<C: Costs> Protocol for Plan<C> {
         self.spend(self.costs.extend(x.shape.len()));
         Ok(self.symbol(x.shape.clone(), Width::Wide))
     }
+    fn watch(&self, _at: Step, x: &Symbol, _rows: usize) -> Result<()> {
+        self.spend(self.costs.watch(x.shape.len())?);
+        Ok(())
+    }
+    fn sound(&self, _at: Step, _row: [usize; 2], _to: Role) -> Result<Option<bool>> {
+        self.spend_open(self.costs.sound()?);
+        Ok(None)
+    }
     fn agree(&self, _at: Step, _tensors: &[&Symbol]) -> Result<()> {
         self.spend(self.costs.agree());
         Ok(())

@@ -334,6 +334,26 @@ pub trait Protocol {
         Ok((self.local(&Local::Add, &[y, &positive])?, bit))
     }
 
+    /// Takes note of the elements of narrow x that are not within |v| < 2^(n - 2), for each of `rows` runs of equal length by itself.
+    /// A value within never counts. One beyond by half, up to two and a half times the bound, always does, as do those that are the same
+    /// mod 2^n; others with a probability.
+    ///
+    /// # Errors
+    /// Elements that are not so many rows; by default, as a protocol without it.
+    fn watch(&self, at: Step, x: &Self::Arith, rows: usize) -> Result<()> {
+        let _ = (at, x, rows);
+        refused("a guard of ranges")
+    }
+    /// Tells the receiver of a row (its number, of how many) whether nothing was noted in the run, which ends with the last one; everybody
+    /// else gets `None`, as does the receiver where values are in the clear anyway.
+    ///
+    /// # Errors
+    /// Lost peers; by default, as a protocol without it.
+    fn sound(&self, at: Step, row: [usize; 2], to: Role) -> Result<Option<bool>> {
+        let _ = (at, row, to);
+        refused("a guard of ranges")
+    }
+
     /// Ends that hold copies of the same shares compare them: of everything that owners shared since the last comparison, and
     /// of these tensors. A protocol without copies has nothing to compare.
     ///

@@ -42,6 +42,8 @@ enum Op {
         shift: u32,
     },
     Extend,
+    /// Extended, watched before; told at the end, for so many rows.
+    Watched(usize),
     Max,
     Local(usize),
     Constant,
@@ -95,6 +97,7 @@ impl One {
                 | Op::Relu(_)
                 | Op::Select(_)
                 | Op::Extend
+                | Op::Watched(_)
                 | Op::Max
                 | Op::Local(_)
                 | Op::Constant
@@ -199,6 +202,10 @@ impl Job for One {
             }
             Op::Relu(width) => p.relu(step, &narrow, width)?,
             Op::Extend => p.extend(step, &narrow)?,
+            Op::Watched(rows) => {
+                p.watch(step, &narrow, rows)?;
+                p.extend(at.child("extend"), &narrow)?
+            }
             Op::Max => {
                 let y = p.input(at.child("y"), Role::DataOwner(0), Some(&self.y), &shape)?;
                 p.max(step, &narrow, &p.local(&Local::Low, &[&y])?)?
@@ -244,7 +251,13 @@ impl Job for One {
         };
         let width = p.width(&y);
         let y = p.verify(at.child("verify"), y)?;
-        Ok((width, p.open(at.child("open"), y, Role::Receiver)?))
+        let opened = p.open(at.child("open"), y, Role::Receiver)?;
+        if let Op::Watched(rows) = self.op {
+            for row in 0..rows {
+                assert_ne!(p.sound(at.child("sound"), [row, rows], Role::Receiver)?, Some(false));
+            }
+        }
+        Ok((width, opened))
     }
 }
 
@@ -311,6 +324,7 @@ fn all_ops() -> Vec<Op> {
         Op::WeightGradient { shift: 20 },
         Op::WeightGradient { shift: 32 },
         Op::Extend,
+        Op::Watched(1),
         Op::Max,
         Op::Constant,
     ];
@@ -368,6 +382,8 @@ fn other_rings() {
             let shift = settings.most_shift().min(8);
             let exact = [Op::Msb, Op::Relu(Width::Narrow), Op::Relu(Width::Wide), Op::Max, Op::Extend, Op::Input];
             check(Op::Select(Width::Wide), 194, settings);
+            check(Op::Watched(1), 194, settings);
+            check(Op::Watched(97), 194, settings);
             check(Op::Piecewise { thresholds: 2, functions: 3 }, 194, settings);
             check(Op::Piecewise { thresholds: 5, functions: 2 }, 194, settings);
             let rounded = [Op::Mul { shift }, Op::Truncate { shift }, Op::Linear { shift }];

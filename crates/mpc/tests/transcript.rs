@@ -53,6 +53,8 @@ impl Job for All {
         p.select(at.child("select by sign"), &bits, &low, Width::Narrow)?;
         p.piecewise_constant(at.child("few"), &low, &[-5, 70], &[vec![1, 2], vec![3, 4], vec![5, 6]])?;
         p.piecewise_constant(at.child("many"), &low, &[-900, 0, 1, 64], &[vec![1, -2, 3, 1 << 40]])?;
+        p.watch(at.child("watch"), &low, 1)?;
+        p.watch(at.child("watch rows"), &low, 3)?;
         p.relu(at.child("narrow"), &low, Width::Narrow)?;
         p.relu(at.child("wide"), &low, Width::Wide)?;
         let (_, bit) = p.relu_with_bit(at.child("kept"), &low, Width::Narrow)?;

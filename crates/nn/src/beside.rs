@@ -1,7 +1,7 @@
 //! A network for several samples in which every sample is an input of its own, and every answer an output of its own: so that samples of
 //! different owners can be computed side by side, and opened apart.
 
-use crate::lower::{Options, Ranges, compile};
+use crate::lower::{Options, Ranges, unguarded};
 use crate::network::{Layer, LayerNode, Network, ValueId};
 use crate::program::{Program, Secrets};
 use crate::{Error, Result};
@@ -82,9 +82,12 @@ pub fn compile_beside(
             }
         }
     }
-    let (mut program, secrets) = compile(&apart, &ranges, options)?;
+    let (mut program, secrets) = unguarded(&apart, &ranges, options)?;
     for (i, port) in program.inputs.iter_mut().enumerate() {
         port.owner = (i % rows) as u8;
+    }
+    if options.guarded() {
+        crate::guard::guard(&mut program, rows);
     }
     Ok(Some((program, secrets)))
 }

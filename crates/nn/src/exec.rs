@@ -115,9 +115,17 @@ pub fn decode_states(program: &Program, step: &TrainingStep, integers: &[Vec<i64
     integers.iter().enumerate().map(decode).collect()
 }
 
+/// The steps in which a run tells its receiver something.
+pub struct Openings {
+    /// The outputs, in order.
+    pub outputs: Vec<Step>,
+    /// Whether the values of each row were in range, of a program that watches.
+    pub sound: Vec<Step>,
+}
+
 /// The steps in which a run that begins at `at` opens its outputs: for a receiver who was not there.
 #[must_use]
-pub fn openings(program: &Program, mut at: Step) -> Vec<Step> {
+pub fn openings(program: &Program, mut at: Step) -> Openings {
     for _ in &program.instructions {
         drop(at.child("step"));
     }
@@ -128,7 +136,15 @@ pub fn openings(program: &Program, mut at: Step) -> Vec<Step> {
         drop(at.child("verify"));
         at.child("open")
     };
-    program.outputs.iter().map(|_| opening()).collect()
+    let outputs = program.outputs.iter().map(|_| opening()).collect();
+    Openings { outputs, sound: (0..program.guarded).map(|_| at.child("sound")).collect() }
+}
+
+/// Whether an output's integers are in the range that the program was compiled for.
+#[must_use]
+pub fn in_range(program: &Program, width: Width, integers: &[i64]) -> bool {
+    let limit = 1u64 << (program.settings.narrow_bits - 2);
+    width == Width::Wide || integers.iter().all(|v| v.unsigned_abs() < limit)
 }
 
 /// The ring that each output is opened in: the narrow one where a value has both.
@@ -258,15 +274,27 @@ impl<'p, P: Protocol> Loaded<'p, P> {
             p.agree(at.child("agree"), &[])?;
         }
         let mut outputs = vec![];
+        let mut sound = true;
         for output in &self.program.outputs {
             let value = match &held[output.slot] {
                 Held { narrow: Some(x), .. } | Held { wide: Some(x), .. } => x.clone(),
                 _ => return Err(missing()),
             };
+            let width = p.width(&value);
             let checked = p.verify(at.child("verify"), value)?;
-            outputs.push(p.open(at.child("open"), checked, Role::Receiver)?);
+            let opened = p.open(at.child("open"), checked, Role::Receiver)?;
+            sound &= opened.as_ref().is_none_or(|v| in_range(self.program, width, v));
+            outputs.push(opened);
         }
-        Ok(outputs)
+        let rows = self.program.guarded;
+        let mut told = false;
+        for row in 0..rows {
+            if let Some(row) = p.sound(at.child("sound"), [row, rows], Role::Receiver)? {
+                (told, sound) = (true, sound && row);
+            }
+        }
+        // Where nothing is told, values are in the clear, and whoever runs them there looks at them.
+        if told && !sound { Err(sordino_mpc::Error::OutOfRange.into()) } else { Ok(outputs) }
     }
 
     /// The states as the last run left them.
@@ -406,6 +434,11 @@ impl<'p, P: Protocol> Loaded<'p, P> {
                     bits[*i] = Some(bit);
                 }
                 y
+            }
+            Op::Watch { x, rows } => {
+                let x = narrow(*x)?;
+                p.watch(at, &x, *rows)?;
+                x
             }
             Op::Extend { x } => p.extend(at, &narrow(*x)?)?,
             Op::Piecewise { x, thresholds, functions } => {

@@ -15,6 +15,7 @@ pub mod exec;
 pub mod float;
 mod fold;
 pub mod graph;
+mod guard;
 mod import;
 mod limits;
 mod lower;

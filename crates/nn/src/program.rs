@@ -202,6 +202,11 @@ pub enum Op {
         y: Slot,
         keep: Option<usize>,
     },
+    /// Takes note of elements outside their range, for each of so many equal runs by itself; the result is the operand.
+    Watch {
+        x: Slot,
+        rows: usize,
+    },
     /// From the narrow ring to the wide one.
     Extend {
         x: Slot,
@@ -352,6 +357,9 @@ pub struct Program {
     pub states: Vec<State>,
     /// Bits that are kept within a run.
     pub bits: usize,
+    /// Of how many rows of jobs of their own it tells the receiver whether all of their values were in range; zero if of none.
+    #[serde(default)]
+    pub guarded: usize,
     /// Learning rate of every iteration; the last one holds on.
     pub rates: Vec<f64>,
     /// What the protocol is to do.
@@ -421,7 +429,8 @@ impl Program {
     pub fn capacity(&self, layer: usize) -> Option<f64> {
         let (_, slot) = self.layers.get(layer)?.result.as_ref()?;
         let mut steps = self.instructions.iter().filter(|i| i.out == *slot);
-        let narrow = !self.slots[*slot].wide || steps.next_back().is_some_and(|i| matches!(i.op, Op::Extend { .. }));
+        let narrow = !self.slots[*slot].wide
+            || steps.next_back().is_some_and(|i| matches!(i.op, Op::Extend { .. } | Op::Watch { .. }));
         // Half a unit of rounding to the ring, and one of a truncation's.
         narrow.then(|| (2f64.powi(self.settings.narrow_bits as i32 - 1) - 1.5) / self.slots[*slot].scale)
     }
@@ -463,6 +472,7 @@ impl Op {
             | Self::Relu { x, .. }
             | Self::Select { x, .. }
             | Self::Extend { x }
+            | Self::Watch { x, .. }
             | Self::Piecewise { x, .. }
             | Self::Row { x, .. }
             | Self::Scale { x, .. }

@@ -72,6 +72,9 @@ impl Program {
                 return fault("an input or output that is none of its values");
             }
         }
+        if self.guarded > usize::from(sordino_mpc::MOST_OWNERS) {
+            return fault("more guarded rows than jobs run together");
+        }
         if self.inputs.is_empty() || self.outputs.is_empty() {
             return fault("no inputs or no outputs");
         }
@@ -132,6 +135,9 @@ impl Program {
             Op::Product { .. } | Op::WeightGradient { .. } | Op::Descend { .. } | Op::Dropout { .. } => false,
             Op::Piecewise { thresholds, functions, .. } => {
                 !thresholds.is_empty() && functions.iter().all(|f| f.len() == thresholds.len())
+            }
+            Op::Watch { x, rows } => {
+                (*rows == 1 || *rows == self.guarded) && out.len().is_multiple_of((*rows).max(1)) && shape(*x) == out
             }
             Op::Extend { x } | Op::Scale { x, .. } | Op::Offset { x, .. } => shape(*x).len() == out.len(),
             Op::Add { x, .. } | Op::Sub { x, .. } => shape(*x).len() == out.len(),

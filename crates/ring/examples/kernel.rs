@@ -54,6 +54,12 @@ fn kernel(cpu: Cpu, name: &str) -> Option<Box<dyn Fn()>> {
             let (planes, shares) = (cpu.planes(&a, 0, 31), words(9, PLANE * cmp.leaf_planes()));
             Box::new(move || drop(black_box(cpu.leaves(&shares, &planes, &cmp, true))))
         }
+        "outliers" => {
+            let (tops, table) = (cpu.planes(&a, 29, 32), words(9, PLANE * 7));
+            Box::new(move || {
+                black_box(cpu.outliers(&table, &tops, true, 0..N, 0x1234_5678_9abc_def1));
+            })
+        }
         "tree" => {
             let (planes, shares) = (cpu.planes(&a, 0, 31), words(9, PLANE * cmp.leaf_planes()));
             let wires = cpu.leaves(&shares, &planes, &cmp, true);
@@ -73,7 +79,7 @@ fn kernel(cpu: Cpu, name: &str) -> Option<Box<dyn Fn()>> {
 }
 
 fn main() {
-    let names = "convolution batch winograd pointwise depthwise weight_gradient batch_gradient product truncate select widen expand planes thermometer leaves tree pack unpack masks";
+    let names = "convolution batch winograd pointwise depthwise weight_gradient batch_gradient product truncate select widen expand planes thermometer leaves outliers tree pack unpack masks";
     let mut arguments = std::env::args().skip(1);
     let (name, times) = (arguments.next().unwrap_or_default(), arguments.next().and_then(|t| t.parse::<u32>().ok()));
     match (kernel(Cpu::new(1), &name), times) {

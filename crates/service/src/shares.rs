@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use sordino_mpc::rep3::{opened_form, share_form};
 use sordino_mpc::{Client, Kind, Protocol, Role, Step, System};
 use sordino_net::{Endpoint, Frame, HEADER_BYTES, Header, Link, Links, Message, Net, NetError, Part, Segment, Tag};
-use sordino_nn::exec::{Loaded, openings, output_widths};
+use sordino_nn::exec::{Loaded, in_range, openings, output_widths};
 use sordino_nn::program::{Op, Program, SecretForm, Secrets};
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex};
@@ -69,7 +69,8 @@ pub fn answer_bytes(program: &Program) -> u64 {
         let form = opened_form(program.slots[slot].shape.len(), 64);
         HEADER_BYTES as u64 + form.iter().map(|s| s.bytes()).sum::<u64>()
     };
-    program.outputs.iter().map(|o| of(o.slot)).sum()
+    let sound = (HEADER_BYTES + 8) * program.guarded;
+    program.outputs.iter().map(|o| of(o.slot)).sum::<u64>() + sound as u64
 }
 
 /// Copies a share set while it hashes either component by itself.
@@ -356,14 +357,23 @@ pub fn open(public: &Public, made: Made, answers: [Vec<u8>; PARTIES]) -> Result<
         drop(steps.run());
     }
     let mut opened = vec![];
-    for (at, step) in openings(program, steps.run()).into_iter().enumerate() {
-        if made.row.is_some_and(|row| at % rows != row) {
-            continue;
-        }
+    let openings = openings(program, steps.run());
+    let ours = |at: &usize| made.row.is_none_or(|row| at % rows == row);
+    let mut sound = true;
+    for (at, step) in openings.outputs.into_iter().enumerate().filter(|(at, _)| ours(at)) {
         let shape = &program.slots[program.outputs[at].slot].shape;
         let value = client.constant(&[], shape, widths[at]);
         let checked = client.verify(Step::root([0; 16]), value).map_err(of)?;
-        opened.push(client.open(step, checked, Role::Receiver).map_err(of)?.unwrap_or_default());
+        let integers = client.open(step, checked, Role::Receiver).map_err(of)?.unwrap_or_default();
+        sound &= program.guarded == 0 || in_range(program, widths[at], &integers);
+        opened.push(integers);
+    }
+    for (at, step) in openings.sound.into_iter().enumerate().filter(|(at, _)| ours(at)) {
+        let told = client.sound(step, [at, program.guarded], Role::Receiver).map_err(of)?;
+        sound &= told != Some(false);
+    }
+    if !sound {
+        return Err(Fault::new(Blame::Usage, sordino_mpc::Error::OutOfRange.to_string()));
     }
     Ok(opened)
 }

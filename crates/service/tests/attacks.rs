@@ -174,6 +174,38 @@ fn jobs_that_wait_run_together_and_stay_apart() {
     assert!(runs.len() > 7 && runs.values().all(|whose| whose.len() == 1));
 }
 
+/// Jobs whose values leave their range have no answer, and those that ran beside them do.
+#[test]
+fn a_job_out_of_range_spoils_no_other() {
+    let world = World::with(|_| ());
+    let alice = world.push("mnist", BTreeMap::new());
+    let model = alice.model("mnist").unwrap();
+    let good = inputs_for(&model);
+    // Five times what pixels are, past the check that a client makes of its own inputs.
+    let bad: Vec<Vec<i64>> = good.iter().map(|x| x.iter().map(|v| v * 5).collect()).collect();
+    let jobs: Vec<Id> =
+        (0..60).map(|k| alice.submit(&model, if k % 4 == 1 { &bad } else { &good }, "alice").unwrap()).collect();
+    for (k, job) in jobs.iter().enumerate() {
+        assert_eq!(alice.wait(*job, PATIENCE).unwrap().state, State::Done);
+        match alice.answer(*job) {
+            Ok(answer) => assert!(k % 4 != 1 && best(&answer.scores()) == 7, "{k}"),
+            Err(e) => assert!(k % 4 == 1 && e.to_string().contains("left the range"), "{k}: {e}"),
+        }
+    }
+    let runs: BTreeSet<(Id, u64)> = world.demo.servers[0]
+        .as_ref()
+        .unwrap()
+        .engine()
+        .store
+        .jobs()
+        .unwrap()
+        .into_iter()
+        .map(|j| j.answer.unwrap().made)
+        .map(|m| (m.session, m.run))
+        .collect();
+    assert!(runs.len() < jobs.len(), "none ran beside another");
+}
+
 #[test]
 fn jobs_that_are_swapped_under_way_harm_nobody_else() {
     let world = World::with(|_| ());

@@ -12,7 +12,6 @@ use sordino::owners::Owners;
 use sordino::report::{Check, check};
 use sordino::session;
 use sordino::{Error, Result};
-use sordino_mpc::Settings;
 use sordino_net::LinkModel;
 use sordino_nn::exec::{decode_outputs, encode_inputs};
 use sordino_nn::zoo::Pool;
@@ -122,7 +121,7 @@ impl Accuracy {
     }
 
     fn line(&self, name: &str, frac_bits: u32, weight_bits: Option<u32>, images: usize) -> Result<Line> {
-        let options = Options { frac_bits: Some(frac_bits), weight_bits, margin: 2.0, settings: Settings::default() };
+        let options = Options { frac_bits: Some(frac_bits), weight_bits, ..Options::default() };
         let check = self.checked(name, &options, images)?;
         note(&format!("{name}, {frac_bits} bits: {:.6} %", 100.0 * check.mean_rel_err));
         Ok(Line {

@@ -50,13 +50,13 @@ impl<D: Device> Rep3<D> {
         }
         let mut message = vec![Part::Wide(dev.download(dev.join(planes)))];
         message.extend(extra);
-        self.send(self.next(), at, "deal", message)?;
+        self.send_deal(at, message)?;
 
         // As first evaluator: thermometers and products come from the dealer.
         let w = words[first];
         let mut form = vec![Segment::Wide(w * (cmp.leaf_planes() + rows * cmp.product_planes()))];
         form.extend_from_slice(expect);
-        let mut received = self.recv(self.prev(), at, "deal", &form)?;
+        let mut received = self.recv_deal(at, &form)?;
         let extra = received.split_off(1);
         let Some(Part::Wide(dealt)) = received.pop() else { return Err(wrong_form()) };
         let dealt = dev.upload(dealt);

@@ -3,6 +3,7 @@
 //! Sizes are per server because parts differ by an element; for n divisible by 192 the totals are those of the table
 //! in docs/protocols.md. Rounds are the longest chain of dependent messages.
 
+use super::guard::dealt_planes;
 use super::layout::{plane_words, thirds};
 use crate::{Cost, Costs, Result, Settings, Width};
 use sordino_ring::{Comparison, Conv2d, packed_words};
@@ -95,6 +96,12 @@ impl Costs for Declared {
         open(n, width, self.0)
     }
     /// Each server sends a hash to each of the two others.
+    fn watch(&self, n: usize) -> Result<Cost> {
+        Ok(Cost { rounds: 0, ..deal(n, dealt_planes(), &[]) })
+    }
+    fn sound(&self) -> Result<Cost> {
+        Ok(per_server(|_| 8))
+    }
     fn agree(&self) -> Cost {
         per_server(|_| 2 * HASH_BYTES)
     }

@@ -2,6 +2,7 @@
 
 use super::agree::{Received, opened};
 use super::compare::wrong_form;
+use super::guard::Guard;
 use super::keys::{Prss, Side};
 use super::layout::thirds;
 use super::panel::{Component, Panel};
@@ -19,12 +20,14 @@ pub(crate) const SERVERS: [Endpoint; 3] = [Endpoint(0), Endpoint(1), Endpoint(2)
 /// One of the three servers.
 pub struct Rep3<D: Device> {
     pub(crate) dev: D,
-    net: Net,
-    prss: Prss,
+    pub(crate) net: Net,
+    pub(crate) prss: Prss,
     pub(crate) me: usize,
     pub(crate) settings: Settings,
     /// Of what owners sent.
     pub(crate) received: Mutex<Received>,
+    /// Of values that should be in range.
+    pub(crate) guard: Mutex<Guard<D>>,
 }
 
 /// The form of `n` elements of `bits` bits on the wire: whole words as they are, anything else packed.
@@ -65,7 +68,15 @@ impl<D: Device> Rep3<D> {
             return Err(Error::Usage(format!("{me} is not one of the three servers")));
         }
         settings.check()?;
-        Ok(Self { dev, net, prss, me: usize::from(me.0), settings, received: Mutex::default() })
+        Ok(Self {
+            dev,
+            net,
+            prss,
+            me: usize::from(me.0),
+            settings,
+            received: Mutex::default(),
+            guard: Mutex::default(),
+        })
     }
 
     pub(crate) fn next(&self) -> usize {
@@ -409,6 +420,14 @@ impl<D: Device> Protocol for Rep3<D> {
     }
     fn extend(&self, at: Step, x: &Shared<D>) -> Result<Shared<D>> {
         self.extend_shared(&at, x)
+    }
+
+    fn watch(&self, at: Step, x: &Shared<D>, rows: usize) -> Result<()> {
+        self.watch_shared(&at, x, rows)
+    }
+    fn sound(&self, at: Step, row: [usize; 2], to: Role) -> Result<Option<bool>> {
+        self.sound_shared(&at, row, to)?;
+        Ok(None)
     }
 
     fn verify(&self, _at: Step, x: Shared<D>) -> Result<Checked<Shared<D>>> {

@@ -38,7 +38,7 @@ impl SessionInfo {
     }
 }
 
-const VERSION: u64 = 4;
+const VERSION: u64 = 5;
 
 #[derive(Zeroize, ZeroizeOnDrop)]
 struct Key([u8; 32]);
@@ -52,11 +52,13 @@ pub(crate) enum Side {
 
 /// The keys one server shares with each of its peers in one session. No `Debug`, no `Clone`.
 ///
-/// Server i shares K_i with server i-1 and K_{i+1} with server i+1. Streams are named by step, purpose and part; a
+/// Server i shares K_i with server i-1 and K_{i+1} with server i+1, and one key with both. Streams are named by step, purpose and part; a
 /// name is derived once.
 pub struct Prss {
     prev: Key,
     next: Key,
+    /// Known to all three servers, and to nobody else.
+    common: Key,
     used: Mutex<Used>,
 }
 
@@ -110,11 +112,17 @@ impl Prss {
         half.copy_from_slice(&bytes[..16]);
         PrgKey::new(*half)
     }
+
+    /// A number that all three servers know and owners do not.
+    pub(crate) fn common(&self, at: &Step, purpose: &str) -> u64 {
+        let bytes = mac(&self.common.0, &[at.name(), purpose.as_bytes()]);
+        bytes.iter().take(8).fold(0, |v, &b| v << 8 | u64::from(b))
+    }
 }
 
 /// Agrees on fresh keys: each pair of servers exchanges 32 random bytes over their (authenticated, encrypted) link and
 /// derives its key from both halves, the pair's ids, the session, the program and what their channel is bound to, by HMAC-SHA-256 in
-/// extract-then-expand form (RFC 5869). Two messages per server, one round;
+/// extract-then-expand form (RFC 5869); so do all three, of 32 more bytes that each tells both others. Two messages per server, one round;
 /// the meter starts counting afterwards.
 ///
 /// # Errors
@@ -125,17 +133,21 @@ pub fn establish(net: &Net, info: &SessionInfo, entropy: &dyn Entropy) -> Result
     let tag = at.child("keys").tag("hello");
     let peers = [Endpoint((me.0 + 2) % 3), Endpoint((me.0 + 1) % 3)];
     let mut own = Zeroizing::new([[0u8; 32]; 2]);
+    let mut contributions = Zeroizing::new([[0u8; 32]; 3]);
+    entropy.fill(&mut contributions[usize::from(me.0)])?;
     for (random, peer) in own.iter_mut().zip(peers) {
         entropy.fill(random)?;
         let mut hello = info.hello(VERSION);
         hello.push(Part::of_bytes(random));
+        hello.push(Part::of_bytes(&contributions[usize::from(me.0)]));
         net.send(peer, tag, hello)?;
     }
     let mut keys = Vec::with_capacity(2);
     for (random, peer) in own.iter().zip(peers) {
-        let form = [Segment::Wide(1), Segment::Wide(2), Segment::Wide(4), Segment::Wide(4)];
+        let form = [Segment::Wide(1), Segment::Wide(2), Segment::Wide(4), Segment::Wide(4), Segment::Wide(4)];
         let hello = net.recv(peer, tag, &form)?;
         info.meets(VERSION, peer, &hello)?;
+        contributions[usize::from(peer.0)].copy_from_slice(hello[4].bytes());
         let theirs = hello[3].bytes();
         let (first, second) = if me < peer { (&random[..], theirs) } else { (theirs, &random[..]) };
         let extracted = mac(b"sordino prss v2", &[first, second]);
@@ -147,9 +159,11 @@ pub fn establish(net: &Net, info: &SessionInfo, entropy: &dyn Entropy) -> Result
             }
         }
     }
+    let extracted = mac(b"sordino common", &[&contributions[0], &contributions[1], &contributions[2]]);
+    let common = Key(*mac(&*extracted, &[&info.session, &info.program]));
     net.reset_meter();
     let (Some(next), Some(prev)) = (keys.pop(), keys.pop()) else { return Err(Error::Randomness) };
-    Ok(Prss { prev, next, used: Mutex::default() })
+    Ok(Prss { prev, next, common, used: Mutex::default() })
 }
 
 #[cfg(test)]
@@ -157,7 +171,12 @@ mod tests {
     use super::*;
 
     fn from_pair_keys(server: usize, keys: &[[u8; 32]; 3]) -> Prss {
-        Prss { prev: Key(keys[server]), next: Key(keys[(server + 1) % 3]), used: Mutex::default() }
+        Prss {
+            prev: Key(keys[server]),
+            next: Key(keys[(server + 1) % 3]),
+            common: Key([9; 32]),
+            used: Mutex::default(),
+        }
     }
 
     #[test]

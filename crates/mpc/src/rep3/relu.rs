@@ -181,8 +181,8 @@ impl<D: Device> Rep3<D> {
             deal.push(self.deal_widening(at, n));
             expect.push(form(parts[prev].1, self.settings.most_shift()));
         }
-        self.send(next, at, "deal", deal)?;
-        let mut dealt = self.recv(prev, at, "deal", &expect)?.into_iter();
+        self.send_deal(at, deal)?;
+        let mut dealt = self.recv_deal(at, &expect)?.into_iter();
         let mut next_part = |bits: u32| -> Result<D::Buf<u32>> {
             self.incoming(dealt.next().ok_or_else(wrong_form)?, parts[prev].1, bits)
         };
@@ -215,12 +215,12 @@ impl<D: Device> Rep3<D> {
         let offset = 1u32 << (self.settings.narrow_bits - 2);
         let v = self.views(x.as_narrow()?, n, offset);
         let deal = self.deal_widening(at, n);
-        self.send(self.next(), at, "deal", vec![deal])?;
+        self.send_deal(at, vec![deal])?;
         let y = [&v.first[0], &v.second[0]];
         let masked = self.mask_tops(at, n, y);
         self.send_planes(at, "tops", [&masked[0], &masked[1]])?;
         let (len, bits) = (thirds(n)[self.prev()].1, self.settings.most_shift());
-        let got = self.recv(self.prev(), at, "deal", &[form(len, bits)])?.pop();
+        let got = self.recv_deal(at, &[form(len, bits)])?.pop();
         let product = self.incoming(got.ok_or_else(wrong_form)?, len, bits)?;
         let opened = self.recv_planes(at, "tops", [&masked[0], &masked[1]])?;
         let [y1, y2] = self.widened(at, n, y, &masked, &opened, &product);

@@ -128,6 +128,7 @@ pub(super) fn finish(b: Builder) -> Result<(Program, Secrets)> {
     let columns = std::mem::take(&mut f.b.columns);
     let mut program = Program {
         states: std::mem::take(&mut f.states),
+        guarded: 0,
         bits: f.b.bits,
         rates: std::mem::take(&mut f.b.rates),
         inputs: (0..).zip(&f.b.inputs).map(|(i, p)| port(&f, p, axes.as_ref().and_then(|a| a.inputs.get(i)))).collect(),

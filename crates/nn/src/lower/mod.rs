@@ -32,13 +32,22 @@ pub struct Options {
     pub weight_bits: Option<u32>,
     /// Room above the calibrated range, as a factor.
     pub margin: f64,
+    /// Whether the receiver is told that a value left its range, where the protocol can: of three servers.
+    pub guard: bool,
     /// What the protocol is to do with it.
     pub settings: Settings,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { frac_bits: None, weight_bits: None, margin: 2.0, settings: Settings::default() }
+        Self { frac_bits: None, weight_bits: None, margin: 2.0, guard: true, settings: Settings::default() }
+    }
+}
+
+impl Options {
+    /// Whether programs are to be watched.
+    pub(crate) fn guarded(&self) -> bool {
+        self.guard && self.settings.kind == Kind::Three
     }
 }
 
@@ -178,6 +187,15 @@ pub fn for_inference(net: &Network) -> Network {
 /// # Errors
 /// [`Error::Range`] names a layer whose values or weights cannot be represented.
 pub fn compile(net: &Network, ranges: &Ranges, options: &Options) -> Result<(Program, Secrets)> {
+    let (mut program, secrets) = unguarded(net, ranges, options)?;
+    if options.guarded() {
+        crate::guard::guard(&mut program, 1);
+    }
+    Ok((program, secrets))
+}
+
+/// The same without what watches ranges.
+pub(crate) fn unguarded(net: &Network, ranges: &Ranges, options: &Options) -> Result<(Program, Secrets)> {
     let (mut program, secrets) = truncated_at_once(net, ranges, options)?;
     if options.settings.kind == Kind::Two {
         crate::defer::defer(&mut program);
@@ -262,5 +280,9 @@ pub fn compile_answer(net: &Network, training: &Program, ranges: &Ranges, option
     builder.batch.clone_from(&net.batch);
     let scales: Vec<f64> = training.states.iter().map(|s| training.slots[s.read].scale).collect();
     layers::lower(net, ranges, &States::Left(&scales), &mut builder)?;
-    Ok(finish::finish(builder)?.0)
+    let (mut program, _) = finish::finish(builder)?;
+    if options.guarded() {
+        crate::guard::guard(&mut program, 1);
+    }
+    Ok(program)
 }

@@ -5,6 +5,7 @@ mod compare;
 mod elementwise;
 mod gradient;
 mod linear;
+mod outliers;
 mod planes;
 mod products;
 mod simd;
@@ -15,6 +16,7 @@ pub use linear::Panel;
 pub use simd::Isa;
 
 use crate::{Comparison, Conv2d, Device, IndexMap, PAD, PrgKey, WindowSum, Word, ZipOp};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// The device every machine has. Cheap to clone; clones share one pool of worker threads.
@@ -176,6 +178,9 @@ impl Device for Cpu {
     }
     fn leaves(&self, shares: &Vec<u64>, planes: &Vec<u64>, cmp: &Comparison, one: bool) -> Vec<u64> {
         compare::leaves(self.isa, shares, planes, cmp, one)
+    }
+    fn outliers(&self, table: &Vec<u64>, b: &Vec<u64>, first: bool, within: Range<usize>, point: u64) -> u64 {
+        outliers::outliers(self.isa, table, b, first, within, point)
     }
     fn mask_products(&self, masks: &Vec<u64>, cmp: &Comparison, level: usize) -> Vec<u64> {
         compare::mask_products(self.isa, masks, cmp, level)

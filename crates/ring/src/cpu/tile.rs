@@ -305,30 +305,32 @@ pub(crate) fn planes32(isa: Isa, x: &[u32], from: u32, to: u32) -> Vec<u64> {
     for (w, chunk) in x.chunks(64).enumerate() {
         let mut block = [0u32; 64];
         block[..chunk.len()].copy_from_slice(chunk);
+        let mut planes = [0; 32];
+        let planes = &mut planes[..(to - from) as usize];
         // SAFETY: the level was detected.
-        let planes = unsafe { planes32_block(&block) };
-        for p in from..to {
-            out[(p - from) as usize * words + w] = planes[p as usize];
+        unsafe { planes32_block(&block, from, planes) };
+        for (p, &plane) in planes.iter().enumerate() {
+            out[p * words + w] = plane;
         }
     }
     out
 }
 
+/// The planes from one on.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-fn planes32_block(block: &[u32; 64]) -> [u64; 32] {
+fn planes32_block(block: &[u32; 64], from: u32, planes: &mut [u64]) {
     let mut v = [_mm512_setzero_si512(); 4];
     for (i, v) in v.iter_mut().enumerate() {
         // SAFETY: sixteen elements at 16 i of 64.
         *v = unsafe { _mm512_loadu_si512(block.as_ptr().add(16 * i).cast()) };
     }
-    let mut bit = _mm512_set1_epi32(1);
-    let mut out = [0; 32];
-    for plane in &mut out {
+    let mut bit = _mm512_set1_epi32((1u32 << from.min(31)) as i32);
+    for plane in planes {
+        *plane = 0;
         for (i, &v) in v.iter().enumerate() {
             *plane |= u64::from(_mm512_test_epi32_mask(v, bit)) << (16 * i);
         }
         bit = _mm512_slli_epi32::<1>(bit);
     }
-    out
 }

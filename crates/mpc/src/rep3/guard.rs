@@ -1,0 +1,176 @@
+//! The guard: whether any value of a run left its range, told to the receiver alone as one bit for each row of a batch.
+//!
+//! A narrow x = a + b is outside when its top bits say so. The dealer shares the thermometers of the top three bits of a, the evaluators
+//! select from them by those of b, and have XOR shares of a flag for every element ([`Device::outliers`]): zero for whatever is in range,
+//! whatever the bits below carry. Flags are never opened: their words are coefficients of a polynomial over GF(2^64), which every server
+//! evaluates on its shares at a point that owners do not know. What dealers send travels with the next deal, so that nothing waits for it.
+
+use super::compare::wrong_form;
+use super::engine::Rep3;
+use super::keys::Side;
+use super::layout::{plane_words, thirds};
+use super::share::Shared;
+use crate::{Error, Result, Role, Step};
+use sordino_net::{Message, Part, Segment};
+use sordino_ring::{Comparison, Device, ZipOp, field_product};
+use std::ops::Range;
+
+/// Bits that are looked at.
+const TOP: u32 = 3;
+
+/// Planes that a dealer sends.
+pub(super) fn dealt_planes() -> usize {
+    Comparison::new(TOP).leaf_planes()
+}
+
+/// What a server knows of what it was told to watch.
+pub(crate) struct Guard<D: Device> {
+    /// Its share of the hash of flags that are every row's.
+    whole: u64,
+    /// Of each row's own.
+    sums: Vec<u64>,
+    /// Thermometers that wait for a deal to travel with.
+    outgoing: Vec<Part>,
+    /// What waits for those of the previous dealer.
+    incoming: Vec<Awaited<D>>,
+}
+
+impl<D: Device> Default for Guard<D> {
+    fn default() -> Self {
+        Self { whole: 0, sums: vec![], outgoing: vec![], incoming: vec![] }
+    }
+}
+
+struct Awaited<D: Device> {
+    /// The top bits of b.
+    tops: D::Buf<u64>,
+    part: (usize, usize),
+    rows: usize,
+    /// Elements of a row.
+    row: usize,
+    point: u64,
+}
+
+/// Rows of so many elements that a part meets, and their elements in it.
+fn met((start, len): (usize, usize), row: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
+    let end = start + len;
+    (start.checked_div(row).unwrap_or(0)..end.div_ceil(row.max(1))).map(move |r| {
+        let [from, to] = [r * row, (r + 1) * row].map(|at| at.clamp(start, end) - start);
+        (r, from..to)
+    })
+}
+
+impl<D: Device> Rep3<D> {
+    fn guard(&self) -> Result<std::sync::MutexGuard<'_, Guard<D>>> {
+        self.guard.lock().map_err(|_| Error::Usage("a part of this server has stopped".into()))
+    }
+
+    /// Shares flags of what is outside among narrow x, in `rows` runs of equal length. No message of its own.
+    pub(crate) fn watch_shared(&self, at: &Step, x: &Shared<D>, rows: usize) -> Result<()> {
+        let n = x.shape.len();
+        if rows == 0 || !n.is_multiple_of(rows) {
+            return Err(Error::Usage(format!("{n} elements are not {rows} rows")));
+        }
+        let (x, parts, dev) = (x.as_narrow()?, thirds(n), &self.dev);
+        let (me, prev, next) = (self.me, self.prev(), self.next());
+        let cut = |x: &D::Buf<u32>, p: usize| dev.slice(x, parts[p].0, parts[p].1);
+        let bits = self.settings.narrow_bits;
+        let tops = |x: &D::Buf<u32>| dev.planes(x, bits - TOP, bits);
+        let words = |p: usize| plane_words(parts[p].1) * dealt_planes();
+        let point = self.prss.common(at, "point");
+
+        // Dealer: the second evaluator's share is a stream, the first's is sent.
+        let a = dev.zip(ZipOp::Add, &cut(&x.0, me), &cut(&x.1, me));
+        let table = dev.thermometer(&tops(&a), &Comparison::new(TOP));
+        let masked = dev.zip(ZipOp::Xor, &table, &self.random::<u64>(Side::Prev, at, "watched", me, words(me)));
+        let mut guard = self.guard()?;
+        guard.outgoing.push(Part::Wide(dev.download(masked)));
+        // First evaluator: it comes with the next deal.
+        let row = n / rows;
+        guard.incoming.push(Awaited { tops: tops(&cut(&x.1, prev)), part: parts[prev], rows, row, point });
+        // Second evaluator.
+        let table = self.random::<u64>(Side::Next, at, "watched", next, words(next));
+        let second = Awaited { tops: tops(&cut(&x.0, next)), part: parts[next], rows, row, point };
+        if rows > guard.sums.len() {
+            guard.sums.resize(rows, 0);
+        }
+        self.add(&mut guard, &second, &table, false);
+        Ok(())
+    }
+
+    fn add(&self, guard: &mut Guard<D>, of: &Awaited<D>, table: &D::Buf<u64>, first: bool) {
+        for (row, within) in met(of.part, of.row) {
+            let sum = if of.rows == 1 { &mut guard.whole } else { &mut guard.sums[row] };
+            *sum ^= self.dev.outliers(table, &of.tops, first, within, of.point);
+        }
+    }
+
+    /// Sends a deal to the next server, and what waited for one.
+    pub(crate) fn send_deal(&self, at: &Step, mut message: Message) -> Result<()> {
+        message.append(&mut self.guard()?.outgoing);
+        self.send(self.next(), at, "deal", message)
+    }
+
+    /// Receives the previous server's deal, and takes in what came with it.
+    pub(crate) fn recv_deal(&self, at: &Step, form: &[Segment]) -> Result<Message> {
+        let awaited = std::mem::take(&mut self.guard()?.incoming);
+        let mut all = form.to_vec();
+        all.extend(awaited.iter().map(|a| Segment::Wide(plane_words(a.part.1) * dealt_planes())));
+        let mut message = self.recv(self.prev(), at, "deal", &all)?;
+        let tables = message.split_off(form.len());
+        let mut guard = self.guard()?;
+        for (of, part) in awaited.iter().zip(tables) {
+            let Part::Wide(table) = part else { return Err(wrong_form()) };
+            self.add(&mut guard, of, &self.dev.upload(table), true);
+        }
+        Ok(message)
+    }
+
+    /// Tells the receiver whether a row's hash is zero: the hash itself comes times a number that owners do not know. The last row ends a run.
+    pub(crate) fn sound_shared(&self, at: &Step, [row, rows]: [usize; 2], to: Role) -> Result<()> {
+        let sum = {
+            let mut guard = self.guard()?;
+            if !guard.outgoing.is_empty() || !guard.incoming.is_empty() || guard.sums.len() > rows {
+                return Err(Error::Usage("watched values have not been dealt, or are of more rows".into()));
+            }
+            let sum = guard.whole ^ guard.sums.get(row).copied().unwrap_or(0);
+            if row + 1 == rows {
+                *guard = Guard::default();
+            }
+            sum
+        };
+        let zero = [Side::Prev, Side::Next].map(|side| self.dev.download(self.random::<u64>(side, at, "zero", 0, 1)));
+        let zero = zero.iter().flatten().fold(0, |sum, z| sum ^ z);
+        // Zero, one number of 2^64, would let everything pass.
+        let factor = self.prss.common(at, "factor").max(1);
+        let word = field_product(sum, factor) ^ zero;
+        Ok(self.net.send(self.settings.kind.end(to), at.tag("sound"), vec![Part::Wide(vec![word])])?)
+    }
+}
+
+/// The form of what a server says of a row.
+pub(crate) const SOUND: Segment = Segment::Wide(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_parts_cover_every_element_once() {
+        for rows in 1..6 {
+            for row in 0..9 {
+                let n = rows * row;
+                let mut seen = vec![0; n];
+                for part in thirds(n) {
+                    for (r, within) in met(part, row) {
+                        for at in within {
+                            assert_eq!((part.0 + at) / row, r);
+                            seen[part.0 + at] += 1;
+                        }
+                    }
+                }
+                assert!(seen.iter().all(|&s| s == 1));
+            }
+        }
+    }
+}
