@@ -197,8 +197,16 @@ fn overflows_are_found_by_layer() {
     ranges.iter_mut().filter(|(name, _)| *name != "input").for_each(|(_, r)| *r = serde_json::json!([-1e-4, 1e-4]));
     std::fs::write(&at, calibration.to_string()).unwrap();
     let args = ["infer", path(&model), "--input", path(&digit), "--check", "--json", "--calibration", path(&at)];
-    let more = ["--frac-bits", "26", "--narrow-bits", "20"];
-    let got = json(&[&args[..], &more].concat());
+    let args = [&args[..], &["--frac-bits", "26", "--narrow-bits", "20"]].concat();
+    // The receiver is told, and refuses an answer that is wrong.
+    for parties in ["in-process", "processes"] {
+        refused(
+            &[&args[..], &["--parties", parties]].concat(),
+            1,
+            &["left the range", "--margin", "--guard off --check"],
+        );
+    }
+    let got = json(&[&args[..], &["--guard", "off"]].concat());
     let overflows = got["check"]["overflows"].as_array().unwrap();
     assert!(overflows.iter().any(|o| o.as_str().unwrap().contains("does not fit")), "{got}");
 }

@@ -52,6 +52,8 @@ pub struct PlannedBits {
 pub struct Plan<C = rep3::Declared> {
     costs: C,
     state: Rc<RefCell<State>>,
+    /// What waits for a deal to travel with.
+    watched: RefCell<Vec<Rc<Lease>>>,
 }
 
 /// What stands for packed weights.
@@ -72,7 +74,7 @@ impl<C: Costs> Plan<C> {
     /// Counts the cost of a program with these settings.
     #[must_use]
     pub fn of(settings: Settings) -> Self {
-        Self { costs: C::new(settings), state: Rc::default() }
+        Self { costs: C::new(settings), state: Rc::default(), watched: RefCell::default() }
     }
     /// Starts counting cost anew. What lives now counts as loaded.
     pub fn restart(&self) {
@@ -111,6 +113,10 @@ impl<C: Costs> Plan<C> {
     fn bits(&self, shape: &Shape, dealt: bool) -> PlannedBits {
         let lease = self.lease(self.costs.bits_bytes(shape.len(), dealt));
         PlannedBits { shape: shape.clone(), dealt, _lease: lease }
+    }
+    /// What was watched goes with the deal of this operation.
+    fn deal(&self) {
+        self.watched.take();
     }
     fn spend(&self, cost: Cost) {
         self.state.borrow_mut().cost += cost;
@@ -246,24 +252,28 @@ impl<C: Costs> Protocol for Plan<C> {
         Ok(self.truncated(&x.shape, shift + x.guard))
     }
     fn msb(&self, _at: Step, x: &Symbol) -> Result<PlannedBits> {
+        self.deal();
         self.spend(self.costs.msb(x.shape.len()));
         drop(self.lease(comparison_bytes(x.shape.len())));
         Ok(self.bits(&x.shape, false))
     }
     fn piecewise_constant(&self, _at: Step, x: &Symbol, thresholds: &[i64], functions: &[Vec<i64>]) -> Result<Symbol> {
         let shape = function_rows(&x.shape, thresholds, functions)?;
+        self.deal();
         self.spend(self.costs.piecewise(x.shape.len(), thresholds.len(), functions.len())?);
         // Comparisons and shares of each threshold's bit.
         drop(self.lease(60 * (x.shape.len() * thresholds.len()) as u64));
         Ok(self.symbol(shape, Width::Wide))
     }
     fn relu_with_bit(&self, _at: Step, x: &Symbol, out: Width) -> Result<(Symbol, PlannedBits)> {
+        self.deal();
         self.spend(self.costs.relu(x.shape.len(), out));
         drop(self.lease(comparison_bytes(x.shape.len())));
         Ok((self.symbol(x.shape.clone(), out), self.bits(&x.shape, true)))
     }
     fn select(&self, _at: Step, bit: &PlannedBits, x: &Symbol, out: Width) -> Result<Symbol> {
         fits_bits(&bit.shape, &x.shape)?;
+        self.deal();
         self.spend(self.costs.select(x.shape.len(), bit.dealt, out)?);
         drop(self.lease(48 * x.shape.len() as u64));
         Ok(self.symbol(x.shape.clone(), out))
@@ -274,11 +284,13 @@ impl<C: Costs> Protocol for Plan<C> {
         Ok(PlannedWeight { gain, _lease: self.lease(self.costs.panel_bytes(op, gain)) })
     }
     fn extend(&self, _at: Step, x: &Symbol) -> Result<Symbol> {
+        self.deal();
         self.spend(self.costs.extend(x.shape.len()));
         Ok(self.symbol(x.shape.clone(), Width::Wide))
     }
     fn watch(&self, _at: Step, x: &Symbol, _rows: usize) -> Result<()> {
         self.spend(self.costs.watch(x.shape.len())?);
+        self.watched.borrow_mut().push(self.lease(x.shape.len() as u64));
         Ok(())
     }
     fn sound(&self, _at: Step, _row: [usize; 2], _to: Role) -> Result<Option<bool>> {

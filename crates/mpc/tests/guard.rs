@@ -113,6 +113,29 @@ fn rows_are_told_apart() {
     }
 }
 
+/// Values at equal places of rows and parts, which a hash that is the same for all of them would lose.
+#[test]
+fn two_of_a_kind_do_not_cancel() {
+    let settings = Settings::default();
+    let out = 1 << 31;
+    for rows in [1, 2, 3, 6] {
+        let n = 192 * rows;
+        let seen = |at: &[usize], told_rows: usize| {
+            let mut values = integers(9, n, 1 << 30);
+            at.iter().for_each(|&i| values[i] = out);
+            told(&Watched { values, rows, told: told_rows, by: Carrier::Relu }, settings)
+        };
+        let third = n / 3;
+        for (a, b) in [(0, third), (0, 2 * third), (third, 2 * third), (5, 5 + third), (63, 64), (0, 64), (0, 128)] {
+            let want: Vec<bool> = (0..rows).map(|r| a / 192 != r && b / 192 != r).collect();
+            assert_eq!(seen(&[a, b], rows), want, "{rows} rows, {a} and {b}");
+        }
+        // Whole rows, whole parts, everything.
+        assert_eq!(seen(&(0..n).collect::<Vec<_>>(), rows), vec![false; rows]);
+        assert!(!seen(&(0..n).step_by(third).collect::<Vec<_>>(), rows)[0]);
+    }
+}
+
 /// A run that is sound is not taken for one because of the run before it.
 #[test]
 fn runs_are_told_apart() {

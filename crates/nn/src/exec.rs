@@ -436,9 +436,9 @@ impl<'p, P: Protocol> Loaded<'p, P> {
                 y
             }
             Op::Watch { x, rows } => {
-                let x = narrow(*x)?;
-                p.watch(at, &x, *rows)?;
-                x
+                p.watch(at, &narrow(*x)?, *rows)?;
+                // The operand as it is held: whether it is needed in the narrow ring is not up to the guard.
+                held[*x].wide.clone().or_else(|| held[*x].narrow.clone()).ok_or_else(missing)?
             }
             Op::Extend { x } => p.extend(at, &narrow(*x)?)?,
             Op::Piecewise { x, thresholds, functions } => {

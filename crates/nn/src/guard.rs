@@ -82,7 +82,12 @@ impl Guard<'_> {
             // A row for each function, of which one is taken: the samples lie apart in each.
             Op::Piecewise { .. } | Op::Row { .. } => true,
             Op::Gather { .. } | Op::WeightGradient { .. } | Op::Descend { .. } | Op::Dropout { .. } => false,
-            _ => rows(self.len(instruction.out)),
+            // Element by element: an operand that is repeated is not one for every row.
+            _ => {
+                let len = self.len(instruction.out);
+                let same = |x: &Slot| self.depends[*x] == Rows::Public || self.len(*x) == len;
+                rows(len) && op.operands().iter().all(same)
+            }
         };
         if keeps || of != Rows::Apart { of } else { Rows::Mixed }
     }
@@ -91,7 +96,7 @@ impl Guard<'_> {
     fn stays_within(&self, op: &Op) -> bool {
         let limit = 1i64 << (self.program.settings.narrow_bits - 2);
         match op {
-            Op::Input(_) | Op::Secret(_) | Op::Relu { shift: None, .. } | Op::Max { .. } => true,
+            Op::Secret(_) | Op::Relu { shift: None, .. } | Op::Max { .. } => true,
             Op::Reshape { x, .. } | Op::Extend { x } | Op::Select { x, .. } => self.within[*x],
             Op::Gather { x, fill, .. } => self.within[*x] && fill.abs() < limit,
             Op::Concat { xs, .. } => xs.iter().all(|x| self.within[*x]),

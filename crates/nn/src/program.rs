@@ -338,6 +338,12 @@ pub struct State {
     pub start: Option<usize>,
 }
 
+/// So that a program without rows to watch is written, and hashed, as it was before there were any.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls")]
+fn is_none(rows: &usize) -> bool {
+    *rows == 0
+}
+
 /// A compiled program.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Program {
@@ -358,7 +364,7 @@ pub struct Program {
     /// Bits that are kept within a run.
     pub bits: usize,
     /// Of how many rows of jobs of their own it tells the receiver whether all of their values were in range; zero if of none.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_none")]
     pub guarded: usize,
     /// Learning rate of every iteration; the last one holds on.
     pub rates: Vec<f64>,

@@ -75,6 +75,15 @@ impl Program {
         if self.guarded > usize::from(sordino_mpc::MOST_OWNERS) {
             return fault("more guarded rows than jobs run together");
         }
+        // What is watched travels with a deal.
+        let deals = |op: &Op| {
+            let relu = matches!(op, Op::Relu { shift: None, .. });
+            relu || matches!(op, Op::Max { .. } | Op::Extend { .. } | Op::Piecewise { .. } | Op::Select { .. })
+        };
+        let last = self.instructions.iter().rev().find(|i| deals(&i.op) || matches!(i.op, Op::Watch { .. }));
+        if last.is_some_and(|i| matches!(i.op, Op::Watch { .. })) {
+            return fault("a watched value that nothing relies on");
+        }
         if self.inputs.is_empty() || self.outputs.is_empty() {
             return fault("no inputs or no outputs");
         }
@@ -137,7 +146,10 @@ impl Program {
                 !thresholds.is_empty() && functions.iter().all(|f| f.len() == thresholds.len())
             }
             Op::Watch { x, rows } => {
-                (*rows == 1 || *rows == self.guarded) && out.len().is_multiple_of((*rows).max(1)) && shape(*x) == out
+                self.guarded > 0
+                    && (*rows == 1 || *rows == self.guarded)
+                    && out.len().is_multiple_of(*rows)
+                    && shape(*x) == out
             }
             Op::Extend { x } | Op::Scale { x, .. } | Op::Offset { x, .. } => shape(*x).len() == out.len(),
             Op::Add { x, .. } | Op::Sub { x, .. } => shape(*x).len() == out.len(),

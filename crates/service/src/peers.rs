@@ -19,6 +19,9 @@ const MOST: usize = 32;
 /// First pause before dialling again; each is twice as long as the one before, up to half a second.
 const PAUSE: Duration = Duration::from_millis(5);
 
+/// Patience with a peer that is asked whether it is there.
+const PROBE: Duration = Duration::from_millis(500);
+
 /// Connections that a session still waits for.
 struct Expected {
     places: Vec<Endpoint>,
@@ -112,6 +115,43 @@ impl Peers {
         [1, 2].map(|k| Endpoint((self.me.0 + k) % PARTIES as u8))
     }
 
+    /// Whether a peer answers at all, within this time.
+    fn answers(&self, peer: Endpoint) -> bool {
+        let identity = self.identity.read().map(|i| Arc::clone(&i));
+        let ends = identity.map(|i| Ends::new(self.me, topology(), &i, [0; 16], PROBE));
+        // Nobody awaits this direction of anybody: a server that is there refuses it.
+        let Ok(Ok(ends)) = ends else { return true };
+        match ends.dial(peer, self.addresses[usize::from(peer.0)], Direction::Receive) {
+            Ok(_) => true,
+            Err(e) => !matches!(e, ConnectError::Unreachable { .. }) && !e.may_pass(),
+        }
+    }
+
+    /// A fault with the server whose fault it is. One that waits for another is lost to the third as well, which cannot know which of them it was: so both
+    /// are asked, and the one that does not answer is named, if it is just one.
+    pub(crate) fn traced(&self, fault: Fault) -> Fault {
+        if fault.kind != Blame::PeerLost || self.stopping.load(Ordering::Relaxed) {
+            return fault;
+        }
+        let others = self.others();
+        let answers = std::thread::scope(|scope| {
+            let asked = others.map(|peer| {
+                std::thread::Builder::new().name("a question".into()).spawn_scoped(scope, move || self.answers(peer))
+            });
+            asked.map(|asked| asked.ok().and_then(|a| a.join().ok()).unwrap_or(true))
+        });
+        let [silent, well] = match answers {
+            [false, true] => others,
+            [true, false] => [others[1], others[0]],
+            _ => return fault,
+        };
+        // What is said of the right one says more.
+        if !fault.why.contains(&name(well)) || fault.why.contains(&name(silent)) {
+            return fault;
+        }
+        Fault::new(Blame::PeerLost, format!("{} does not answer", name(silent)))
+    }
+
     /// Another certificate from now on.
     pub(crate) fn renew(&self, identity: Identity) {
         if let Ok(mut held) = self.identity.write() {
@@ -203,7 +243,13 @@ impl Peers {
         if peer == self.me {
             return refuse(guest, Refusal::Itself);
         }
-        let stranger = self.revoked.contains(&guest.fingerprint) || guest.hello.direction != Direction::Send;
+        let stranger = self.revoked.contains(&guest.fingerprint);
+        if !stranger && guest.hello.direction != Direction::Send {
+            // It asks whether anybody is here.
+            let refused = guest.refuse(Refusal::Unexpected);
+            tracing::debug!("{refused}");
+            return Ok(());
+        }
         if stranger || self.stopping.load(Ordering::Relaxed) {
             return refuse(guest, Refusal::Unexpected);
         }

@@ -44,6 +44,9 @@ impl Beside {
             return differs("owners");
         }
         crate::shares::runnable(program)?;
+        if program.guarded != rows * single.guarded {
+            return differs("guards");
+        }
         if program.settings != single.settings || !same_weights(program, single) {
             return differs("weights");
         }

@@ -27,6 +27,15 @@ enum Lead {
     There,
 }
 
+/// How far a session came.
+#[derive(Default)]
+struct Reached {
+    /// The upload that it is about.
+    upload: Cell<Option<Id>>,
+    /// Jobs that are under way.
+    jobs: RefCell<Vec<Id>>,
+}
+
 impl Engine {
     /// Leads a session with an upload, until nobody needs it.
     pub(crate) fn lead(&self, upload: Id) {
@@ -60,18 +69,21 @@ impl Engine {
         let session = meeting.session();
         self.metrics.session();
         // A fault of the program ends this session alone; its jobs are those of its upload.
-        let about = Cell::new(None);
-        let run = std::panic::AssertUnwindSafe(|| self.session(meeting, lead, &about));
+        let reached = Reached::default();
+        let run = std::panic::AssertUnwindSafe(|| self.session(meeting, lead, &reached));
         let result = std::panic::catch_unwind(run).unwrap_or_else(|_| {
-            let fault = Fault::internal("the session", &"it stopped unexpectedly");
-            let jobs: Vec<Id> = {
+            *reached.jobs.borrow_mut() = {
                 let briefs = self.store.briefs();
-                let mine = briefs.iter().filter(|(_, b)| b.phase == Phase::Running && Some(b.upload) == about.get());
+                let mine =
+                    briefs.iter().filter(|(_, b)| b.phase == Phase::Running && Some(b.upload) == reached.upload.get());
                 mine.map(|(id, _)| *id).collect()
             };
-            self.broken_off(session, &jobs, &fault);
-            Err(fault)
+            Err(Fault::internal("the session", &"it stopped unexpectedly"))
         });
+        let result = result.map_err(|e| self.peers.traced(e));
+        if let Err(fault) = &result {
+            self.broken_off(session, &reached.jobs.take(), fault);
+        }
         self.peers.forget(session);
         if let Err(e) = &result {
             self.saw(Some(e));
@@ -81,7 +93,7 @@ impl Engine {
         result
     }
 
-    fn session(&self, meeting: Meeting, lead: &Lead, about: &Cell<Option<Id>>) -> Result<()> {
+    fn session(&self, meeting: Meeting, lead: &Lead, reached: &Reached) -> Result<()> {
         let session = meeting.session();
         let others = self.peers.others();
         let mut links = self.peers.meet(meeting)?;
@@ -99,7 +111,7 @@ impl Engine {
                 _ => return Err(Fault::new(Blame::PeerMisbehaved, "server 0 began a session without a model")),
             },
         };
-        about.set(Some(upload));
+        reached.upload.set(Some(upload));
         let found = self.store.models()?.into_iter().find(|m| m.upload == upload);
         let found = found.ok_or_else(|| Fault::unknown("the model is not here"));
         let verdict = Verdict {
@@ -144,11 +156,8 @@ impl Engine {
             let (turn, taken) = match lead {
                 Lead::Here(_) => {
                     let (turn, taken) = open.choose(&steps);
-                    if let Err(e) = say(party_net(&party), others, &turn) {
-                        let ids: Vec<Id> = taken.iter().map(|w| w.job).collect();
-                        self.broken_off(session, &ids, &e);
-                        return Err(e);
-                    }
+                    *reached.jobs.borrow_mut() = taken.iter().map(|w| w.job).collect();
+                    say(party_net(&party), others, &turn)?;
                     (turn, taken)
                 }
                 Lead::There => (hear(party_net(&party))?, vec![]),
@@ -158,10 +167,9 @@ impl Engine {
                 Turn::Idle if self.is_stopping() => return Ok(()),
                 Turn::Idle => {}
                 Turn::Run(jobs) => {
-                    if let Err(e) = open.run(&jobs, taken, &mut steps) {
-                        self.broken_off(session, &jobs, &e);
-                        return Err(e);
-                    }
+                    reached.jobs.borrow_mut().clone_from(&jobs);
+                    open.run(&jobs, taken, &mut steps)?;
+                    reached.jobs.take();
                     if self.is_stopping() {
                         return Ok(());
                     }

@@ -359,7 +359,7 @@ pub fn open(public: &Public, made: Made, answers: [Vec<u8>; PARTIES]) -> Result<
     let mut opened = vec![];
     let openings = openings(program, steps.run());
     let ours = |at: &usize| made.row.is_none_or(|row| at % rows == row);
-    let mut sound = true;
+    let (mut sound, mut told) = (true, 0);
     for (at, step) in openings.outputs.into_iter().enumerate().filter(|(at, _)| ours(at)) {
         let shape = &program.slots[program.outputs[at].slot].shape;
         let value = client.constant(&[], shape, widths[at]);
@@ -369,8 +369,11 @@ pub fn open(public: &Public, made: Made, answers: [Vec<u8>; PARTIES]) -> Result<
         opened.push(integers);
     }
     for (at, step) in openings.sound.into_iter().enumerate().filter(|(at, _)| ours(at)) {
-        let told = client.sound(step, [at, program.guarded], Role::Receiver).map_err(of)?;
-        sound &= told != Some(false);
+        sound &= client.sound(step, [at, program.guarded], Role::Receiver).map_err(of)? == Some(true);
+        told += 1;
+    }
+    if program.guarded > 0 && told != 1 {
+        return Err(misbehaved("the answer does not say whether its values were in range".into()));
     }
     if !sound {
         return Err(Fault::new(Blame::Usage, sordino_mpc::Error::OutOfRange.to_string()));
@@ -385,6 +388,9 @@ pub fn open(public: &Public, made: Made, answers: [Vec<u8>; PARTIES]) -> Result<
 pub fn servable(program: &Program) -> Result<()> {
     if program.owners() != 1 {
         return Err(Fault::usage("the program is no inference of one data owner"));
+    }
+    if program.guarded > 1 {
+        return Err(Fault::usage("the program guards rows of other jobs"));
     }
     runnable(program)
 }

@@ -176,17 +176,25 @@ pub fn end<P: Party>(job: Job<'_>, party: &P, mut owned: Owned<'_>, progress: &A
     }
     announce(READY, &|_| true)?;
     net.reset_meter();
-    let (mut outputs, mut marks) = (vec![], Marks::new(net, job.trace));
+    let (mut outputs, mut marks, mut refused) = (vec![], Marks::new(net, job.trace), None);
     for run in job.first..job.runs {
         let inputs = owned.inputs.as_mut().map(|i| i.inputs(run)).transpose()?;
         marks.run();
         let opened = loaded.run(party, at.child("run"), inputs.as_deref(), |layer| {
             marks.layer(layer);
             progress.fetch_add(1, Ordering::Relaxed);
-        })?;
+        });
+        let opened = match opened {
+            // The receiver alone knows, and goes on as if it did not: the others would see it leave.
+            Err(sordino_nn::Error::Protocol(e @ sordino_mpc::Error::OutOfRange)) => {
+                refused = Some(e);
+                vec![]
+            }
+            opened => opened?,
+        };
         announce(DONE, &|end| job.untold(end))?;
         let seconds = marks.end_run();
-        if let Some(receiver) = &mut owned.outputs {
+        if let Some(receiver) = owned.outputs.as_mut().filter(|_| refused.is_none()) {
             let opened: Vec<Vec<i64>> = opened.into_iter().map(Option::unwrap_or_default).collect();
             receiver.opened(run, &opened, seconds);
             outputs.push(opened);
@@ -198,7 +206,10 @@ pub fn end<P: Party>(job: Job<'_>, party: &P, mut owned: Owned<'_>, progress: &A
     for state in 0..job.opened {
         states.extend(loaded.open_state(party, at.child("state"), state)?);
     }
-    Ok(Ended { outputs, states, report })
+    match refused {
+        Some(e) => Err(e.into()),
+        None => Ok(Ended { outputs, states, report }),
+    }
 }
 
 /// Runs whatever end the links belong to, over the protocol of its kind of session.

@@ -90,8 +90,10 @@ enum Source {
 
 impl Operation {
     fn job(&self) -> Result<Job> {
+        // An operation's own figures.
+        let alone = Options { guard: false, ..Options::default() };
         match &self.source {
-            Source::Model(graph, batch) => Job::new(graph, *batch, &Options::default()),
+            Source::Model(graph, batch) => Job::new(graph, *batch, &alone),
             Source::Function(layer, [low, high]) => {
                 let dims = [1, 1 << 14];
                 let mut net = Network::default();
@@ -102,7 +104,7 @@ impl Operation {
                 net.nodes.push(LayerNode { name: "op".into(), op: "op".into(), layer, inputs, output });
                 // Cost depends on the domain's ends alone.
                 let point = |i: usize| (low + (high - low) * i as f64 / (dims[1] - 1) as f64) as f32;
-                Job::of(net, Tensor::new(&dims, (0..dims[1]).map(point).collect()), &Options::default())
+                Job::of(net, Tensor::new(&dims, (0..dims[1]).map(point).collect()), &alone)
             }
         }
     }

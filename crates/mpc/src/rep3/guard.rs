@@ -77,7 +77,8 @@ impl<D: Device> Rep3<D> {
         let bits = self.settings.narrow_bits;
         let tops = |x: &D::Buf<u32>| dev.planes(x, bits - TOP, bits);
         let words = |p: usize| plane_words(parts[p].1) * dealt_planes();
-        let point = self.prss.common(at, "point");
+        // Parts have points of their own: at one, equal places of two of them would cancel.
+        let point = |part: usize| self.prss.common(at, &format!("point {part}"));
 
         // Dealer: the second evaluator's share is a stream, the first's is sent.
         let a = dev.zip(ZipOp::Add, &cut(&x.0, me), &cut(&x.1, me));
@@ -87,10 +88,10 @@ impl<D: Device> Rep3<D> {
         guard.outgoing.push(Part::Wide(dev.download(masked)));
         // First evaluator: it comes with the next deal.
         let row = n / rows;
-        guard.incoming.push(Awaited { tops: tops(&cut(&x.1, prev)), part: parts[prev], rows, row, point });
+        guard.incoming.push(Awaited { tops: tops(&cut(&x.1, prev)), part: parts[prev], rows, row, point: point(prev) });
         // Second evaluator.
         let table = self.random::<u64>(Side::Next, at, "watched", next, words(next));
-        let second = Awaited { tops: tops(&cut(&x.0, next)), part: parts[next], rows, row, point };
+        let second = Awaited { tops: tops(&cut(&x.0, next)), part: parts[next], rows, row, point: point(next) };
         if rows > guard.sums.len() {
             guard.sums.resize(rows, 0);
         }
@@ -141,8 +142,7 @@ impl<D: Device> Rep3<D> {
         };
         let zero = [Side::Prev, Side::Next].map(|side| self.dev.download(self.random::<u64>(side, at, "zero", 0, 1)));
         let zero = zero.iter().flatten().fold(0, |sum, z| sum ^ z);
-        // Zero, one number of 2^64, would let everything pass.
-        let factor = self.prss.common(at, "factor").max(1);
+        let factor = self.prss.common(at, "factor");
         let word = field_product(sum, factor) ^ zero;
         Ok(self.net.send(self.settings.kind.end(to), at.tag("sound"), vec![Part::Wide(vec![word])])?)
     }

@@ -104,19 +104,29 @@ impl Prss {
             Side::Next => &self.next,
         };
         let bytes = mac(&key.0, &[at.name(), purpose.as_bytes(), &[part as u8]]);
-        let mut half = Zeroizing::new([0; 16]);
         // The second half names the stream in the set of used ones; the first is its key.
-        half.copy_from_slice(&bytes[16..]);
-        let fresh = self.used.lock().is_ok_and(|mut used| used.insert(at.part(), *half));
-        assert!(fresh, "a random stream was asked for twice");
+        self.draw(at, &bytes);
+        let mut half = Zeroizing::new([0; 16]);
         half.copy_from_slice(&bytes[..16]);
         PrgKey::new(*half)
     }
 
-    /// A number that all three servers know and owners do not.
+    /// A number that all three servers know and owners do not; not zero.
+    ///
+    /// # Panics
+    /// When the same number is asked for twice, as for [`Prss::stream`].
     pub(crate) fn common(&self, at: &Step, purpose: &str) -> u64 {
         let bytes = mac(&self.common.0, &[at.name(), purpose.as_bytes()]);
-        bytes.iter().take(8).fold(0, |v, &b| v << 8 | u64::from(b))
+        self.draw(at, &bytes);
+        bytes.iter().take(8).fold(0, |v, &b| v << 8 | u64::from(b)).max(1)
+    }
+
+    /// Takes note of a stream by the second half of its bytes.
+    fn draw(&self, at: &Step, bytes: &[u8; 32]) {
+        let mut half = [0; 16];
+        half.copy_from_slice(&bytes[16..]);
+        let fresh = self.used.lock().is_ok_and(|mut used| used.insert(at.part(), half));
+        assert!(fresh, "a random stream was asked for twice");
     }
 }
 
