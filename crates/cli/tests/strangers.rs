@@ -265,6 +265,15 @@ fn preprocessing_applies_to_arrays_and_tables_alike() {
     let semicolons = place.file("semicolons.csv", b"1;2;3;4\n5;6;7;8\n");
     refused(&["infer", &model, "--input", &semicolons], &["semicolons.csv", "separated by commas"]);
     close(&outputs(&["infer", &model, "--input", &table, "--scale", "1/10"])[0], &[1, 2], &[4.0, 6.0]);
+    // As told: words as categories, numbers for what is missing. The model takes four columns.
+    let told = place.file("told.csv", b"a,colour,c\n1,red,\n5,blue,7\n");
+    let args = ["infer", &model, "--input", &told, "--category", "colour=red,blue", "--missing", "0.5", "--check"];
+    assert!(sordino(&args).status.success(), "{}", String::from_utf8_lossy(&sordino(&args).stderr));
+    let other = ["infer", &model, "--input", &told, "--category", "colour=red,green", "--missing", "0.5"];
+    refused(&other, &["told.csv", "line 3, column colour: blue is none of the category's red, green"]);
+    refused(&["infer", &model, "--input", &told, "--category", "hue=a,b"], &["no such column", "a, colour, c"]);
+    let columns = place.file("t.parquet", b"PAR1");
+    refused(&["infer", &model, "--input", &columns], &["t.parquet", "Parquet is not read", ".csv"]);
     let word = place.file("word.csv", b"a,b,c,d\n1,2,red,4\n");
     refused(&["infer", &model, "--input", &word], &["word.csv", "column c", "red is no number"]);
 }

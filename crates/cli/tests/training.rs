@@ -67,6 +67,27 @@ fn it_follows_floats_and_learns() {
 }
 
 #[test]
+fn classes_weigh_what_they_are_told_to() {
+    let schedule = ["--epochs", "6", "--rate", "0.003", "--reveal-loss", "--check"];
+    let with = |weights: &str| json(&[&schedule[..], &["--class-weights", weights]].concat());
+    let balanced = with("balanced");
+    compared(&balanced["check"]);
+    // A single class counts: the loss of batches without it is nothing.
+    let one = with("0,0,0,0,0,0,0,1,0,0");
+    compared(&one["check"]);
+    let nothing =
+        |report: &Value| report["losses"].as_array().unwrap().iter().filter(|l| number(l).abs() < 1e-4).count();
+    assert!(nothing(&one) > 5 && nothing(&balanced) == 0, "{one}");
+    for (weights, said) in
+        [("1,2", "2 numbers for 10 classes"), ("cats", "expected balanced"), ("-1,1", "from 0 to 1000")]
+    {
+        let out = train(&["--class-weights", weights]);
+        assert_eq!(out.status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&out.stderr).contains(said), "{}", String::from_utf8_lossy(&out.stderr));
+    }
+}
+
+#[test]
 fn a_killed_training_goes_on_where_it_stopped() {
     let dir = tempfile::tempdir().unwrap();
     let folder: PathBuf = dir.path().join("shares");

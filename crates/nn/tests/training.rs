@@ -15,7 +15,15 @@ use sordino_nn::{Options, Ranges, Tensor, compile_answer, compile_step, float, i
 use sordino_ring::Cpu;
 
 fn rule(optimiser: Optimiser, rate: f32) -> Rule {
-    Rule { loss: Loss::CrossEntropy, optimiser, rates: Rates(vec![rate]), decay: 0.0, tell_loss: true, seed: 5 }
+    Rule {
+        loss: Loss::CrossEntropy,
+        optimiser,
+        rates: Rates(vec![rate]),
+        decay: 0.0,
+        weighted: false,
+        tell_loss: true,
+        seed: 5,
+    }
 }
 
 const SGD: Optimiser = Optimiser::Sgd { momentum: 0.9 };
@@ -38,10 +46,17 @@ fn in_floats(step: &TrainingStep, at: usize, data: &[Tensor; 2], states: &[Tenso
 }
 
 /// Every parameter's gradient, at some of its elements, against differences of the loss.
-fn check_gradients(graph: &Graph, loss: Loss) {
+fn check_gradients(graph: &Graph, loss: Loss, weights: Option<[f32; 3]>) {
     let rate = 2f32.powi(-10);
-    let step = step(&network(graph), &Rule { loss, ..rule(Optimiser::Sgd { momentum: 0.0 }, rate) }).unwrap();
-    let data = data(&network(graph), 1);
+    let step = step(
+        &network(graph),
+        &Rule { loss, weighted: weights.is_some(), ..rule(Optimiser::Sgd { momentum: 0.0 }, rate) },
+    )
+    .unwrap();
+    let mut data = data(&network(graph), 1);
+    if let Some(weights) = weights {
+        data[1].data.iter_mut().enumerate().for_each(|(i, y)| *y *= weights[i % 3]);
+    }
     let start = step.start();
     let (_, after) = in_floats(&step, 0, &data, &start);
     let mut checked = 0;
@@ -67,10 +82,11 @@ fn check_gradients(graph: &Graph, loss: Loss) {
 
 #[test]
 fn gradients_are_the_numerical_ones() {
-    check_gradients(&plain(), Loss::CrossEntropy);
-    check_gradients(&bent(), Loss::CrossEntropy);
-    check_gradients(&modern(), Loss::CrossEntropy);
-    check_gradients(&smooth(), Loss::SquaredError);
+    check_gradients(&plain(), Loss::CrossEntropy, None);
+    check_gradients(&plain(), Loss::CrossEntropy, Some([0.5, 2.0, 1.25]));
+    check_gradients(&bent(), Loss::CrossEntropy, None);
+    check_gradients(&modern(), Loss::CrossEntropy, None);
+    check_gradients(&smooth(), Loss::SquaredError, None);
 }
 
 /// Iterations of the compiled step in the clear against floats: states may differ by so much.
@@ -141,6 +157,7 @@ fn check_compiled(graph: &Graph, rule: &Rule, iterations: usize, close: f32) {
 #[test]
 fn compiled_steps_follow_floats() {
     let decay = 0.001;
+    check_compiled(&plain(), &Rule { weighted: true, ..rule(SGD, 0.05) }, 20, 0.003);
     check_compiled(&plain(), &Rule { decay, ..rule(SGD, 0.05) }, 20, 0.003);
     let rates = Rates((0..20).map(|i| 0.05 * 0.9f32.powi(i)).collect());
     check_compiled(&modern(), &Rule { rates, ..rule(SGD, 0.05) }, 20, 0.002);

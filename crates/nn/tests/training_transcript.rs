@@ -33,7 +33,7 @@ impl Job for Iteration<'_> {
 fn compiled(optimiser: Optimiser, tell_loss: bool) -> (Program, Secrets, Vec<Vec<i64>>) {
     let net = import(&modern(), BATCH).unwrap();
     let rates = Rates(vec![0.01]);
-    let rule = Rule { loss: Loss::CrossEntropy, optimiser, rates, decay: 0.001, tell_loss, seed: 1 };
+    let rule = Rule { loss: Loss::CrossEntropy, optimiser, rates, decay: 0.001, weighted: false, tell_loss, seed: 1 };
     let step = step(&net, &rule).unwrap();
     let x = normal(&net.shapes[net.inputs[0]], 1, 1.0);
     let labels = Tensor::new(&[BATCH, 3], (0..BATCH * 3).map(|i| f32::from(u8::from(i % 3 == 0))).collect());

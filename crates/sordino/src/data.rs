@@ -32,6 +32,8 @@ pub struct Set {
     pub labels: Labels,
     /// What its classes are called, if it says so: class i by the i-th name.
     pub names: Option<Vec<String>>,
+    /// What each class weighs in the loss.
+    pub weights: Option<Vec<f32>>,
 }
 
 /// A set to train on, and one to judge by if it came along.
@@ -80,7 +82,7 @@ impl Set {
                 }
             }
         }
-        Ok(Self { samples, labels, names: None })
+        Ok(Self { samples, labels, names: None, weights: None })
     }
 
     /// A set whose classes have names.
@@ -120,7 +122,7 @@ impl Set {
             }
         };
         (self.samples, self.labels) = (samples.0, kept);
-        Ok(Self { samples: samples.1, labels: away, names: self.names.clone() })
+        Ok(Self { samples: samples.1, labels: away, names: self.names.clone(), weights: None })
     }
 
     /// Largest magnitudes of samples and of labels.
@@ -128,7 +130,7 @@ impl Set {
     pub fn largest(&self) -> [f32; 2] {
         let samples = self.samples.iter().map(Tensor::max_abs).fold(0.0, f32::max);
         let labels = match &self.labels {
-            Labels::Classes(_) => 1.0,
+            Labels::Classes(_) => self.weights.iter().flatten().copied().reduce(f32::max).unwrap_or(1.0),
             Labels::Values(rows) => rows.iter().flatten().fold(0.0, |m, v| f32::max(m, v.abs())),
         };
         [samples, labels]
@@ -151,19 +153,74 @@ impl Set {
         }
     }
 
-    /// Samples and labels (one-hot for classes) of a batch.
+    /// Samples and labels (for classes one-hot, times their weight) of a batch.
     #[must_use]
     pub fn batch(&self, rows: &[usize], answers: usize) -> [Tensor; 2] {
         let mut dims = self.samples[rows[0]].dims.clone();
         dims[0] = rows.len();
         let data = rows.iter().flat_map(|&r| self.samples[r].data.iter().copied()).collect();
         let labels = rows.iter().flat_map(|&r| match &self.labels {
-            Labels::Classes(v) => (0..answers).map(|c| f32::from(u8::from(c == v[r]))).collect(),
+            Labels::Classes(v) => {
+                let weight = self.weights.as_ref().map_or(1.0, |w| w[v[r]]);
+                (0..answers).map(|c| if c == v[r] { weight } else { 0.0 }).collect()
+            }
             Labels::Values(v) => v[r].clone(),
         });
         let labels = Tensor::new(&[rows.len(), answers], labels.collect());
         [Tensor::new(&dims, data), labels]
     }
+}
+
+/// What classes weigh in the loss of a training.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize)]
+#[serde(try_from = "String")]
+pub enum ClassWeights {
+    /// Each as much as every other: all samples by their classes' number and the class's own samples.
+    Balanced,
+    /// These, in the order of the classes.
+    Given(Vec<f32>),
+}
+
+impl TryFrom<String> for ClassWeights {
+    type Error = String;
+    fn try_from(text: String) -> std::result::Result<Self, String> {
+        if text == "balanced" {
+            return Ok(Self::Balanced);
+        }
+        let weights: Option<Vec<f32>> = text.split(',').map(|w| w.trim().parse().ok()).collect();
+        match weights.filter(|w| w.iter().all(|w| (0.0..=1000.0).contains(w)) && w.iter().any(|w| *w > 0.0)) {
+            Some(weights) => Ok(Self::Given(weights)),
+            None => Err("expected balanced, or numbers from 0 to 1000, one for each class".into()),
+        }
+    }
+}
+
+/// Gives the classes of all sets their weights.
+///
+/// # Errors
+/// [`Error::Usage`] for labels that are no classes, or numbers that are not one for each class.
+pub fn weigh(sets: &mut [Set], asked: &ClassWeights, answers: usize) -> Result<()> {
+    let mut counts = vec![0usize; answers];
+    for set in &*sets {
+        let Labels::Classes(classes) = &set.labels else {
+            return Err(Error::Usage("--class-weights: labels are distributions or numbers, not classes".into()));
+        };
+        classes.iter().for_each(|c| counts[*c] += 1);
+    }
+    let all: usize = counts.iter().sum();
+    let there = counts.iter().filter(|n| **n > 0).count();
+    let weights: Vec<f32> = match asked {
+        ClassWeights::Given(weights) if weights.len() != answers => {
+            let n = weights.len();
+            return Err(Error::Usage(format!("--class-weights has {n} numbers for {answers} classes")));
+        }
+        ClassWeights::Given(weights) => weights.clone(),
+        ClassWeights::Balanced => {
+            counts.iter().map(|&n| if n == 0 { 0.0 } else { all as f32 / (there * n) as f32 }).collect()
+        }
+    };
+    sets.iter_mut().for_each(|set| set.weights = Some(weights.clone()));
+    Ok(())
 }
 
 /// Gives all sets the same classes: those of the same name are one, in alphabetical order. Returns the names, if there are any.
@@ -250,13 +307,12 @@ pub fn read_with(
     if let Some(path) = files.iter().find(|p| !p.exists()) {
         return Err(Error::File { path: path.clone(), why: "no such file or folder".into() });
     }
-    let why = || "without --labels, data is one folder, one .npz file or one .csv table that holds labels too".into();
+    let why =
+        || "without --labels, data is one folder, one .npz file or one table (.csv, .tsv) that holds labels too".into();
     match files {
         [one] if one.is_dir() => source.folder(one).map_err(|e| named(one, e)),
         [one] if one.extension().is_some_and(|e| e == "npz") => source.archive(one).map_err(|e| named(one, e)),
-        [one] if one.extension().is_some_and(|e| e == "csv" || e == "tsv") => {
-            source.table(one).map_err(|e| named(one, e))
-        }
+        [one] if tables::is(one) => source.table(one).map_err(|e| named(one, e)),
         [one, ..] => Err(Error::File { path: one.clone(), why: why() }),
         [] => Err(Error::Usage(why())),
     }
@@ -363,13 +419,13 @@ impl Source<'_> {
             return Err(Error::Usage(why));
         };
         let (at, others) = table.apart(target).map_err(Error::Usage)?;
-        let x = table.numbers(&others).map_err(Error::Usage)?;
+        let x = table.numbers(&others, self.preprocess).map_err(Error::Usage)?;
         let samples = inputs::samples(&x, self.take, self.preprocess).map_err(Error::Usage)?;
         let set = match words(table.texts(at)) {
             Told::Numbers(y) => Set::new(samples, array_labels(&y, self.answers).map_err(Error::Usage)?, self.answers)?,
             Told::Names(all) => {
                 if let Some(i) = all.iter().position(String::is_empty) {
-                    return Err(Error::Usage(format!("line {}, column {target}: a value is missing", i + 2)));
+                    return Err(Error::Usage(format!("{}, column {target}: a value is missing", table.row(i))));
                 }
                 let (names, classes) = numbered(&all);
                 Set::named(samples, names, classes)?

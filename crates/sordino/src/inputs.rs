@@ -88,7 +88,7 @@ pub fn read(paths: &[PathBuf], take: impl Into<Take>, preprocess: &Preprocess) -
                     several.into_iter().skip(at).take(1).collect()
                 }
             },
-            "csv" | "tsv" => vec![(String::new(), tables::numbers(path)?)],
+            _ if tables::is(path) => vec![(String::new(), tables::numbers(path, preprocess)?)],
             _ => vec![(String::new(), idx::array(path)?)],
         };
         let size = std::fs::metadata(path).map_err(Error::at(path))?.len();
@@ -111,7 +111,7 @@ pub fn read(paths: &[PathBuf], take: impl Into<Take>, preprocess: &Preprocess) -
 /// A file's ending, in small letters.
 fn kind(path: &Path) -> &'static str {
     let name = path.to_string_lossy().to_lowercase();
-    ["npy", "npz", "csv", "tsv"].into_iter().find(|kind| name.ends_with(&format!(".{kind}"))).unwrap_or("")
+    ["npy", "npz"].into_iter().chain(tables::ENDINGS).find(|kind| name.ends_with(&format!(".{kind}"))).unwrap_or("")
 }
 
 /// True for a file of numbers.

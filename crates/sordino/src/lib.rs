@@ -56,6 +56,7 @@
 //!     optimiser: Optimiser::Sgd { momentum: 0.9 },
 //!     rates: Rates(vec![0.003]),
 //!     decay: 0.0,
+//!     weighted: false,
 //!     tell_loss: true,
 //!     seed: 0,
 //! };

@@ -29,6 +29,37 @@ pub enum Channels {
     Gray,
 }
 
+/// The words of a column of a table.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Category {
+    /// The column's name, or its number from 1.
+    pub column: String,
+    /// Its words.
+    pub words: Vec<String>,
+}
+
+impl TryFrom<String> for Category {
+    type Error = String;
+    fn try_from(text: String) -> std::result::Result<Self, String> {
+        let (column, words) = text.split_once('=').ok_or("expected COLUMN=WORD,WORD,...")?;
+        let words: Vec<String> = words.split(',').map(|w| w.trim().to_string()).collect();
+        let mut distinct = words.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        if words.len() < 2 || distinct.len() < words.len() || words.iter().any(String::is_empty) {
+            return Err("expected COLUMN=WORD,WORD,... with two words or more, each once".into());
+        }
+        Ok(Self { column: column.trim().into(), words })
+    }
+}
+
+impl From<Category> for String {
+    fn from(category: Category) -> Self {
+        format!("{}={}", category.column, category.words.join(","))
+    }
+}
+
 /// How samples reach a model: `(value * scale - mean) / std`, whatever kind of file they come from. What is not given follows
 /// from the model's input.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -59,6 +90,15 @@ pub struct Preprocess {
     /// Factor of every value; pixels are 0 to 255 (1/255 for IDX, 1 otherwise, if not given).
     #[cfg_attr(feature = "clap", arg(long, allow_negative_numbers = true, value_parser = factor))]
     pub scale: Option<f32>,
+    /// A column of a table that holds words, as COLUMN=WORD,WORD,... (by number, from 1, where columns have no names): it becomes a column of
+    /// zeros and ones for each word, in this order. Once for each such column.
+    #[cfg_attr(feature = "clap", arg(long = "category", value_name = "COLUMN=WORD,WORD,...", value_parser = category))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub categories: Option<Vec<Category>>,
+    /// What stands in for missing values of tables; missing words are none of their category.
+    #[cfg_attr(feature = "clap", arg(long, value_name = "NUMBER", allow_negative_numbers = true, value_parser = finite))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub missing: Option<f32>,
     /// Names of the classes, in the order of the answers.
     #[cfg_attr(feature = "clap", arg(skip))]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -92,6 +132,8 @@ impl Preprocess {
             mean: self.mean.or(file.mean),
             std: self.std.or(file.std),
             scale: self.scale.or(file.scale),
+            categories: self.categories.or(file.categories),
+            missing: self.missing.or(file.missing),
             classes: self.classes.or(file.classes),
         }
     }
@@ -154,6 +196,16 @@ impl Preprocess {
     }
 }
 
+#[cfg(feature = "clap")]
+fn category(text: &str) -> std::result::Result<Category, String> {
+    text.to_string().try_into()
+}
+
+#[cfg(feature = "clap")]
+fn finite(text: &str) -> std::result::Result<f32, String> {
+    text.parse().ok().filter(|v: &f32| v.is_finite()).ok_or_else(|| "expected a number".into())
+}
+
 /// A factor that leaves something of a pixel.
 #[cfg(feature = "clap")]
 fn factor(text: &str) -> std::result::Result<f32, String> {
@@ -194,6 +246,8 @@ mod tests {
             std: Some(vec![0.5, 2.0]),
             channels: Some(Channels::Bgr),
             classes: Some(vec!["cat".into(), "a \"dog\"".into()]),
+            categories: Some(vec![Category { column: "c".into(), words: vec!["x".into(), "y".into()] }]),
+            missing: Some(-1.0),
             ..Preprocess::default()
         };
         assert_eq!(p.beside().and_then(|text| toml::from_str(&text).ok()), Some(p));

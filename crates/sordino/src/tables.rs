@@ -2,8 +2,10 @@
 
 use crate::arrays::budget;
 use crate::inputs::open;
+use crate::preprocess::Preprocess;
 use crate::{Error, Result};
 use sordino_nn::Tensor;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// A table: names of its columns, if its first line holds any, and its cells as they are written.
@@ -12,9 +14,21 @@ pub(crate) struct Table {
     pub(crate) rows: Vec<Vec<String>>,
 }
 
+/// Endings of files that are tables. Parquet is refused with a word of its own: its reader trusts what a file says of itself.
+pub(crate) const ENDINGS: [&str; 3] = ["csv", "tsv", "parquet"];
+
+/// Whether a file is a table, by its name.
+pub(crate) fn is(path: &Path) -> bool {
+    let ending = path.extension().map(|e| e.to_string_lossy().to_lowercase());
+    ending.is_some_and(|e| ENDINGS.contains(&e.as_str()))
+}
+
 /// Reads a table. A first line without numbers, or of the columns' own, is one of names.
 pub(crate) fn read(path: &Path) -> Result<Table> {
     let fault = |why: String| Error::File { path: path.into(), why };
+    if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("parquet")) {
+        return Err(fault("Parquet is not read; write it as .csv (pandas: to_csv(..., index=False)) or .npy".into()));
+    }
     let file = open(path)?;
     let size = file.get_ref().metadata().map_err(Error::at(path))?.len();
     let tabs = path.to_string_lossy().to_lowercase().ends_with(".tsv");
@@ -52,17 +66,59 @@ impl Table {
         }
     }
 
-    /// The numbers of these columns, a row for each row.
-    pub(crate) fn numbers(&self, columns: &[usize]) -> std::result::Result<Tensor, String> {
-        let mut data = Vec::with_capacity(self.rows.len() * columns.len());
+    /// What a row is called in a sentence.
+    pub(crate) fn row(&self, i: usize) -> String {
         // The first line of a file is 1.
-        let first = 1 + usize::from(self.names.is_some());
+        format!("line {}", i + 1 + usize::from(self.names.is_some()))
+    }
+
+    /// The words of every category, by its column.
+    fn categories<'a>(&self, asked: &'a Preprocess) -> std::result::Result<BTreeMap<usize, &'a [String]>, String> {
+        let mut found = BTreeMap::new();
+        for category in asked.categories.iter().flatten() {
+            let named = self.names.iter().flatten().position(|n| *n == category.column);
+            let numbered = category.column.parse::<usize>().ok().and_then(|n| n.checked_sub(1));
+            let column = named.or(numbered.filter(|_| self.names.is_none()));
+            let column = column.filter(|c| *c < self.rows.first().map_or(0, Vec::len)).ok_or_else(|| {
+                let names = self.names.clone().unwrap_or_default().join(", ");
+                format!("--category {}: it has no such column; its columns are {names}", category.column)
+            })?;
+            found.insert(column, &category.words[..]);
+        }
+        Ok(found)
+    }
+
+    /// The numbers of these columns, a row for each row. A category becomes a column of zeros and ones for each of its words.
+    pub(crate) fn numbers(&self, columns: &[usize], asked: &Preprocess) -> std::result::Result<Tensor, String> {
+        let mut data = Vec::with_capacity(self.rows.len() * columns.len());
+        let categories = self.categories(asked)?;
         for (i, row) in self.rows.iter().enumerate() {
             for &column in columns {
                 let cell = row.get(column).map_or("", |c| c.as_str());
-                let place = || format!("line {}, {}", i + first, self.called(column));
-                if cell.is_empty() || matches!(cell.to_lowercase().as_str(), "nan" | "na" | "n/a" | "null" | "none") {
-                    return Err(format!("{}: a value is missing; fill it in, or leave the row out", place()));
+                let place = || format!("{}, {}", self.row(i), self.called(column));
+                let missing =
+                    cell.is_empty() || matches!(cell.to_lowercase().as_str(), "nan" | "na" | "n/a" | "null" | "none");
+                if let Some(words) = categories.get(&column) {
+                    // A word may be written like one that is missing.
+                    let known = words.iter().any(|w| w == cell);
+                    if !(known || missing && asked.missing.is_some()) {
+                        let what = if missing { "a value is missing".into() } else { format!("{cell} is none") };
+                        return Err(format!("{}: {what} of the category's {}", place(), words.join(", ")));
+                    }
+                    data.extend(words.iter().map(|w| f32::from(u8::from(w == cell))));
+                    continue;
+                }
+                if missing {
+                    match asked.missing {
+                        Some(fill) => data.push(fill),
+                        None => {
+                            return Err(format!(
+                                "{}: a value is missing; fill it in, leave the row out, or set --missing NUMBER",
+                                place()
+                            ));
+                        }
+                    }
+                    continue;
                 }
                 match cell.parse::<f32>() {
                     Ok(v) if v.is_finite() => data.push(v),
@@ -72,14 +128,15 @@ impl Table {
                     }
                     Err(_) => {
                         return Err(format!(
-                            "{}: {cell} is no number; write categories as columns of 0 and 1",
+                            "{}: {cell} is no number; a category is told by --category COLUMN=WORD,WORD,...",
                             place()
                         ));
                     }
                 }
             }
         }
-        Ok(Tensor::new(&[self.rows.len(), columns.len()], data))
+        let width = data.len() / self.rows.len().max(1);
+        Ok(Tensor::new(&[self.rows.len(), width], data))
     }
 
     /// The columns of a table, without the one of this name: that one and the others.
@@ -100,10 +157,10 @@ impl Table {
 }
 
 /// All numbers of a table.
-pub(crate) fn numbers(path: &Path) -> Result<Tensor> {
+pub(crate) fn numbers(path: &Path, asked: &Preprocess) -> Result<Tensor> {
     let table = read(path)?;
     let columns: Vec<usize> = (0..table.rows[0].len()).collect();
-    table.numbers(&columns).map_err(|why| Error::File { path: path.into(), why })
+    table.numbers(&columns, asked).map_err(|why| Error::File { path: path.into(), why })
 }
 
 #[cfg(test)]
@@ -116,13 +173,27 @@ mod tests {
             names: names.map(|n| n.map(String::from).to_vec()),
             rows: rows.iter().map(|r| r.map(String::from).to_vec()).collect(),
         };
+        let none = Preprocess::default();
         let all = table(Some(["age", "sum"]), &[["1", "2.5"], ["3", "-4e1"]]);
-        assert_eq!(all.numbers(&[0, 1]).map(|t| t.data), Ok(vec![1.0, 2.5, 3.0, -40.0]));
+        assert_eq!(all.numbers(&[0, 1], &none).map(|t| t.data), Ok(vec![1.0, 2.5, 3.0, -40.0]));
         assert_eq!(all.apart("sum"), Ok((1, vec![0])));
         assert!(all.apart("none").is_err_and(|why| why.contains("age, sum")));
         let gap = table(Some(["age", "sum"]), &[["1", "NA"]]);
-        assert!(gap.numbers(&[1]).is_err_and(|why| why.contains("line 2, column sum")));
+        assert!(gap.numbers(&[1], &none).is_err_and(|why| why.contains("line 2, column sum")));
         let word = table(None, &[["1", "red"]]);
-        assert!(word.numbers(&[1]).is_err_and(|why| why.contains("column 2: red")));
+        assert!(word.numbers(&[1], &none).is_err_and(|why| why.contains("column 2: red")));
+        // As told.
+        let told = |category: &str, missing: Option<f32>| Preprocess {
+            categories: Some(vec![category.to_string().try_into().unwrap_or_default()]),
+            missing,
+            ..Preprocess::default()
+        };
+        assert_eq!(word.numbers(&[0, 1], &told("2=blue,red", None)).map(|t| t.data), Ok(vec![1.0, 0.0, 1.0]));
+        assert!(word.numbers(&[0, 1], &told("2=blue,green", None)).is_err_and(|why| why.contains("red is none")));
+        assert!(word.numbers(&[0], &told("colour=red,blue", None)).is_err_and(|why| why.contains("no such column")));
+        assert_eq!(gap.numbers(&[0, 1], &told("age=1,2", Some(-1.0))).map(|t| t.data), Ok(vec![1.0, 0.0, -1.0]));
+        let gap = table(Some(["age", "colour"]), &[["1", ""]]);
+        assert!(gap.numbers(&[1], &told("colour=a,b", None)).is_err_and(|why| why.contains("missing")));
+        assert_eq!(gap.numbers(&[1], &told("colour=a,b", Some(9.0))).map(|t| t.data), Ok(vec![0.0, 0.0]));
     }
 }

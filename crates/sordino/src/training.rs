@@ -20,6 +20,7 @@ pub fn fingerprint(sets: &[Set], seed: u64, key: &[u8; 32]) -> [u8; 32] {
             Labels::Classes(v) => v.iter().for_each(|c| tag.update(&(*c as u64).to_le_bytes())),
             Labels::Values(v) => v.iter().flatten().for_each(|c| tag.update(&c.to_le_bytes())),
         }
+        set.weights.iter().flatten().for_each(|w| tag.update(&w.to_le_bytes()));
         for sample in &set.samples {
             let bytes: Vec<u8> = sample.data.iter().flat_map(|v| v.to_le_bytes()).collect();
             tag.update(&bytes);

@@ -61,7 +61,7 @@ fn deviation(graph: &Graph, rule: &Rule, batch: usize, iterations: usize, seed: 
 }
 
 fn rule(optimiser: Optimiser, rates: Vec<f32>, decay: f32) -> Rule {
-    Rule { loss: Loss::CrossEntropy, optimiser, rates: Rates(rates), decay, tell_loss: true, seed: 0 }
+    Rule { loss: Loss::CrossEntropy, optimiser, rates: Rates(rates), decay, weighted: false, tell_loss: true, seed: 0 }
 }
 
 #[test]

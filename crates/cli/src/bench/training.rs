@@ -135,6 +135,7 @@ impl Training {
             preprocess: Preprocess::default(),
         };
         let rule = Rule {
+            weighted: false,
             loss: Loss::CrossEntropy,
             optimiser: Optimiser::Sgd { momentum: 0.9 },
             rates: Rates(vec![0.01]),

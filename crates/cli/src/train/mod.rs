@@ -232,7 +232,7 @@ impl Train {
         }
         let schedule = self.schedule.with_file(self.config.as_deref())?;
         let graph = self.graph(schedule.seed())?;
-        let (sets, validation, answers, preprocess) = self.sets(&schedule, &graph)?;
+        let (mut sets, validation, answers, preprocess) = self.sets(&schedule, &graph)?;
         self.outputs_fit(&schedule, &preprocess)?;
         notices(&graph, &schedule);
         let (batch, seed) = (schedule.batch.unwrap_or(128), schedule.seed());
@@ -245,6 +245,9 @@ impl Train {
                 let whose = if i < sets.len() { format!("data owner {}", i + 1) } else { "validation".into() };
                 set.distributions(answers).map_err(|e| Error::Usage(format!("{whose}: {e}")))?;
             }
+        }
+        if let Some(asked) = &schedule.class_weights {
+            data::weigh(&mut sets, asked, answers)?;
         }
         let (lock, from, key) = match &self.checkpoint {
             Some(folder) if !self.plan => {

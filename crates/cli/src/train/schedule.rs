@@ -3,6 +3,7 @@
 use super::super::positive;
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
+use sordino::data::ClassWeights;
 use sordino::training::{Decline, Shape};
 use sordino::{Error, Result};
 use sordino_nn::training::{Loss, Optimiser, Rates, Rule};
@@ -61,6 +62,10 @@ fn explained(text: &str, error: &toml::de::Error) -> String {
         Some(span) => format!("line {}: {plain}", text[..span.start.min(text.len())].lines().count().max(1)),
         None => plain,
     }
+}
+
+fn weights(text: &str) -> std::result::Result<ClassWeights, String> {
+    text.to_string().try_into()
 }
 
 /// Options that may also stand in the file, one by one.
@@ -132,6 +137,10 @@ schedule! {
     /// What is minimised [default: cross-entropy].
     #[arg(long, value_enum)]
     loss: LossArg,
+    /// What each class weighs in the loss: balanced (all as much as each other), or a number for each, in the order of the classes
+    /// [default: every sample the same].
+    #[arg(long, value_name = "balanced|W,W,...", allow_hyphen_values = true, value_parser = weights)]
+    class_weights: ClassWeights,
     /// Seed of the public order, of the masks of dropouts, and of the weights of zoo:NAME [default: 0].
     #[arg(long, allow_negative_numbers = true)]
     seed: u64,
@@ -186,6 +195,7 @@ impl Schedule {
             ("epsilon", !adam && self.epsilon.is_some(), "adam"),
             ("step-every", !steps && self.step_every.is_some(), "schedule step"),
             ("step-factor", !steps && self.step_factor.is_some(), "schedule step"),
+            ("class-weights", !self.trains_classes() && self.class_weights.is_some(), "loss cross-entropy"),
         ];
         match misfits.iter().find(|m| m.1) {
             Some((name, _, of)) => Err(Error::Usage(format!("{name} belongs to {of}; leave it out"))),
@@ -228,6 +238,7 @@ impl Schedule {
             factor: within("step-factor", factor, factor > 0.0 && factor <= 1.0, "above 0 and at most 1")?,
         };
         Ok(Rule {
+            weighted: self.class_weights.is_some(),
             loss: match self.loss {
                 Some(LossArg::SquaredError) => Loss::SquaredError,
                 _ => Loss::CrossEntropy,

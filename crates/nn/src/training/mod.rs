@@ -37,6 +37,8 @@ pub struct Rule {
     pub rates: Rates,
     /// Weight decay, added to the gradient; of weights alone, not of biases or of batch norms.
     pub decay: f32,
+    /// Whether labels come times a weight of their class, which the loss of their sample is then taken times.
+    pub weighted: bool,
     /// Whether the loss of each step is an output.
     pub tell_loss: bool,
     /// Seed of the public masks of dropouts.
@@ -247,6 +249,15 @@ pub fn step(model: &Network, rule: &Rule) -> Result<TrainingStep> {
     let (gradient, loss) = match rule.loss {
         Loss::CrossEntropy => {
             let p = m.push("softmax", "Softmax", Layer::Softmax { axis: 1, end: 2 }, vec![logits], &dims);
+            // A label of weight w adds up to w: sum(w y) p - w y = w (p - y).
+            let p = if rule.weighted {
+                let ones = Tensor::new(&[dims[1]; 2], vec![1.0; dims[1] * dims[1]]);
+                let sums = Layer::MatMul { weight: ones.into(), bias: None };
+                let weights = m.push("labels.weight", "ReduceSum", sums, vec![labels], &dims);
+                m.push("softmax.weighted", "Mul", Layer::Mul, vec![p, weights], &dims)
+            } else {
+                p
+            };
             let gradient = m.push("softmax.gradient", "Sub", Layer::Sub, vec![p, labels], &dims);
             let told = rule.tell_loss.then(|| {
                 let log = Layer::LogSoftmax { axis: 1, end: 2 };
