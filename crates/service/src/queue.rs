@@ -81,8 +81,10 @@ pub(crate) enum Next {
 }
 
 impl Held {
-    /// A job waits from now on.
+    /// A job waits from now on, in this place. One that waits already does not wait twice: a run that fails puts back what it has postponed,
+    /// too, and a leader who names a job twice is refused.
     fn add(&mut self, at: usize, job: Waiting) {
+        self.waiting.retain(|w| w.job != job.job);
         if !self.waiting.iter().any(|w| w.owner == job.owner) {
             let least = self.waiting.iter().filter_map(|w| self.served.get(&w.owner)).min().copied();
             self.served.insert(job.owner.clone(), least.unwrap_or(0));
@@ -333,6 +335,22 @@ mod tests {
         let before = Instant::now();
         while next(&queue, m, 4) != Some(vec![c]) {}
         assert!(before.elapsed() >= PAUSES[0] / 2);
+    }
+
+    #[test]
+    fn a_job_waits_once() {
+        let queue = Queue::new(1);
+        let [upload, a, b] = ids();
+        let job = |id| Waiting::new(id, upload, ["alice", "alice"]);
+        queue.push(job(a));
+        queue.push(job(b));
+        // Postponed by a run that then fails, and puts back all it had.
+        queue.push_later(job(b));
+        queue.push_front(job(b));
+        queue.push_front(job(a));
+        assert_eq!(queue.jobs_of(upload), [a, b]);
+        assert_eq!(queue.dispatch(), Some(upload));
+        assert_eq!(next(&queue, upload, 8), Some(vec![a, b]));
     }
 
     #[test]
