@@ -60,7 +60,7 @@ fn apart(net: &Network, rows: usize) -> Option<Network> {
 /// and outputs come by the network's own, then by rows. `None` when samples are not rows of every input and output.
 ///
 /// # Errors
-/// As for [`compile`].
+/// As for [`crate::compile`].
 pub fn compile_beside(
     net: &Network,
     rows: usize,
