@@ -240,3 +240,72 @@ fn certificates_are_read_again() {
     }
     world.assert_whole();
 }
+
+/// What a server holds: files, threads and megabytes.
+fn held(id: u32) -> [usize; 3] {
+    let count = |what: &str| std::fs::read_dir(format!("/proc/{id}/{what}")).unwrap().count();
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+    let resident = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap();
+    let kilobytes: usize = resident.trim().split(' ').next().unwrap().parse().unwrap();
+    [count("fd"), count("task"), kilobytes / 1024]
+}
+
+/// Connections that say nothing, to both ports: as many as ten thousand, or as this process may open.
+#[test]
+fn ten_thousand_idle_connections() {
+    let world = World::new();
+    let address = |name: &str| -> std::net::SocketAddr {
+        let text = std::fs::read_to_string(world.config(0)).unwrap();
+        let line = text.lines().find_map(|l| l.strip_prefix(name)).unwrap();
+        line.trim_matches([' ', '=', '"']).parse().unwrap()
+    };
+    let (clients, peers) = (address("clients"), address("peers"));
+    let server = world.servers[0].as_ref().unwrap().id();
+    let before = held(server);
+    let mut idle = vec![];
+    for k in 0..10_000 {
+        let to = if k % 10 == 0 { peers } else { clients };
+        match std::net::TcpStream::connect_timeout(&to, Duration::from_secs(20)) {
+            Ok(tcp) => idle.push(tcp),
+            Err(e) => {
+                println!("{} connections are all that this process may open: {e}", idle.len());
+                break;
+            }
+        }
+        if k % 2500 == 2499 {
+            for job in world.submit(1) {
+                world.assert_answered(&job);
+            }
+        }
+    }
+    assert!(idle.len() >= 500, "{}", idle.len());
+    let during = held(server);
+    assert!(during[1] < before[1] + 64 && during[2] < before[2] + 300, "{before:?} {during:?}");
+    drop(idle);
+    let until = Instant::now() + Duration::from_secs(60);
+    while held(server)[0] > before[0] + 40 {
+        assert!(Instant::now() < until, "{before:?} {:?}", held(server));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    for job in world.submit(1) {
+        world.assert_answered(&job);
+    }
+}
+
+#[test]
+fn what_a_command_did_can_be_read_by_a_program() {
+    let world = World::new();
+    let did = |args: &[&str]| -> Value {
+        serde_json::from_str(&done(&world.alice(&[args, &["--json"]].concat()).output().unwrap())).unwrap()
+    };
+    let allowed = did(&["allow", "mnist", "bob", "--queries", "3"]);
+    assert_eq!(
+        (&allowed["done"], &allowed["client"], &allowed["grant"]["queries"]),
+        (&"allowed".into(), &"bob".into(), &3.into())
+    );
+    assert_eq!(did(&["allow", "mnist", "bob", "--never"])["done"], "disallowed");
+    let job = world.submit(1).remove(0);
+    world.assert_answered(&job);
+    assert_eq!(did(&["forget", &job])["job"], job.as_str());
+    assert_eq!(did(&["remove", "mnist"]), serde_json::json!({"done": "removed", "model": "mnist"}));
+}

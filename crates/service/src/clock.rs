@@ -7,6 +7,17 @@ pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
+/// How long until then, roughly.
+#[must_use]
+pub fn until(then: u64) -> String {
+    match then.saturating_sub(now()) {
+        0 => "no more".into(),
+        s @ 1..=7199 => format!("{} min", s.div_ceil(60)),
+        s @ 7200..=172_799 => format!("{} h", s / 3600),
+        s => format!("{} days", s / 86_400),
+    }
+}
+
 /// How long ago, roughly.
 #[must_use]
 pub fn ago(then: u64) -> String {

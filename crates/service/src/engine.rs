@@ -290,6 +290,7 @@ impl Engine {
             models: models.len(),
             loaded: self.queue.loaded(),
             well: self.seen().well,
+            expires: self.peers.expires(),
             budgets,
         })
     }

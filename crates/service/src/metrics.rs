@@ -58,6 +58,8 @@ pub struct Gauges {
     pub loaded: usize,
     /// When a session with the others last got on, in seconds since 1970.
     pub well: Option<u64>,
+    /// When its certificate expires, in seconds since 1970.
+    pub expires: Option<u64>,
     /// Queries charged, by model and client, with what is left where it is limited.
     pub budgets: Vec<(String, String, u64, Option<u64>)>,
 }
@@ -135,6 +137,8 @@ impl Metrics {
         one(&mut out, "models_loaded", "gauge", "Models that are loaded.", gauges.loaded as f64);
         let help = "When a session with both other servers last got on, in seconds since 1970.";
         one(&mut out, "last_session_timestamp_seconds", "gauge", help, gauges.well.unwrap_or(0) as f64);
+        let help = "When this server's certificate expires, in seconds since 1970.";
+        one(&mut out, "certificate_expiry_timestamp_seconds", "gauge", help, gauges.expires.unwrap_or(0) as f64);
         let Ok(c) = self.counts.lock() else { return out };
         one(&mut out, "jobs_accepted_total", "counter", "Jobs taken in.", c.accepted as f64);
         one(&mut out, "sessions_total", "counter", "Sessions with the other servers.", c.sessions_begun as f64);

@@ -159,6 +159,11 @@ impl Peers {
         }
     }
 
+    /// When the certificate expires, in seconds since 1970.
+    pub(crate) fn expires(&self) -> Option<u64> {
+        self.identity.read().ok()?.expires()
+    }
+
     fn ends(&self, session: Id) -> Result<Ends> {
         let identity = self.identity.read().map(|i| Arc::clone(&i)).map_err(|e| Fault::internal("identity", &e))?;
         Ends::new(self.me, topology(), &identity, session.0, self.deadline)

@@ -1,6 +1,6 @@
 //! The page that a server shows its operator: read-only, without scripts.
 
-use crate::clock::ago;
+use crate::clock::{ago, until};
 use crate::engine::Engine;
 use crate::fault::Result;
 use crate::records::State;
@@ -50,6 +50,9 @@ pub(crate) fn page(engine: &Engine) -> Result<String> {
     let _ = write!(out, "</table><p>Last session that got on: {seen}.");
     if let Some((when, why)) = trouble {
         let _ = write!(out, " Last trouble, {}: <span class=\"bad\">{}</span>.", ago(when), plain(&why));
+    }
+    if let Some(end) = gauges.expires {
+        let _ = write!(out, " This server's certificate is valid for {}.", until(end));
     }
     out += "</p>";
     out += "<h2>Models</h2><table><tr><th>name</th><th>owner</th><th class=\"n\">MB of shares</th><th>pushed</th><th>budgets: used, left</th></tr>";

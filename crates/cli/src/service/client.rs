@@ -325,6 +325,31 @@ pub(crate) struct Allow {
     /// Instead: it may ask no more.
     #[arg(long, conflicts_with_all = ["queries", "seconds", "receivers"])]
     never: bool,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What a command did, for a program to read.
+#[derive(Serialize)]
+struct Did<'a> {
+    done: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grant: Option<&'a Grant>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    job: Option<Id>,
+}
+
+impl Did<'_> {
+    const NOTHING: Self = Self { done: "", model: None, client: None, grant: None, job: None };
+
+    fn told(&self, as_json: bool, sentence: String) -> Result<()> {
+        print(&if as_json { json(self)? } else { sentence + "\n" })
+    }
 }
 
 impl Allow {
@@ -332,11 +357,14 @@ impl Allow {
         let client = self.to.client()?;
         if self.never {
             client.disallow(&self.model, &self.client)?;
-            return print(&format!("{} may ask {} no more\n", self.client, self.model));
+            let did = Did { done: "disallowed", model: Some(&self.model), client: Some(&self.client), ..Did::NOTHING };
+            return did.told(self.json, format!("{} may ask {} no more", self.client, self.model));
         }
         let grant = Grant { queries: self.queries, seconds: self.seconds, receivers: self.receivers };
         client.allow(&self.model, &self.client, &grant)?;
-        print(&format!("{} may ask {} {}\n", self.client, self.model, granted(&grant)))
+        let sentence = format!("{} may ask {} {}", self.client, self.model, granted(&grant));
+        let (model, client) = (Some(&*self.model), Some(&*self.client));
+        Did { done: "allowed", model, client, grant: Some(&grant), ..Did::NOTHING }.told(self.json, sentence)
     }
 }
 
@@ -347,12 +375,16 @@ pub(crate) struct Remove {
     model: String,
     #[command(flatten)]
     to: To,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
 }
 
 impl Remove {
     pub(crate) fn run(self) -> Result<()> {
         self.to.client()?.remove(&self.model)?;
-        print(&format!("{} is removed\n", self.model))
+        let did = Did { done: "removed", model: Some(&self.model), ..Did::NOTHING };
+        did.told(self.json, format!("{} is removed", self.model))
     }
 }
 
@@ -364,11 +396,15 @@ pub(crate) struct Forget {
     job: Id,
     #[command(flatten)]
     to: To,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
 }
 
 impl Forget {
     pub(crate) fn run(self) -> Result<()> {
         self.to.client()?.forget(self.job)?;
-        print(&format!("job {} is forgotten\n", self.job))
+        let did = Did { done: "forgotten", job: Some(self.job), ..Did::NOTHING };
+        did.told(self.json, format!("job {} is forgotten", self.job))
     }
 }

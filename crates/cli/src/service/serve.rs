@@ -5,6 +5,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use sordino::{Error, Result};
 use sordino_service::Running;
+use sordino_service::clock::until;
 use sordino_service::config::Server;
 use sordino_service::demo::Demo;
 use std::path::PathBuf;
@@ -88,10 +89,11 @@ fn check(path: &std::path::Path) -> Result<()> {
     let store = config.open_store()?;
     let (models, jobs) = (store.models()?.len(), store.jobs()?.len());
     super::super::print(&format!(
-        "{}: server {}, certificate of fingerprint {}, {models} models and {jobs} jobs in its store\n",
+        "{}: server {}, certificate of fingerprint {}, valid for {}, {models} models and {jobs} jobs in its store\n",
         path.display(),
         config.party,
-        identity.fingerprint()
+        identity.fingerprint(),
+        identity.expires().map_or_else(|| "an unknown time".into(), until)
     ))
 }
 

@@ -5,7 +5,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use serde::{Deserialize, Serialize};
@@ -94,6 +94,21 @@ impl Identity {
     #[must_use]
     pub fn fingerprint(&self) -> String {
         self.chain.first().map_or_else(String::new, |c| fingerprint(&CertificateDer::from(c.as_slice())))
+    }
+
+    /// The second after 1970 in which its own certificate expires.
+    #[must_use]
+    pub fn expires(&self) -> Option<u64> {
+        let own = CertificateDer::from(self.chain.first()?.as_slice());
+        // A verification in a time that no certificate lives to says when it did.
+        const FAR: u64 = 1 << 40;
+        let far = UnixTime::since_unix_epoch(Duration::from_secs(FAR));
+        let usage = webpki::KeyUsage::server_auth();
+        let parsed = webpki::EndEntityCert::try_from(&own).ok()?;
+        match parsed.verify_for_usage(webpki::ALL_VERIFICATION_ALGS, &[], &[], far, usage, None, None) {
+            Err(webpki::Error::CertExpired { not_after, .. }) => Some(not_after.as_secs()),
+            _ => None,
+        }
     }
 
     fn roots(&self) -> Result<Arc<RootCertStore>, rustls::Error> {
@@ -300,6 +315,8 @@ mod tests {
             Identity::from_pem(authority.certificate_pem().as_bytes(), chain.as_bytes(), key.as_bytes()).unwrap();
         assert_eq!((read.names(), read.fingerprint()), (vec!["alice.client.sordino".into()], identity.fingerprint()));
         read.check().unwrap();
+        let end = (now + hour).duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        assert!(read.expires().unwrap().abs_diff(end) < 2);
         let over = kept.identity_of("alice.client.sordino", now - 2 * hour, now - hour).unwrap();
         assert_eq!(over.check().unwrap_err(), "it has expired");
         let early = kept.identity_of("alice.client.sordino", now + hour, now + 2 * hour).unwrap();
