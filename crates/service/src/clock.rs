@@ -13,8 +13,8 @@ pub fn until(then: u64) -> String {
     match then.saturating_sub(now()) {
         0 => "no more".into(),
         s @ 1..=7199 => format!("{} min", s.div_ceil(60)),
-        s @ 7200..=172_799 => format!("{} h", s / 3600),
-        s => format!("{} days", s / 86_400),
+        s @ 7200..=172_799 => format!("{} h", (s + 1800) / 3600),
+        s => format!("{} days", (s + 43_200) / 86_400),
     }
 }
 
