@@ -309,3 +309,41 @@ fn what_a_command_did_can_be_read_by_a_program() {
     assert_eq!(did(&["forget", &job])["job"], job.as_str());
     assert_eq!(did(&["remove", "mnist"]), serde_json::json!({"done": "removed", "model": "mnist"}));
 }
+
+/// Two clusters under one file: a model is pushed to both, jobs go to the shorter queue, and each is found where it is.
+#[test]
+fn replicas_share_the_work() {
+    let (first, mut second) = (World::new(), World::new());
+    let at = |world: &World| world.folder.path().join("alice/cluster.toml");
+    let text = std::fs::read_to_string(at(&first)).unwrap();
+    std::fs::write(at(&first), format!("replicas = [{:?}]\n{text}", at(&second))).unwrap();
+    let pushed = first.alice(&["push", asset("mnist.onnx").to_str().unwrap(), "--name", "both"]).output().unwrap();
+    assert!(done(&pushed).contains("pushed as both"));
+    let digit = asset("digit-7.png");
+    let submit = |times: usize| -> Vec<String> {
+        let inputs = vec![digit.to_str().unwrap(); times];
+        done(&first.alice(&[&["submit", "both", "--input"][..], &inputs].concat()).output().unwrap())
+            .lines()
+            .map(str::to_string)
+            .collect()
+    };
+    let jobs = submit(12);
+    jobs.iter().for_each(|job| first.assert_answered(job));
+    // Both did their share, and both are listed under the one file.
+    let there = second.jobs().iter().filter(|j| j["model"] == "both").count();
+    assert!((3..=9).contains(&there), "{there}");
+    assert_eq!(first.jobs().iter().filter(|j| j["model"] == "both").count(), 12);
+    // What is done to a model is done at both.
+    done(&first.alice(&["allow", "both", "bob"]).output().unwrap());
+    let models: Vec<Value> =
+        serde_json::from_str(&done(&second.alice(&["models", "--json"]).output().unwrap())).unwrap();
+    assert!(models.iter().any(|m| m["name"] == "both" && m["grants"]["bob"].is_object()), "{models:?}");
+    // One that is gone is passed over.
+    (0..3).for_each(|party| second.kill(party));
+    submit(3).iter().for_each(|job| first.assert_answered(job));
+    // A replica with replicas of its own is refused, with its name.
+    std::fs::write(at(&second), std::fs::read_to_string(at(&first)).unwrap()).unwrap();
+    let refused = first.alice(&["jobs"]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("a replica names replicas"));
+}

@@ -1,5 +1,6 @@
 //! What a server answers to each call: see [`crate::wire`].
 
+use crate::briefs::Phase;
 use crate::edge::{Caller, Pieces};
 use crate::engine::Engine;
 use crate::fault::{Blame, Fault, Result};
@@ -169,7 +170,10 @@ fn client(engine: &Engine, call: &Call, client: &str, body: Pieces) -> Result<Sa
     let view = |model| ModelView::new(engine, model, client).and_then(|v| json(&v));
     match (call.method.as_str(), &path[..]) {
         ("GET", ["v1", "about"]) => {
-            json(&About { version: VERSION, program: env!("CARGO_PKG_VERSION").into(), party: engine.config.party })
+            let waiting =
+                engine.store.briefs().values().filter(|b| matches!(b.phase, Phase::Queued | Phase::Running)).count();
+            let program = env!("CARGO_PKG_VERSION").into();
+            json(&About { version: VERSION, program, party: engine.config.party, waiting })
         }
         ("GET", ["v1", "models"]) => {
             let models = engine.store.models()?;

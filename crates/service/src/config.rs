@@ -337,6 +337,9 @@ pub struct Cluster {
     pub servers: [Known; PARTIES],
     /// This client's certificate.
     pub tls: Files,
+    /// The `cluster.toml`s of further clusters that have the same models: jobs go to whichever has the shortest queue.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replicas: Vec<PathBuf>,
     /// The folder that paths are taken from.
     #[serde(skip)]
     pub folder: PathBuf,

@@ -93,7 +93,8 @@ impl Demo {
         }
         let known: [Known; PARTIES] = known.try_into().map_err(|_| three())?;
         for client in CLIENTS {
-            let cluster = Cluster { servers: known.clone(), tls: files(client), folder: PathBuf::new() };
+            let cluster =
+                Cluster { servers: known.clone(), tls: files(client), replicas: vec![], folder: PathBuf::new() };
             let path = folder.join(client).join("cluster.toml");
             sordino::model::write_whole(&path, toml(&cluster)?.as_bytes())?;
         }

@@ -15,6 +15,7 @@ mod edge;
 mod engine;
 pub mod fault;
 pub mod files;
+pub mod fleet;
 mod jobs;
 mod metrics;
 pub mod names;

@@ -23,7 +23,7 @@ const MODEL_HEAD: u64 = 256 << 20;
 const JOB_HEAD: u64 = 4096;
 
 /// A program for several jobs at once, each with a data owner and outputs of its own.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Beside {
     /// How many jobs.
@@ -75,7 +75,7 @@ fn same_weights(a: &Program, b: &Program) -> bool {
 }
 
 /// What is public of a model.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Public {
     /// The program.

@@ -44,6 +44,9 @@ pub struct About {
     pub program: String,
     /// Which of the three it is.
     pub party: usize,
+    /// Jobs that wait or run, of whoever: by which a client of several clusters chooses.
+    #[serde(default)]
+    pub waiting: usize,
 }
 
 /// What is going to be pushed.

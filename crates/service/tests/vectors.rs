@@ -57,9 +57,9 @@ fn id(k: u8) -> Id {
 
 #[test]
 fn calls_and_answers() {
-    let about = About { version: 1, program: "0.1.0".into(), party: 2 };
+    let about = About { version: 1, program: "0.1.0".into(), party: 2, waiting: 7 };
     holds("about.json", &about);
-    refuses(&about, &[], false);
+    refuses(&about, &["waiting"], false);
     let ask = Ask { bytes: 123_456, memory: 7_890_123 };
     holds("ask.json", &ask);
     refuses(&ask, &[], true);

@@ -9,12 +9,14 @@ use sordino::report::{Class, Output, top};
 use sordino::{Error, Result};
 use sordino_nn::exec::encode_inputs;
 use sordino_nn::program::Port;
-use sordino_service::Blame;
-use sordino_service::client::{Answered, Client};
+use sordino_service::client::{Answered, Client, Known};
 use sordino_service::clock::ago;
+use sordino_service::fleet::{Fleet, shortest};
 use sordino_service::names::Id;
 use sordino_service::records::{Grant, State};
 use sordino_service::wire::{JobView, ModelView};
+use sordino_service::{Blame, Fault};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 /// How answers are shown.
@@ -159,7 +161,12 @@ impl Submit {
     pub(crate) fn run(self) -> Result<()> {
         let start = Instant::now();
         self.inputs.are_there()?;
-        let client = self.to.client()?;
+        let fleet = self.to.fleet()?;
+        let (clients, waiting) = (fleet.clients(), fleet.waiting()?);
+        let mut given = vec![0; clients.len()];
+        let none = || Error::Session("no cluster answers".into());
+        let first = shortest(&waiting, &given).ok_or_else(none)?;
+        let client = &clients[first];
         let model = client.model(&self.model)?;
         let program = &model.public.program;
         let take = |p: &Port| (p.name.clone(), Take { name: p.name.clone(), dims: p.dims.clone(), batch: p.batch });
@@ -179,9 +186,30 @@ impl Submit {
             return Err(Error::Usage(format!("the answers are for {receiver}, who fetches them; leave out --wait")));
         }
         let mut jobs = vec![];
+        let mut known: Vec<Option<Known>> = clients.iter().map(|_| None).collect();
+        let mut at = vec![];
         for inputs in &encoded {
-            match client.submit(&model, inputs, &receiver) {
-                Ok(job) => jobs.push(job),
+            let place = shortest(&waiting, &given).ok_or_else(none)?;
+            given[place] += 1;
+            let submitted = match &mut known[place] {
+                _ if place == first => clients[place].submit(&model, inputs, &receiver),
+                Some(same) => clients[place].submit(same, inputs, &receiver),
+                empty => clients[place].model(&self.model).and_then(|there| {
+                    if there.public.hash() != model.public.hash() {
+                        let why = format!(
+                            "clusters have different models named {}; its owner may be pushing it now",
+                            self.model
+                        );
+                        return Err(Fault::new(Blame::Incompatible, why));
+                    }
+                    clients[place].submit(empty.insert(there), inputs, &receiver)
+                }),
+            };
+            match submitted {
+                Ok(job) => {
+                    jobs.push(job);
+                    at.push(place);
+                }
                 Err(e) => return Err(taken(&jobs, encoded.len(), e.into())),
             }
             if !self.shown.json && !self.wait {
@@ -192,7 +220,8 @@ impl Submit {
         let mut answers = vec![];
         let until = Instant::now() + Duration::from_secs_f64(self.patience);
         for (i, job) in jobs.iter().enumerate().filter(|_| self.wait) {
-            let one = over(&client, "submit", *job, until)
+            let client = &clients[at[i]];
+            let one = over(client, "submit", *job, until)
                 .and_then(|()| Ok(One::new(*job, &client.answer(*job)?, self.shown.top)));
             let one = one.map_err(|e| if i + 1 < jobs.len() { taken(&jobs[i..], jobs.len(), e) } else { e })?;
             if !self.shown.json {
@@ -226,11 +255,33 @@ pub(crate) struct Fetch {
 
 impl Fetch {
     pub(crate) fn run(self) -> Result<()> {
-        let client = self.to.client()?;
-        over(&client, "fetch", self.job, Instant::now() + Duration::from_secs_f64(self.patience))?;
+        let fleet = self.to.fleet()?;
+        // One that starts anew is waited for, if there is just one.
+        let client = if fleet.clients().len() == 1 { fleet.first() } else { fleet.holder(self.job)?.0 };
+        over(client, "fetch", self.job, Instant::now() + Duration::from_secs_f64(self.patience))?;
         let one = One::new(self.job, &client.answer(self.job)?, self.shown.top);
         print(&if self.shown.json { json(&one)? } else { one.line() + "\n" })
     }
+}
+
+/// Lists of all clusters, one after the other; one that does not answer is told, and fails only if none does.
+fn of_all<T>(fleet: &Fleet, list: impl Fn(&Client) -> sordino_service::fault::Result<Vec<T>>) -> Result<Vec<T>> {
+    let (mut all, mut failed, mut answered) = (vec![], None, false);
+    for client in fleet.clients() {
+        match list(client) {
+            Ok(mut some) => {
+                all.append(&mut some);
+                answered = true;
+            }
+            Err(e) => failed = Some(e),
+        }
+    }
+    match failed {
+        Some(e) if !answered => return Err(e.into()),
+        Some(e) => eprintln!("a cluster does not answer: {e}"),
+        None => {}
+    }
+    Ok(all)
 }
 
 /// Arguments of `jobs`.
@@ -245,7 +296,8 @@ pub(crate) struct Jobs {
 
 impl Jobs {
     pub(crate) fn run(self) -> Result<()> {
-        let jobs = self.to.client()?.jobs()?;
+        let fleet = self.to.fleet()?;
+        let jobs = of_all(&fleet, Client::jobs)?;
         if self.json {
             return print(&json(&jobs)?);
         }
@@ -274,7 +326,11 @@ pub(crate) struct Models {
 
 impl Models {
     pub(crate) fn run(self) -> Result<()> {
-        let models = self.to.client()?.models()?;
+        let fleet = self.to.fleet()?;
+        let mut models = of_all(&fleet, Client::models)?;
+        // The same model of several clusters is one.
+        let mut seen = BTreeSet::new();
+        models.retain(|m| seen.insert((m.name.clone(), m.program.clone())));
         if self.json {
             return print(&json(&models)?);
         }
@@ -354,14 +410,14 @@ impl Did<'_> {
 
 impl Allow {
     pub(crate) fn run(self) -> Result<()> {
-        let client = self.to.client()?;
+        let fleet = self.to.fleet()?;
         if self.never {
-            client.disallow(&self.model, &self.client)?;
+            fleet.clients().iter().try_for_each(|c| c.disallow(&self.model, &self.client))?;
             let did = Did { done: "disallowed", model: Some(&self.model), client: Some(&self.client), ..Did::NOTHING };
             return did.told(self.json, format!("{} may ask {} no more", self.client, self.model));
         }
         let grant = Grant { queries: self.queries, seconds: self.seconds, receivers: self.receivers };
-        client.allow(&self.model, &self.client, &grant)?;
+        fleet.clients().iter().try_for_each(|c| c.allow(&self.model, &self.client, &grant))?;
         let sentence = format!("{} may ask {} {}", self.client, self.model, granted(&grant));
         let (model, client) = (Some(&*self.model), Some(&*self.client));
         Did { done: "allowed", model, client, grant: Some(&grant), ..Did::NOTHING }.told(self.json, sentence)
@@ -382,7 +438,7 @@ pub(crate) struct Remove {
 
 impl Remove {
     pub(crate) fn run(self) -> Result<()> {
-        self.to.client()?.remove(&self.model)?;
+        self.to.fleet()?.clients().iter().try_for_each(|c| c.remove(&self.model))?;
         let did = Did { done: "removed", model: Some(&self.model), ..Did::NOTHING };
         did.told(self.json, format!("{} is removed", self.model))
     }
@@ -403,7 +459,9 @@ pub(crate) struct Forget {
 
 impl Forget {
     pub(crate) fn run(self) -> Result<()> {
-        self.to.client()?.forget(self.job)?;
+        let fleet = self.to.fleet()?;
+        let holder = if fleet.clients().len() == 1 { fleet.first() } else { fleet.holder(self.job)?.0 };
+        holder.forget(self.job)?;
         let did = Did { done: "forgotten", job: Some(self.job), ..Did::NOTHING };
         did.told(self.json, format!("job {} is forgotten", self.job))
     }

@@ -14,8 +14,7 @@ pub(crate) use store::StoreArgs;
 
 use clap::Args;
 use sordino::Result;
-use sordino_service::client::Client;
-use sordino_service::config::Cluster;
+use sordino_service::fleet::Fleet;
 use sordino_service::names::Id;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,7 +22,7 @@ use std::time::Duration;
 /// Which cluster, and how long to wait for it.
 #[derive(Args, Clone)]
 pub(crate) struct To {
-    /// The file that names the three servers and this client's certificate.
+    /// The file that names the three servers and this client's certificate, and further clusters if there are any.
     #[arg(long, value_name = "FILE", default_value = "cluster.toml")]
     to: PathBuf,
     /// Seconds until a server must have answered a call.
@@ -32,10 +31,8 @@ pub(crate) struct To {
 }
 
 impl To {
-    fn client(&self) -> Result<Client> {
-        let mut client = Client::new(&Cluster::read(&self.to)?)?;
-        client.patience = Duration::from_secs_f64(self.timeout);
-        Ok(client)
+    fn fleet(&self) -> Result<Fleet> {
+        Ok(Fleet::read(&self.to, Duration::from_secs_f64(self.timeout))?)
     }
 }
 

@@ -188,7 +188,7 @@ impl Push {
         if self.compile.kind() == Kind::Two {
             return Err(Error::Usage("--protocol 2pc: servers are three; `sordino host` serves two parties".into()));
         }
-        let client = self.to.client()?;
+        let fleet = self.to.fleet()?;
         let name = match &self.name {
             Some(name) => name.clone(),
             None => self.model.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
@@ -202,7 +202,9 @@ impl Push {
         if !self.json {
             print(&pushed.shown())?;
         }
-        client.about()?;
+        for client in fleet.clients() {
+            client.about()?;
+        }
         let grants: Option<BTreeMap<String, Grant>> = (!self.allow.is_empty()).then(|| {
             self.allow
                 .iter()
@@ -210,9 +212,14 @@ impl Push {
                 .collect()
         });
         let sent = Arc::default();
-        let total = pushed.bytes.iter().sum();
-        let upload =
-            with_bar(total, &Arc::clone(&sent), self.json, || client.push(&name, public, &secrets, grants, &sent))?;
+        let total = pushed.bytes.iter().sum::<u64>() * fleet.clients().len() as u64;
+        // Every cluster has shares of its own.
+        let push = || {
+            let each = fleet.clients().iter().map(|c| c.push(&name, public.clone(), &secrets, grants.clone(), &sent));
+            each.collect::<sordino_service::fault::Result<Vec<_>>>()
+        };
+        let uploads = with_bar(total, &Arc::clone(&sent), self.json, push)?;
+        let upload = uploads[0];
         (pushed.upload, pushed.seconds) = (Some(upload), start.elapsed().as_secs_f64());
         if self.json {
             return print(&json(&pushed)?);
