@@ -98,10 +98,15 @@ impl Net {
         self.guard(self.try_send(to, tag, message))
     }
 
+    /// Gives up: whoever waits on a link, here or at the other end, stops waiting, and nothing passes any more.
+    pub fn abort(&self) {
+        self.peers.values().for_each(|p| p.link.abort());
+    }
+
     /// A failure ends the session: links are let go, so that none of them waits for a peer that reads nothing.
     fn guard<T>(&self, result: Result<T>) -> Result<T> {
         if result.is_err() {
-            self.peers.values().for_each(|p| p.link.abort());
+            self.abort();
         }
         result
     }

@@ -65,6 +65,8 @@ pub struct Limits {
     pub peer_seconds: f64,
     /// Seconds a job may wait and run, from its submission on.
     pub job_seconds: u64,
+    /// Seconds a run may take; one that takes longer fails.
+    pub run_seconds: f64,
     /// Seconds an answer is kept for its receiver.
     pub answer_seconds: u64,
     /// Seconds after which a loaded model that nobody asks is let go.
@@ -83,6 +85,7 @@ impl Default for Limits {
             connections: 1024,
             peer_seconds: 30.0,
             job_seconds: 86_400,
+            run_seconds: 3600.0,
             answer_seconds: 7 * 86_400,
             idle_seconds: 600,
         }
@@ -255,6 +258,9 @@ impl Server {
         if !(0.5..=3600.0).contains(&l.peer_seconds) {
             return Err(Fault::usage("limits.peer_seconds is between 0.5 and 3600"));
         }
+        if !(1e-3..=1e7).contains(&l.run_seconds) {
+            return Err(Fault::usage("limits.run_seconds is between 0.001 and 10000000"));
+        }
         if self.threads.is_some_and(|t| !(1..=256).contains(&t)) {
             return Err(Fault::usage("threads is between 1 and 256"));
         }
@@ -406,6 +412,7 @@ mod tests {
             (SERVER.replace("store =", "shop ="), "shop"),
             (format!("{SERVER}\n[limits]\nqueue = 0"), "limits.queue"),
             (format!("{SERVER}\n[limits]\npeer_seconds = 0.0"), "peer_seconds"),
+            (format!("{SERVER}\n[limits]\nrun_seconds = -1.0"), "run_seconds"),
             (format!("{SERVER}\n[policy]\npush = [\"a b\"]"), "policy.push"),
             (SERVER.replace("key = \"c.key\"", ""), "key"),
         ];

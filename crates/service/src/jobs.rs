@@ -232,7 +232,8 @@ impl Engine {
     fn put_back(&self, session: Id, id: Id, fault: &Fault) -> Result<()> {
         let theirs = |job: &Job| job.is_over() || job.state == State::Running && job.session != Some(session);
         let Some(job) = self.store.job(id)?.filter(|j| !theirs(j)) else { return Ok(()) };
-        if job.attempts >= ATTEMPTS {
+        // What takes too long once does so again.
+        if job.attempts >= ATTEMPTS || fault.kind == Blame::Limit {
             return self.fail(id, fault.clone());
         }
         self.store.change_jobs(&[id], |job| {

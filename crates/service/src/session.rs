@@ -335,7 +335,18 @@ impl Open<'_> {
         net.reset_meter();
         let started = Instant::now();
         let loaded = many.unwrap_or(self.single);
-        loaded.run(self.party, steps.run(), None, |_| ()).map_err(|e| of_session(&e))?;
+        let limit = Duration::from_secs_f64(engine.config.limits.run_seconds);
+        let late = Cell::new(false);
+        // Looked at before every layer: what is waited for within one has deadlines of its own.
+        let watch = |_| {
+            if started.elapsed() > limit && !late.replace(true) {
+                net.abort();
+            }
+        };
+        loaded.run(self.party, steps.run(), None, watch).map_err(|e| match late.get() {
+            true => Fault::limit(format!("a run took longer than the {} seconds it may", limit.as_secs_f64())),
+            false => of_session(&e),
+        })?;
         let meter = net.meter();
         engine.metrics.ran(&self.model.name, jobs.len(), started.elapsed(), meter.payload(), meter.rounds);
         let opened = self.mail.receiver.opened();

@@ -174,6 +174,22 @@ fn jobs_that_wait_run_together_and_stay_apart() {
     assert!(runs.len() > 7 && runs.values().all(|whose| whose.len() == 1));
 }
 
+/// A run that takes too long fails its job, once, and the servers go on.
+#[test]
+fn a_run_has_a_limited_time() {
+    let world = World::with(|config| config.limits.run_seconds = 1e-3);
+    let alice = world.push("mnist", BTreeMap::new());
+    let model = alice.model("mnist").unwrap();
+    for _ in 0..3 {
+        let job = alice.submit(&model, &inputs_for(&model), "alice").unwrap();
+        let view = alice.wait(job, PATIENCE).unwrap();
+        let State::Failed(fault) = &view.state else { panic!("{view:?}") };
+        // Whichever server notices first; one that was told by its peers hears it when it asks again.
+        let said = ["longer than the 0.001 seconds", "refuses it"].iter().any(|why| fault.why.contains(why));
+        assert!(fault.kind == Blame::Limit && said && view.attempts <= 2, "{view:?}");
+    }
+}
+
 /// Jobs whose values leave their range have no answer, and those that ran beside them do.
 #[test]
 fn a_job_out_of_range_spoils_no_other() {
