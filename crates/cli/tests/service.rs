@@ -347,3 +347,28 @@ fn replicas_share_the_work() {
     assert_eq!(refused.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("a replica names replicas"));
 }
+
+/// Files, threads and memory stay what they are over two thousand jobs.
+#[test]
+fn two_thousand_jobs_leave_nothing_behind() {
+    let world = World::new();
+    let digit = asset("digit-7.png");
+    let inputs = vec![digit.to_str().unwrap(); 100];
+    let mut early = vec![];
+    let now = || -> Vec<[usize; 3]> { world.servers.iter().flatten().map(|s| held(s.id())).collect() };
+    for round in 0..20 {
+        let args = [&["submit", "mnist", "--wait", "--json", "--input"][..], &inputs].concat();
+        let report: Value = serde_json::from_str(&done(&world.alice(&args).output().unwrap())).unwrap();
+        let answers = report["answers"].as_array().unwrap();
+        assert!(answers.len() == 100 && answers.iter().all(|a| a["top"][0]["class"] == 7));
+        if round == 4 {
+            early = now();
+        }
+    }
+    let late = now();
+    println!("files, threads and megabytes after 500 jobs {early:?}, after 2000 {late:?}");
+    for (then, now) in early.iter().zip(&late) {
+        let flat = now[0] <= then[0] + 8 && now[1] <= then[1] + 4 && now[2] <= then[2] + then[2] / 4 + 16;
+        assert!(flat, "{early:?} {late:?}");
+    }
+}

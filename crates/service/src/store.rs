@@ -34,6 +34,8 @@ const SMALL: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("small
 
 /// Names of the files in a store's folder.
 const DATABASE: &str = "records.redb";
+/// Bytes of records that are kept in memory, at most; there are few, and small.
+const CACHE: usize = 16 << 20;
 const FILES: &str = "shares";
 const KEY: &str = "store.key";
 
@@ -134,7 +136,7 @@ impl Store {
             getrandom::fill(&mut *bytes).map_err(|e| Fault::internal("the operating system's random generator", &e))?;
             sordino::model::create_own(key, &*bytes)?;
         }
-        let database = Database::create(&path).map_err(|e| match e {
+        let database = Database::builder().set_cache_size(CACHE).create(&path).map_err(|e| match e {
             redb::DatabaseError::DatabaseAlreadyOpen => {
                 Fault::usage(format!("{}: another process has this store open", folder.display()))
             }
