@@ -162,12 +162,10 @@ fn stopped_for_a_while() {
         let jobs = world.submit(40);
         world.signal(party, "-STOP");
         if party > 0 {
-            let mut until = Instant::now() + Duration::from_secs_f64(DEADLINE + 1.0);
+            // On a machine of its own it takes the deadline and a fraction of a second; here others run beside it.
+            let until = Instant::now() + Duration::from_secs_f64(DEADLINE + 30.0);
             loop {
-                let asked = Instant::now();
                 let jobs = world.jobs();
-                // How long a question takes beyond what it should tells how little of the machine is left for servers.
-                until += 3 * asked.elapsed().saturating_sub(Duration::from_millis(100));
                 let told =
                     jobs.iter().any(|j| j["note"].as_str().is_some_and(|n| n.contains(&format!("server {party}"))));
                 if told || jobs.iter().all(|j| j["state"] == "done") {

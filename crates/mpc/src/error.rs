@@ -47,7 +47,7 @@ impl Error {
                 let (a, b) = (name(*a), name(*b));
                 format!("{a} and {b} hold different {what}: one of them deviates from the protocol, or an owner does")
             }
-            Self::OutOfRange => "a value of this run left the range that the model was calibrated for, so the answer is refused: calibrate with inputs like this one, or set a larger --margin; `sordino infer --guard off --check` names the layers".into(),
+            Self::OutOfRange => "a value of this run left the range that the model was calibrated for, so the answer is refused: calibrate with inputs like this one, or set a larger --margin; `sordino infer --guard off --check` compares layer by layer".into(),
             Self::Randomness => "the operating system's random generator failed".into(),
         }
     }

@@ -102,6 +102,17 @@ impl Default for Settings {
     }
 }
 
+/// Which ends of a piecewise function are watched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Ends {
+    /// Below its first threshold.
+    pub below: bool,
+    /// From its last threshold on.
+    pub above: bool,
+    /// In so many rows.
+    pub rows: usize,
+}
+
 /// Who provides an input or receives an output. Which end plays a role is up to the [`Kind`] of session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Role {
@@ -334,6 +345,22 @@ pub trait Protocol {
         Ok((self.local(&Local::Add, &[y, &positive])?, bit))
     }
 
+    /// [`Protocol::piecewise_constant`], which also takes note of elements below the first threshold, or from the last one on, for each of
+    /// so many equal runs by itself, where these ends are watched: as [`Protocol::watch`], but of every one of them, and for nothing more.
+    ///
+    /// # Errors
+    /// As for [`Protocol::piecewise_constant`].
+    fn piecewise_watched(
+        &self,
+        at: Step,
+        x: &Self::Arith,
+        thresholds: &[i64],
+        functions: &[Vec<i64>],
+        ends: Ends,
+    ) -> Result<Self::Arith> {
+        let _ = ends;
+        self.piecewise_constant(at, x, thresholds, functions)
+    }
     /// Takes note of the elements of narrow x that are not within |v| < 2^(n - 2), for each of `rows` runs of equal length by itself.
     /// A value within never counts. One beyond by half, up to two and a half times the bound, always does, as do those that are the same
     /// mod 2^n; others with a probability.

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use sordino_mpc::{Local, Protocol, Result, Role, Settings, Step, Width};
+use sordino_mpc::{Ends, Local, Protocol, Result, Role, Settings, Step, Width};
 use sordino_ring::Shape;
 use sordino_testkit::{Job, World, integers};
 
@@ -109,6 +109,31 @@ fn rows_are_told_apart() {
             assert_eq!(got, want);
             // What is watched as a whole is told of every row.
             assert_eq!(told(&Watched { values, rows: 1, told: 3, by }, settings), [false; 3]);
+        }
+    }
+}
+
+/// Beyond a watched end of a piecewise function every element is noted, and no other.
+#[test]
+fn ends_of_functions_are_exact() {
+    struct Pieces(Vec<i64>, [bool; 2]);
+    impl Job for Pieces {
+        type Out = Vec<Option<bool>>;
+        fn run<P: Protocol>(&self, p: &P, mut at: Step) -> Result<Self::Out> {
+            let n = self.0.len();
+            let x = p.input(at.child("x"), Role::DataOwner(0), Some(&self.0), &Shape::new(&[n]))?;
+            let x = p.local(&Local::Low, &[&x])?;
+            let ends = Ends { below: self.1[0], above: self.1[1], rows: n };
+            p.piecewise_watched(at.child("f"), &x, &[-50, 0, 70], &[vec![1, 2, 3]], ends)?;
+            (0..n).map(|row| p.sound(at.child("sound"), [row, n], Role::Receiver)).collect()
+        }
+    }
+    let values: Vec<i64> = (-60..80).chain([-51, -50, 69, 70, 1 << 30, -(1 << 30), 0]).collect();
+    for watched in [[true, true], [true, false], [false, true]] {
+        let (got, ..) = World::default().run(&Pieces(values.clone(), watched)).unwrap();
+        for (v, told) in values.iter().zip(got) {
+            let beyond = watched[0] && *v < -50 || watched[1] && *v >= 70;
+            assert_eq!(told, Some(!beyond), "{v} {watched:?}");
         }
     }
 }

@@ -86,8 +86,6 @@ pub fn compile_beside(
     for (i, port) in program.inputs.iter_mut().enumerate() {
         port.owner = (i % rows) as u8;
     }
-    if options.guarded() {
-        crate::guard::guard(&mut program, rows);
-    }
+    crate::guard::guard(&mut program, if options.guarded() { rows } else { 0 });
     Ok(Some((program, secrets)))
 }

@@ -441,8 +441,9 @@ impl<'p, P: Protocol> Loaded<'p, P> {
                 held[*x].wide.clone().or_else(|| held[*x].narrow.clone()).ok_or_else(missing)?
             }
             Op::Extend { x } => p.extend(at, &narrow(*x)?)?,
-            Op::Piecewise { x, thresholds, functions } => {
-                p.piecewise_constant(at, &narrow(*x)?, thresholds, functions)?
+            Op::Piecewise { x, thresholds, functions, watched } => {
+                let ends = watched.unwrap_or_default();
+                p.piecewise_watched(at, &narrow(*x)?, thresholds, functions, ends)?
             }
             Op::Row { x, row, addend } => {
                 let (rows, n) = (wide(*x)?, shape.len());

@@ -117,8 +117,17 @@ impl Guard<'_> {
     }
 }
 
-/// Adds what watches a program whose samples are `rows` jobs' own; one for a program whose samples belong together.
+/// Adds what watches a program whose samples are `rows` jobs' own; one for a program whose samples belong together, none for one that is not
+/// watched.
 pub(crate) fn guard(program: &mut Program, rows: usize) {
+    if rows == 0 {
+        for instruction in &mut program.instructions {
+            if let Op::Piecewise { watched, .. } = &mut instruction.op {
+                *watched = None;
+            }
+        }
+        return;
+    }
     let mut guard = Guard {
         program,
         rows,
@@ -143,6 +152,12 @@ pub(crate) fn guard(program: &mut Program, rows: usize) {
             guarded.push(Instruction { layer: instruction.layer, op, out: x });
             guard.within[x] = true;
         }
+        let mut instruction = instruction.clone();
+        if let Op::Piecewise { x, watched: Some(ends), .. } = &mut instruction.op {
+            let apart = guard.depends[*x] == Rows::Apart && guard.len(*x).is_multiple_of(rows);
+            ends.rows = if apart { rows } else { 1 };
+        }
+        let instruction = &instruction;
         let out = instruction.out;
         guard.within[out] = guard.stays_within(&instruction.op);
         guard.depends[out] = guard.dependence(instruction);

@@ -5,7 +5,7 @@ use crate::network::Mask;
 use crate::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use sordino_mpc::{Settings, Topology};
+use sordino_mpc::{Ends, Settings, Topology};
 use sordino_ring::{Conv2d, IndexMap, Shape, WindowSum};
 use std::sync::Arc;
 
@@ -217,6 +217,9 @@ pub enum Op {
         x: Slot,
         thresholds: Vec<i64>,
         functions: Vec<Vec<i64>>,
+        /// Ends beyond which the function is not what it stands for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        watched: Option<Ends>,
     },
     /// One row, plus a number.
     Row {

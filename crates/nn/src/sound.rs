@@ -2,6 +2,7 @@
 
 use crate::program::{Op, Program, SecretForm, View};
 use crate::{Error, Result};
+use sordino_mpc::Ends;
 use sordino_ring::{PAD, Shape};
 
 /// Most elements of a value.
@@ -142,8 +143,15 @@ impl Program {
             Op::WindowSum { windows, .. } => windows.0.check().is_ok() && windows.0.output().len() == out.len(),
             // Of trainings, which nobody runs for somebody else.
             Op::Product { .. } | Op::WeightGradient { .. } | Op::Descend { .. } | Op::Dropout { .. } => false,
-            Op::Piecewise { thresholds, functions, .. } => {
-                !thresholds.is_empty() && functions.iter().all(|f| f.len() == thresholds.len())
+            Op::Piecewise { thresholds, functions, watched, .. } => {
+                let rows = |ends: &Ends| {
+                    self.guarded > 0
+                        && (ends.rows == 1 || ends.rows == self.guarded)
+                        && out.len().is_multiple_of(ends.rows)
+                };
+                watched.as_ref().is_none_or(rows)
+                    && !thresholds.is_empty()
+                    && functions.iter().all(|f| f.len() == thresholds.len())
             }
             Op::Watch { x, rows } => {
                 self.guarded > 0

@@ -105,18 +105,13 @@ pub trait Device: Send + Sync + 'static {
     /// From XOR shares of the thermometers of A and the planes of a known B: XOR shares of each chunk's
     /// `less` and `equal`. `one` says whether this holder adds public constants.
     fn leaves(&self, shares: &Self::Buf<u64>, planes: &Self::Buf<u64>, cmp: &Comparison, one: bool) -> Self::Buf<u64>;
-    /// An evaluator's share of a hash of bits that say which elements x = a + b are outside: those for which the top three bits of a and
-    /// of b, each by itself, show that |x| is a quarter of the ring or more. `table` is a share of the thermometers of a's top three bits
-    /// (seven planes), b those bits (three planes) and `within` the elements that count. The hash is a polynomial over GF(2^64) whose
-    /// coefficients are the words of the bits, at `point`: linear, zero if no bit is set, and otherwise zero for few points.
-    fn outliers(
-        &self,
-        table: &Self::Buf<u64>,
-        b: &Self::Buf<u64>,
-        first: bool,
-        within: Range<usize>,
-        point: u64,
-    ) -> u64;
+    /// An evaluator's share of a plane that says which elements x = a + b are outside: those for which the top three bits of a and of b, each
+    /// by itself, show that |x| is a quarter of the ring or more. `table` is a share of the thermometers of a's top three bits (seven
+    /// planes), b those bits (three planes).
+    fn outliers(&self, table: &Self::Buf<u64>, b: &Self::Buf<u64>, first: bool) -> Self::Buf<u64>;
+    /// The polynomial over GF(2^64) whose coefficients are the words of a plane, but for elements that are not within, at a point: linear
+    /// in the plane, zero if no bit is set, and otherwise zero for few points.
+    fn polynomial(&self, plane: &Self::Buf<u64>, within: Range<usize>, point: u64) -> u64;
     /// The products of masks that one level of the tree needs.
     fn mask_products(&self, masks: &Self::Buf<u64>, cmp: &Comparison, level: usize) -> Self::Buf<u64>;
     /// The wires that a level opens, in order.

@@ -8,7 +8,7 @@ use super::layout::thirds;
 use super::panel::{Component, Panel};
 use super::relu::Bits;
 use super::share::{Pair, Shared, local};
-use crate::{Checked, Error, Local, Party, Protocol, Result, Role, Settings, Step, Width};
+use crate::{Checked, Ends, Error, Local, Party, Protocol, Result, Role, Settings, Step, Width};
 use sordino_net::{Activity, Endpoint, Message, Net, Part, Segment};
 use sordino_ring::{Conv2d, Device, PrgKey, Shape, Word, Words, ZipOp, packed_words};
 use std::sync::Mutex;
@@ -410,7 +410,17 @@ impl<D: Device> Protocol for Rep3<D> {
         thresholds: &[i64],
         functions: &[Vec<i64>],
     ) -> Result<Shared<D>> {
-        self.piecewise_shared(&at, x, thresholds, functions)
+        self.piecewise_shared(&at, x, thresholds, functions, Ends::default())
+    }
+    fn piecewise_watched(
+        &self,
+        at: Step,
+        x: &Shared<D>,
+        thresholds: &[i64],
+        functions: &[Vec<i64>],
+        ends: Ends,
+    ) -> Result<Shared<D>> {
+        self.piecewise_shared(&at, x, thresholds, functions, ends)
     }
     fn relu_with_bit(&self, at: Step, x: &Shared<D>, out: Width) -> Result<(Shared<D>, Bits<D>)> {
         self.relu_shared(&at, x, out)

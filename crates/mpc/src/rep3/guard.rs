@@ -10,7 +10,7 @@ use super::engine::Rep3;
 use super::keys::Side;
 use super::layout::{plane_words, thirds};
 use super::share::Shared;
-use crate::{Error, Result, Role, Step};
+use crate::{Ends, Error, Result, Role, Step};
 use sordino_net::{Message, Part, Segment};
 use sordino_ring::{Comparison, Device, ZipOp, field_product};
 use std::ops::Range;
@@ -100,10 +100,42 @@ impl<D: Device> Rep3<D> {
     }
 
     fn add(&self, guard: &mut Guard<D>, of: &Awaited<D>, table: &D::Buf<u64>, first: bool) {
+        let flags = self.dev.outliers(table, &of.tops, first);
         for (row, within) in met(of.part, of.row) {
             let sum = if of.rows == 1 { &mut guard.whole } else { &mut guard.sums[row] };
-            *sum ^= self.dev.outliers(table, &of.tops, first, within, of.point);
+            *sum ^= self.dev.polynomial(&flags, within, of.point);
         }
+    }
+
+    /// Takes note of comparisons' bits e ^ rho, one plane an end: the dealer of rho, the evaluators of e, one of them for both.
+    pub(crate) fn watch_ends(
+        &self,
+        at: &Step,
+        n: usize,
+        ends: Ends,
+        [rho, first]: [&[Option<D::Buf<u64>>; 2]; 2],
+    ) -> Result<()> {
+        let rows = ends.rows;
+        if rows == 0 || !n.is_multiple_of(rows) {
+            return Err(Error::Usage(format!("{n} elements are not {rows} rows")));
+        }
+        let parts = thirds(n);
+        let mut guard = self.guard()?;
+        if rows > guard.sums.len() {
+            guard.sums.resize(rows, 0);
+        }
+        // Every end of every part has a point of its own, which its dealer and its first evaluator know.
+        for (part, planes) in [(self.me, rho), (self.prev(), first)] {
+            for (end, plane) in planes.iter().enumerate() {
+                let Some(plane) = plane else { continue };
+                let point = self.prss.common(at, &format!("end {end} point {part}"));
+                for (row, within) in met(parts[part], n / rows) {
+                    let sum = if rows == 1 { &mut guard.whole } else { &mut guard.sums[row] };
+                    *sum ^= self.dev.polynomial(plane, within, point);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Sends a deal to the next server, and what waited for one.

@@ -10,7 +10,7 @@ use super::keys::Side;
 use super::layout::{plane_words, thirds};
 use super::share::{Pair, Shared};
 use crate::fit::function_rows;
-use crate::{Result, Step};
+use crate::{Ends, Result, Step};
 use sordino_ring::{Device, ZipOp};
 
 impl<D: Device> Rep3<D> {
@@ -22,6 +22,7 @@ impl<D: Device> Rep3<D> {
         x: &Shared<D>,
         thresholds: &[i64],
         functions: &[Vec<i64>],
+        ends: Ends,
     ) -> Result<Shared<D>> {
         let (n, rows) = (x.shape.len(), thresholds.len());
         let shape = function_rows(&x.shape, thresholds, functions)?;
@@ -48,6 +49,16 @@ impl<D: Device> Rep3<D> {
         let b = [&b[0][..], &b[1][..]];
         let (e, mut dealt) = self.masked_carry(at, n, &v.a, b, extra, &expect)?;
         let e = self.with_sign_of_b(b, e);
+        if ends.below || ends.above {
+            // x < t_0, and not x < t_last: the first evaluator turns the latter round.
+            let cut = |plane: &D::Buf<u64>, len: usize, turn: bool| {
+                let w = plane_words(len);
+                let at = |j: usize| dev.slice(plane, j * w, w);
+                let above = |p: D::Buf<u64>| if turn { dev.affine(&p, u64::MAX, u64::MAX) } else { p };
+                [ends.below.then(|| at(0)), ends.above.then(|| above(at(rows - 1)))]
+            };
+            self.watch_ends(at, n, ends, [&cut(&rho, lens[me], false), &cut(&e[0], lens[prev], true)])?;
+        }
 
         // Evaluators: additive shares of the bits e + (1 - 2 e) rho.
         let r1: D::Buf<u64> = self.incoming(dealt.pop().ok_or_else(wrong_form)?, rows * lens[prev], wide)?;

@@ -23,6 +23,8 @@ const MOST: f64 = 4.0;
 pub(super) fn widened(net: &Network, ranges: &Ranges, margin: f64) -> Ranges {
     let mut ranges = ranges.clone();
     let mut known = vec![ANY; net.shapes.len()];
+    // What depends on a condition, which a calibration may have seen on one side alone.
+    let mut conditional = vec![false; net.shapes.len()];
     for node in &net.nodes {
         let own = follow(node, &known);
         known[node.output] = own;
@@ -31,7 +33,17 @@ pub(super) fn widened(net: &Network, ranges: &Ranges, margin: f64) -> Ranges {
         let by = margin.powf(own.degree.max(1.0) - 1.0);
         // Outwards alone: an end on the other side of zero stays where it is.
         let (lo, hi) = (range.lo.min(range.lo * by), range.hi.max(range.hi * by));
-        ranges.values.insert(name.clone(), Range { lo, hi });
+        let mut range = Range { lo, hi };
+        if node.layer == Layer::Step || node.inputs.iter().any(|&i| conditional[i]) {
+            let operands: Option<Vec<Range>> =
+                node.inputs.iter().map(|&i| ranges.values.get(&net.names[i]).copied()).collect();
+            let possible = operands.and_then(|operands| possible(&node.layer, &operands));
+            if let Some(possible) = possible.filter(|p| p.lo.is_finite() && p.hi.is_finite()) {
+                conditional[node.output] = true;
+                range = range.or(possible);
+            }
+        }
+        ranges.values.insert(name.clone(), range);
     }
     for node in &net.nodes {
         let Layer::Smooth(f) = node.layer else { continue };
@@ -45,6 +57,57 @@ pub(super) fn widened(net: &Network, ranges: &Ranges, margin: f64) -> Ranges {
         }
     }
     ranges
+}
+
+/// All that a layer can make of operands with these ranges; `None` where that is not followed.
+fn possible(layer: &Layer, of: &[Range]) -> Option<Range> {
+    let hull = |ends: &[f64]| {
+        let (lo, hi) = ends.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), &v| (l.min(v), h.max(v)));
+        Range { lo, hi }
+    };
+    let times = |a: Range, b: Range| hull(&[a.lo * b.lo, a.lo * b.hi, a.hi * b.lo, a.hi * b.hi]);
+    let plus = |a: Range, b: Range| Range { lo: a.lo + b.lo, hi: a.hi + b.hi };
+    let of_constant = |c: &crate::Tensor| Range::of(c);
+    let x = *of.first()?;
+    Some(match layer {
+        Layer::Step => Range { lo: 0.0, hi: 1.0 },
+        Layer::Add => plus(x, *of.get(1)?),
+        Layer::Sub => plus(x, times(*of.get(1)?, Range { lo: -1.0, hi: -1.0 })),
+        Layer::Mul => times(x, *of.get(1)?),
+        Layer::Scale { by, add } => {
+            let (by, add) = (f64::from(*by), f64::from(*add));
+            plus(times(x, Range { lo: by, hi: by }), Range { lo: add, hi: add })
+        }
+        Layer::AddConst(c) => plus(x, of_constant(c)?),
+        Layer::MulConst(c) => times(x, of_constant(c)?),
+        Layer::Affine { scale, shift } => plus(times(x, of_constant(scale)?), of_constant(shift)?),
+        Layer::Relu => Range { lo: x.lo.max(0.0), hi: x.hi.max(0.0) },
+        Layer::Max => of.iter().copied().reduce(|a, b| Range { lo: a.lo.max(b.lo), hi: a.hi.max(b.hi) })?,
+        Layer::Clip { lo, hi } => {
+            let clip = |v: f64| v.max(f64::from(*lo)).min(f64::from(*hi));
+            Range { lo: clip(x.lo), hi: clip(x.hi) }
+        }
+        Layer::Reshape | Layer::Transpose(_) | Layer::Broadcast | Layer::MaxPool(_) => x,
+        Layer::AveragePool { .. } | Layer::Dropout(_) => x.or(Range::default()),
+        Layer::Slice { fill, .. } | Layer::Gather { fill, .. } => {
+            x.or(Range { lo: f64::from(*fill), hi: f64::from(*fill) })
+        }
+        Layer::Concat(_) => of.iter().copied().reduce(Range::or)?,
+        Layer::MatMul { weight, bias } => {
+            let n = *weight.dims.last()?;
+            let mut ends = vec![[0.0; 2]; n];
+            for (i, &w) in weight.data.iter().enumerate() {
+                let made = times(x, Range { lo: w.into(), hi: w.into() });
+                let end = &mut ends[i % n];
+                (end[0], end[1]) = (end[0] + made.lo, end[1] + made.hi);
+            }
+            for (end, &b) in ends.iter_mut().zip(bias.iter().flat_map(|b| &b.data)) {
+                end.iter_mut().for_each(|v| *v += f64::from(b));
+            }
+            hull(ends.as_flattened())
+        }
+        _ => return None,
+    })
 }
 
 /// How far below the largest argument a function that is steep at zero is followed: further down its values would take the bits of

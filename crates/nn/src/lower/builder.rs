@@ -65,7 +65,7 @@ pub(super) enum Pending {
     /// By public reals.
     MulPublic { x: Slot, factors: Arc<Vec<f64>> },
     /// What is constant between real thresholds; its rows say what.
-    Piecewise { x: Slot, thresholds: Arc<Vec<f64>> },
+    Piecewise { x: Slot, thresholds: Arc<Vec<f64>>, watched: [bool; 2] },
     /// A row of it at the scale of the result: its values below, between and above the thresholds.
     Row { x: Slot, values: Vec<f64> },
     /// A real addend.

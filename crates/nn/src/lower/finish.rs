@@ -5,6 +5,7 @@ use crate::limits::MAX_MAPPED;
 use crate::program::{Instruction, Op, Port, Program, Secret, SecretForm, Secrets, Slot, SlotInfo, State};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
+use sordino_mpc::Ends;
 use sordino_ring::{Conv2d, Scale, Shape};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -384,9 +385,12 @@ impl Finisher {
                 Op::MulPublic { x: *x, factors: self.integers(layer, factors, scale)?, shift }
             }
             // Each of its rows adds its weights once its scale is known.
-            Pending::Piecewise { x, thresholds } => {
+            Pending::Piecewise { x, thresholds, watched: [below, above] } => {
                 let thresholds = self.thresholds(layer, thresholds, self.scale(*x))?;
-                Op::Piecewise { x: *x, thresholds, functions: vec![] }
+                // A domain of a few units is crossed by rounding.
+                let wide = thresholds.last().zip(thresholds.first()).is_some_and(|(hi, lo)| hi - lo >= 64);
+                let watched = (wide && (*below || *above)).then_some(Ends { below: *below, above: *above, rows: 0 });
+                Op::Piecewise { x: *x, thresholds, functions: vec![], watched }
             }
             Pending::Row { x, values } => self.row(layer, *x, values, self.scale(out))?,
             Pending::RowAtProduct { of, values, x, y } => {

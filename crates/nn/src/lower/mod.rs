@@ -188,9 +188,7 @@ pub fn for_inference(net: &Network) -> Network {
 /// [`Error::Range`] names a layer whose values or weights cannot be represented.
 pub fn compile(net: &Network, ranges: &Ranges, options: &Options) -> Result<(Program, Secrets)> {
     let (mut program, secrets) = unguarded(net, ranges, options)?;
-    if options.guarded() {
-        crate::guard::guard(&mut program, 1);
-    }
+    crate::guard::guard(&mut program, usize::from(options.guarded()));
     Ok((program, secrets))
 }
 
@@ -263,6 +261,7 @@ pub fn compile_step(step: &TrainingStep, ranges: &Ranges, options: &Options) -> 
     builder.training = true;
     layers::lower(&step.net, ranges, &States::Own(&step.states), &mut builder)?;
     let (mut program, secrets) = finish::finish(builder)?;
+    crate::guard::guard(&mut program, 0);
     for (i, port) in program.inputs.iter_mut().enumerate() {
         // Owners' samples come first, then their labels.
         port.owner = (i % step.rows.len()) as u8;
@@ -281,8 +280,6 @@ pub fn compile_answer(net: &Network, training: &Program, ranges: &Ranges, option
     let scales: Vec<f64> = training.states.iter().map(|s| training.slots[s.read].scale).collect();
     layers::lower(net, ranges, &States::Left(&scales), &mut builder)?;
     let (mut program, _) = finish::finish(builder)?;
-    if options.guarded() {
-        crate::guard::guard(&mut program, 1);
-    }
+    crate::guard::guard(&mut program, usize::from(options.guarded()));
     Ok(program)
 }

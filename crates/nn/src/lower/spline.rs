@@ -40,6 +40,8 @@ pub(super) struct Function {
     origin: Option<f64>,
     /// Values beyond the ends.
     ends: [f64; 2],
+    /// Ends beyond which it is not what it stands for, and arguments come there only by leaving their range.
+    watched: [bool; 2],
     /// Largest error: of the largest value, or relative to each value.
     tolerance: Tolerance,
     /// Scale of its values over a power of two.
@@ -55,7 +57,16 @@ enum Tolerance {
 impl Function {
     fn new(f: impl Fn(f64) -> f64 + 'static, lo: f64, hi: f64, origin: Option<f64>) -> Self {
         let ends = [f(lo), f(hi)];
-        Self { f: Box::new(f), lo, hi, origin, ends, tolerance: Tolerance::OfLargest(TOLERANCE), ratio: 1.0 }
+        Self {
+            f: Box::new(f),
+            lo,
+            hi,
+            origin,
+            ends,
+            watched: [true; 2],
+            tolerance: Tolerance::OfLargest(TOLERANCE),
+            ratio: 1.0,
+        }
     }
     /// Even around zero, up to a range that is kept within bounds.
     fn symmetric(f: impl Fn(f64) -> f64 + 'static, range: f64, least: f64, most: f64) -> Self {
@@ -117,7 +128,8 @@ impl Function {
                     Self::new(value, least, reach, Some(0.0))
                 } else {
                     let zero_below = Self::new(value, smallest, reach, Some(0.0));
-                    Self { ends: [0.0, zero_below.ends[1]], ..zero_below }
+                    // Down to zero its root is as good as none.
+                    Self { ends: [0.0, zero_below.ends[1]], watched: [false, true], ..zero_below }
                 }
             }
             Smooth::Log | Smooth::InverseRoot if argument.lo <= 0.0 => {
@@ -158,12 +170,14 @@ impl Function {
     /// 1 / sqrt(x + epsilon) for 0 <= x <= hi, to a relative error.
     pub(super) fn inverse_root(epsilon: f64, hi: f64, error: f64) -> Self {
         let f = move |x: f64| 1.0 / (x + epsilon).sqrt();
-        Self { tolerance: Tolerance::Relative(error), ..Self::new(f, 0.0, hi.max(epsilon), Some(-epsilon)) }
+        // Rounding takes squares below zero.
+        let all = Self::new(f, 0.0, hi.max(epsilon), Some(-epsilon));
+        Self { tolerance: Tolerance::Relative(error), watched: [false, true], ..all }
     }
     /// (bias + factor x)^exponent for 0 <= x <= hi.
     pub(super) fn power(bias: f64, factor: f64, exponent: f64, hi: f64) -> Self {
         let f = move |x: f64| (bias + factor * x).powf(exponent);
-        Self::new(f, 0.0, hi, (factor > 0.0).then(|| -bias / factor))
+        Self { watched: [false, true], ..Self::new(f, 0.0, hi, (factor > 0.0).then(|| -bias / factor)) }
     }
     /// A bound of its values.
     pub(super) fn largest(&self) -> f64 {
@@ -248,11 +262,25 @@ fn power_above(magnitude: f64) -> f64 {
     magnitude.max(1e-9).log2().ceil().exp2()
 }
 
+/// Ends that must be watched: where the function itself goes on otherwise than with the value that stands for it.
+fn watched(function: &Function) -> [bool; 2] {
+    let Function { f, lo, hi, ends, watched, .. } = function;
+    let close = 1e-5 * function.largest().max(ends[0].abs()).max(ends[1].abs());
+    let far = hi - lo;
+    // Not a number is not close.
+    let flat = |x: f64, end: f64| (f(x) - end).abs() <= close;
+    [
+        watched[0] && !(flat(lo - far, ends[0]) && flat(*lo, ends[0])),
+        watched[1] && !(flat(hi + far, ends[1]) && flat(*hi, ends[1])),
+    ]
+}
+
 /// 1 where x >= 0, else 0.
 pub(super) fn step(b: &mut Builder, x: Slot) -> Slot {
     let dims = b.dims(x);
     let rows: Vec<usize> = std::iter::once(0).chain(dims.iter().copied()).collect();
-    let pieces = b.source(Pending::Piecewise { x, thresholds: Arc::new(vec![0.0]) }, &rows, 1.0, 0);
+    let pieces =
+        b.source(Pending::Piecewise { x, thresholds: Arc::new(vec![0.0]), watched: [false; 2] }, &rows, 1.0, 0);
     b.values[pieces].exact = true;
     let y = b.source(Pending::Row { x: pieces, values: vec![0.0, 1.0] }, &dims, 1.0, 20);
     b.values[y].exact = true;
@@ -268,7 +296,8 @@ pub(super) fn apply(b: &mut Builder, x: Slot, function: &Function, range: f64) -
     };
     let dims = b.dims(x);
     let rows: Vec<usize> = std::iter::once(0).chain(dims.iter().copied()).collect();
-    let pieces = b.source(Pending::Piecewise { x, thresholds: Arc::new(fit.thresholds.clone()) }, &rows, 1.0, 0);
+    let step = Pending::Piecewise { x, thresholds: Arc::new(fit.thresholds.clone()), watched: watched(function) };
+    let pieces = b.source(step, &rows, 1.0, 0);
     b.values[pieces].exact = true;
     let largest = |list: &[f64]| list.iter().fold(1e-15f64, |m, v| m.max(v.abs()));
     let row = |list: &[f64]| Pending::Row { x: pieces, values: list.to_vec() };

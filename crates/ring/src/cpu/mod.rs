@@ -179,8 +179,11 @@ impl Device for Cpu {
     fn leaves(&self, shares: &Vec<u64>, planes: &Vec<u64>, cmp: &Comparison, one: bool) -> Vec<u64> {
         compare::leaves(self.isa, shares, planes, cmp, one)
     }
-    fn outliers(&self, table: &Vec<u64>, b: &Vec<u64>, first: bool, within: Range<usize>, point: u64) -> u64 {
-        outliers::outliers(self.isa, table, b, first, within, point)
+    fn outliers(&self, table: &Vec<u64>, b: &Vec<u64>, first: bool) -> Vec<u64> {
+        outliers::outliers(self.isa, table, b, first)
+    }
+    fn polynomial(&self, plane: &Vec<u64>, within: Range<usize>, point: u64) -> u64 {
+        outliers::polynomial(self.isa, plane, within, point)
     }
     fn mask_products(&self, masks: &Vec<u64>, cmp: &Comparison, level: usize) -> Vec<u64> {
         compare::mask_products(self.isa, masks, cmp, level)

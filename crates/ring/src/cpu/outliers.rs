@@ -24,15 +24,8 @@ fn joined(lanes: V, point: u64) -> u64 {
     lanes.iter().rev().fold(0, |sum, &lane| times(sum ^ lane, point))
 }
 
-/// [`crate::Device::outliers`].
-pub(crate) fn outliers(
-    isa: super::Isa,
-    table: &[u64],
-    b: &[u64],
-    first: bool,
-    within: Range<usize>,
-    point: u64,
-) -> u64 {
+/// [`crate::Device::polynomial`].
+pub(crate) fn polynomial(isa: super::Isa, plane: &[u64], within: Range<usize>, point: u64) -> u64 {
     if within.is_empty() {
         return 0;
     }
@@ -44,19 +37,17 @@ pub(crate) fn outliers(
         *m = power;
         power = twice(power);
     }
-    joined(hashed(isa, table, b, first, within, &multiples), point)
+    joined(hashed(isa, plane, within, &multiples), point)
 }
 
 dispatch! {
-    /// The flags' words by lanes, each lane a polynomial in the point whose multiples by powers of x are given.
-    fn hashed(table: &[u64], b: &[u64], first: bool, within: Range<usize>, multiples: &[u64; 64]) -> [u64; 8] {
+    /// [`crate::Device::outliers`].
+    pub(crate) fn outliers(table: &[u64], b: &[u64], first: bool) -> Vec<u64> {
         let words = b.len() / 3;
         let whole = if first { u64::MAX } else { 0 };
-        let mut sum = [0u64; LANES];
-        let (from, to) = (within.start / 64, within.end.div_ceil(64));
-        let mut at = from;
-        while at < to {
-            let len = LANES.min(to - at);
+        let mut out = vec![0; words];
+        for (block, out) in out.chunks_mut(LANES).enumerate() {
+            let (at, len) = (block * LANES, out.len());
             let load = |planes: &[u64], p: usize| {
                 let mut v = [0u64; LANES];
                 v[..len].copy_from_slice(&planes[p * words + at..][..len]);
@@ -83,9 +74,23 @@ dispatch! {
                     }
                 }
             }
+            out.copy_from_slice(&flags[0][..len]);
+        }
+        out
+    }
+}
+
+dispatch! {
+    /// Words by lanes, each lane a polynomial in the point whose multiples by powers of x are given.
+    fn hashed(plane: &[u64], within: Range<usize>, multiples: &[u64; 64]) -> [u64; 8] {
+        let mut sum = [0u64; LANES];
+        let (from, to) = (within.start / 64, within.end.div_ceil(64));
+        for (block, words) in plane[from..to].chunks(LANES).enumerate() {
+            let mut next = [0u64; LANES];
+            next[..words.len()].copy_from_slice(words);
             // Bits of other elements than those asked for do not count.
-            for (i, word) in flags[0].iter_mut().enumerate().take(len) {
-                let start = 64 * (at + i);
+            for (i, word) in next.iter_mut().enumerate().take(words.len()) {
+                let start = 64 * (from + block * LANES + i);
                 if within.start > start {
                     *word &= u64::MAX << (within.start - start);
                 }
@@ -93,16 +98,12 @@ dispatch! {
                     *word &= u64::MAX >> (start + 64 - within.end);
                 }
             }
-            let mut product = [0u64; LANES];
             for (bit, &m) in multiples.iter().enumerate() {
                 for i in 0..LANES {
-                    product[i] ^= m & (sum[i] >> bit & 1).wrapping_neg();
+                    next[i] ^= m & (sum[i] >> bit & 1).wrapping_neg();
                 }
             }
-            for i in 0..LANES {
-                sum[i] = product[i] ^ if i < len { flags[0][i] } else { 0 };
-            }
-            at += LANES;
+            sum = next;
         }
         sum
     }
@@ -123,7 +124,7 @@ mod tests {
         let first: Vec<u64> = table.iter().zip(&second).map(|(x, y)| x ^ y).collect();
         let b = planes(isa, b, 29, 32);
         let point = 0x0123_4567_89ab_cdef;
-        let share = |table: &[u64], one: bool| outliers(isa, table, &b, one, within.clone(), point);
+        let share = |table: &[u64], one: bool| polynomial(isa, &outliers(isa, table, &b, one), within.clone(), point);
         share(&first, true) ^ share(&second, false)
     }
 
