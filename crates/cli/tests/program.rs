@@ -206,6 +206,9 @@ fn overflows_are_found_by_layer() {
             &["left the range", "--margin", "--guard off --check"],
         );
     }
+    // Of several runs it says which.
+    let two = ["--input", path(&digit), path(&digit)];
+    refused(&[&args[..1], &args[1..2], &two, &args[4..]].concat(), 1, &["run 1, 2 of 2", "left the range"]);
     let got = json(&[&args[..], &["--guard", "off"]].concat());
     let overflows = got["check"]["overflows"].as_array().unwrap();
     assert!(overflows.iter().any(|o| o.as_str().unwrap().contains("does not fit")), "{got}");

@@ -349,6 +349,23 @@ fn trainings_say_what_they_do() {
     let x = place.array("x.npy", &[1, 4], &[1.0, 2.0, 3.0, 1.0]);
     let got = answer(&["infer", trained.to_str().unwrap(), "--input", &x]);
     assert!(["blue", "red"].iter().any(|n| got["top"][0][0]["name"] == json!(n)), "{got}");
+    // Columns are found by their names, in whatever order they are, and must all be there.
+    let trained_at = trained.to_str().unwrap();
+    let in_order = place.file("order.csv", b"a,b,c,d\n1.5,2,3,1\n");
+    let elsewhere = place.file("elsewhere.csv", b"d,c,a,b\n1,3,1.5,2\n");
+    let scores = |file: &str| answer(&["infer", trained_at, "--input", file])["outputs"][0]["values"].clone();
+    let near = |a: &Value, b: &Value| (a.as_f64().unwrap() - b.as_f64().unwrap()).abs() < 1e-4;
+    let (one, other) = (scores(&in_order), scores(&elsewhere));
+    assert!(near(&one[0], &other[0]) && near(&one[1], &other[1]), "{one} {other}");
+    let foreign = place.file("foreign.csv", b"a,b,c,height\n1,2,3,1\n");
+    refused(
+        &["infer", trained_at, "--input", &foreign],
+        &["foreign.csv", "column height is none of the model's", "a, b, c, d"],
+    );
+    refused(
+        &["train", "--model", &model, "--data", &table, "--owner", &foreign, "--target", "colour", "--batch", "8"],
+        &["foreign.csv", "no column colour"],
+    );
     // Data whose classes are numbers do not go with data whose classes have names.
     let numbers = place.file("n.csv", b"a,b,c,d,colour\n1,2,3,4,0\n");
     refused(

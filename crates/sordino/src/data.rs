@@ -44,6 +44,8 @@ pub struct Split {
     pub validation: Option<Set>,
     /// What pixels were multiplied by without being asked.
     pub scale: Option<f32>,
+    /// What the columns are called that its samples come from, of a table that says so.
+    pub columns: Option<Vec<String>>,
 }
 
 impl Set {
@@ -302,7 +304,7 @@ pub fn read_with(
         let samples = inputs::read(files, take, preprocess)?;
         let train = source.labelled(samples, path).map_err(|e| named(path, e))?;
         let scale = files.iter().any(|f| inputs::is_idx(f)).then_some(inputs::PIXEL);
-        return Ok(Split { train, validation: None, scale: preprocess.scale.or(scale) });
+        return Ok(Split { train, validation: None, scale: preprocess.scale.or(scale), columns: None });
     }
     if let Some(path) = files.iter().find(|p| !p.exists()) {
         return Err(Error::File { path: path.clone(), why: "no such file or folder".into() });
@@ -431,11 +433,13 @@ impl Source<'_> {
                 Set::named(samples, names, classes)?
             }
         };
-        self.split(set, None, None)
+        let columns = others.iter().filter_map(|&c| names.get(c).cloned()).collect();
+        Ok(Split { columns: Some(columns), ..self.split(set, None, None)? })
     }
 
     fn split(&self, train: Set, validation: Option<Result<Set>>, scale: Option<f32>) -> Result<Split> {
-        Ok(Split { train, validation: validation.transpose()?, scale: self.preprocess.scale.or(scale) })
+        let scale = self.preprocess.scale.or(scale);
+        Ok(Split { train, validation: validation.transpose()?, scale, columns: None })
     }
 
     fn folder(&self, folder: &Path) -> Result<Split> {

@@ -99,6 +99,10 @@ pub struct Preprocess {
     #[cfg_attr(feature = "clap", arg(long, value_name = "NUMBER", allow_negative_numbers = true, value_parser = finite))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub missing: Option<f32>,
+    /// Names of the columns of tables, in the model's order: columns are found by them.
+    #[cfg_attr(feature = "clap", arg(skip))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub columns: Option<Vec<String>>,
     /// Names of the classes, in the order of the answers.
     #[cfg_attr(feature = "clap", arg(skip))]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -134,6 +138,7 @@ impl Preprocess {
             scale: self.scale.or(file.scale),
             categories: self.categories.or(file.categories),
             missing: self.missing.or(file.missing),
+            columns: self.columns.or(file.columns),
             classes: self.classes.or(file.classes),
         }
     }
@@ -248,6 +253,7 @@ mod tests {
             classes: Some(vec!["cat".into(), "a \"dog\"".into()]),
             categories: Some(vec![Category { column: "c".into(), words: vec!["x".into(), "y".into()] }]),
             missing: Some(-1.0),
+            columns: Some(vec!["c".into(), "d e".into()]),
             ..Preprocess::default()
         };
         assert_eq!(p.beside().and_then(|text| toml::from_str(&text).ok()), Some(p));

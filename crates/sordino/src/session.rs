@@ -176,7 +176,7 @@ pub fn end<P: Party>(job: Job<'_>, party: &P, mut owned: Owned<'_>, progress: &A
     }
     announce(READY, &|_| true)?;
     net.reset_meter();
-    let (mut outputs, mut marks, mut refused) = (vec![], Marks::new(net, job.trace), None);
+    let (mut outputs, mut marks, mut refused) = (vec![], Marks::new(net, job.trace), vec![]);
     for run in job.first..job.runs {
         let inputs = owned.inputs.as_mut().map(|i| i.inputs(run)).transpose()?;
         marks.run();
@@ -186,15 +186,15 @@ pub fn end<P: Party>(job: Job<'_>, party: &P, mut owned: Owned<'_>, progress: &A
         });
         let opened = match opened {
             // The receiver alone knows, and goes on as if it did not: the others would see it leave.
-            Err(sordino_nn::Error::Protocol(e @ sordino_mpc::Error::OutOfRange)) => {
-                refused = Some(e);
+            Err(sordino_nn::Error::Protocol(sordino_mpc::Error::OutOfRange)) => {
+                refused.push(run + 1);
                 vec![]
             }
             opened => opened?,
         };
         announce(DONE, &|end| job.untold(end))?;
         let seconds = marks.end_run();
-        if let Some(receiver) = owned.outputs.as_mut().filter(|_| refused.is_none()) {
+        if let Some(receiver) = owned.outputs.as_mut().filter(|_| refused.is_empty()) {
             let opened: Vec<Vec<i64>> = opened.into_iter().map(Option::unwrap_or_default).collect();
             receiver.opened(run, &opened, seconds);
             outputs.push(opened);
@@ -206,9 +206,21 @@ pub fn end<P: Party>(job: Job<'_>, party: &P, mut owned: Owned<'_>, progress: &A
     for state in 0..job.opened {
         states.extend(loaded.open_state(party, at.child("state"), state)?);
     }
+    out_of_range(&refused, job.runs)?;
+    Ok(Ended { outputs, states, report })
+}
+
+/// Says which runs are refused.
+fn out_of_range(refused: &[usize], runs: usize) -> sordino_nn::Result<()> {
+    let e = sordino_mpc::Error::OutOfRange;
     match refused {
-        Some(e) => Err(e.into()),
-        None => Ok(Ended { outputs, states, report }),
+        [] => Ok(()),
+        _ if runs == 1 => Err(e.into()),
+        some => {
+            let numbers: Vec<String> = some.iter().take(20).map(usize::to_string).collect();
+            let more = if some.len() > 20 { ", ..." } else { "" };
+            Err(sordino_nn::Error::State(format!("run {}{more} of {runs}: {e}", numbers.join(", "))))
+        }
     }
 }
 

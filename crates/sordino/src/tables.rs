@@ -88,12 +88,29 @@ impl Table {
         Ok(found)
     }
 
+    /// These columns in the model's order, where both it and the table have names.
+    fn ordered(&self, columns: &[usize], asked: &Preprocess) -> std::result::Result<Vec<usize>, String> {
+        let (Some(names), Some(want)) = (&self.names, &asked.columns) else { return Ok(columns.to_vec()) };
+        let called = |c: usize| names.get(c).map_or("", String::as_str);
+        if let Some(other) = columns.iter().find(|c| !want.iter().any(|w| w == called(**c))) {
+            return Err(format!("column {} is none of the model's, which are {}", called(*other), want.join(", ")));
+        }
+        if let Some(twice) = columns.iter().find(|c| columns.iter().filter(|d| called(**d) == called(**c)).count() > 1)
+        {
+            return Err(format!("column {} is there twice", called(*twice)));
+        }
+        let find = |w: &String| {
+            columns.iter().copied().find(|c| called(*c) == w).ok_or_else(|| format!("it has no column {w}"))
+        };
+        want.iter().map(find).collect()
+    }
+
     /// The numbers of these columns, a row for each row. A category becomes a column of zeros and ones for each of its words.
     pub(crate) fn numbers(&self, columns: &[usize], asked: &Preprocess) -> std::result::Result<Tensor, String> {
         let mut data = Vec::with_capacity(self.rows.len() * columns.len());
-        let categories = self.categories(asked)?;
+        let (categories, columns) = (self.categories(asked)?, self.ordered(columns, asked)?);
         for (i, row) in self.rows.iter().enumerate() {
-            for &column in columns {
+            for &column in &columns {
                 let cell = row.get(column).map_or("", |c| c.as_str());
                 let place = || format!("{}, {}", self.row(i), self.called(column));
                 let missing =
@@ -182,6 +199,14 @@ mod tests {
         assert!(gap.numbers(&[1], &none).is_err_and(|why| why.contains("line 2, column sum")));
         let word = table(None, &[["1", "red"]]);
         assert!(word.numbers(&[1], &none).is_err_and(|why| why.contains("column 2: red")));
+        // By their names, wherever they are.
+        let named = |columns: &[&str]| Preprocess {
+            columns: Some(columns.iter().map(|c| (*c).to_string()).collect()),
+            ..Preprocess::default()
+        };
+        assert_eq!(all.numbers(&[0, 1], &named(&["sum", "age"])).map(|t| t.data), Ok(vec![2.5, 1.0, -40.0, 3.0]));
+        assert!(all.numbers(&[0, 1], &named(&["age"])).is_err_and(|why| why.contains("sum is none of the model's")));
+        assert!(all.numbers(&[0], &named(&["age", "height"])).is_err_and(|why| why.contains("no column height")));
         // As told.
         let told = |category: &str, missing: Option<f32>| Preprocess {
             categories: Some(vec![category.to_string().try_into().unwrap_or_default()]),

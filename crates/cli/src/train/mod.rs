@@ -166,9 +166,15 @@ impl Train {
         }
     }
 
-    fn read(&self, data: &[PathBuf], labels: Option<&Path>, take: &Take, answers: usize) -> Result<Split> {
-        let preprocess = self.preprocess.clone().or_beside(Path::new(&self.model))?;
-        data::read_with(data, labels, self.target.as_deref(), take, answers, &preprocess)
+    fn read(
+        &self,
+        data: &[PathBuf],
+        labels: Option<&Path>,
+        take: &Take,
+        answers: usize,
+        preprocess: &Preprocess,
+    ) -> Result<Split> {
+        data::read_with(data, labels, self.target.as_deref(), take, answers, preprocess)
     }
 
     /// Every owner's set, and the one to judge by.
@@ -176,26 +182,30 @@ impl Train {
         let single = import(graph, 1).map_err(|e| of_model(Path::new(&self.model), e.into()))?;
         let (take, answer) = (one_input(&single)?, single.outputs.first().map(|o| single.shapes[o.1].clone()));
         let answers = answer.and_then(|a| a.last().copied()).unwrap_or(0);
-        let Split { train, mut validation, scale } = self.read(&self.data, self.labels.as_deref(), &take, answers)?;
+        let given = self.preprocess.clone().or_beside(Path::new(&self.model))?;
+        let first = self.read(&self.data, self.labels.as_deref(), &take, answers, &given)?;
+        let Split { train, mut validation, scale, columns } = first;
+        // Other tables have the columns of the first.
+        let given = Preprocess { columns: given.columns.clone().or(columns), ..given };
         let mut sets = vec![train];
         for folder in &self.owner {
-            sets.push(self.read(std::slice::from_ref(folder), None, &take, answers)?.train);
+            sets.push(self.read(std::slice::from_ref(folder), None, &take, answers, &given)?.train);
         }
         for owner in &schedule.owner {
-            sets.push(self.read(&owner.data, owner.labels.as_deref(), &take, answers)?.train);
+            sets.push(self.read(&owner.data, owner.labels.as_deref(), &take, answers, &given)?.train);
         }
         if sets.len() > usize::from(sordino_mpc::MOST_OWNERS) {
             return Err(Error::Usage(format!("{} data owners; at most 16 are possible", sets.len())));
         }
         if !self.validation.is_empty() {
-            validation = Some(self.read(&self.validation, self.validation_labels.as_deref(), &take, answers)?.train);
+            validation =
+                Some(self.read(&self.validation, self.validation_labels.as_deref(), &take, answers, &given)?.train);
         }
         if let Some(share) = self.split {
             validation = Some(sets[0].split_off(share, schedule.seed())?);
         }
         let mut all: Vec<&mut Set> = sets.iter_mut().chain(&mut validation).collect();
         let classes = data::unite(&mut all, answers)?;
-        let given = self.preprocess.clone().or_beside(Path::new(&self.model))?;
         let preprocess =
             Preprocess { scale: given.scale.or(scale), classes: classes.or(given.classes.clone()), ..given };
         Ok((sets, validation, answers, preprocess))
