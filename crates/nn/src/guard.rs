@@ -45,6 +45,12 @@ impl Guard<'_> {
         self.program.slots[slot].shape.len()
     }
 
+    /// Of how many rows a value is watched.
+    fn rows_of(&self, slot: Slot) -> usize {
+        let apart = self.depends[slot] == Rows::Apart && self.len(slot).is_multiple_of(self.rows);
+        if apart { self.rows } else { 1 }
+    }
+
     /// Whether these are the samples themselves, one after the other.
     fn samples(&self, xs: &[Slot]) -> bool {
         xs.len() == self.rows && xs.iter().enumerate().all(|(r, x)| self.depends[*x] == Rows::One(r))
@@ -147,22 +153,19 @@ pub(crate) fn guard(program: &mut Program, rows: usize) {
             _ => {}
         }
         for x in watched {
-            let apart = guard.depends[x] == Rows::Apart && guard.len(x).is_multiple_of(rows);
-            let op = Op::Watch { x, rows: if apart { rows } else { 1 } };
+            let op = Op::Watch { x, rows: guard.rows_of(x) };
             guarded.push(Instruction { layer: instruction.layer, op, out: x });
             guard.within[x] = true;
         }
         let mut instruction = instruction.clone();
         if let Op::Piecewise { x, watched: Some(ends), .. } = &mut instruction.op {
-            let apart = guard.depends[*x] == Rows::Apart && guard.len(*x).is_multiple_of(rows);
-            ends.rows = if apart { rows } else { 1 };
+            ends.rows = guard.rows_of(*x);
         }
-        let instruction = &instruction;
         let out = instruction.out;
         guard.within[out] = guard.stays_within(&instruction.op);
-        guard.depends[out] = guard.dependence(instruction);
+        guard.depends[out] = guard.dependence(&instruction);
         guard.maker.entry(out).or_insert(i);
-        guarded.push(instruction.clone());
+        guarded.push(instruction);
     }
     program.instructions = guarded;
     program.guarded = rows;

@@ -6,7 +6,6 @@ use crate::fault::{Fault, Result};
 use crate::server::{Ports, Running};
 use crate::shares::PARTIES;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 /// Clients that a demonstration has.
 pub const CLIENTS: [&str; 2] = ["alice", "bob"];
@@ -131,18 +130,7 @@ impl Demo {
     /// As [`Running::start`].
     pub fn restart(&mut self, party: usize) -> Result<()> {
         self.stop(party);
-        // A session that has just ended may still ask who of its peers is there; it holds the store until it knows.
-        let until = Instant::now() + Duration::from_secs(10);
-        loop {
-            match Running::start(self.configs[party].clone()) {
-                Err(e) if e.why.contains("has this store open") && Instant::now() < until => {
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-                started => {
-                    self.servers[party] = Some(started?);
-                    return Ok(());
-                }
-            }
-        }
+        self.servers[party] = Some(Running::start(self.configs[party].clone())?);
+        Ok(())
     }
 }

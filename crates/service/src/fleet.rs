@@ -4,7 +4,6 @@ use crate::client::Client;
 use crate::config::Cluster;
 use crate::fault::{Blame, Fault, Result};
 use crate::names::Id;
-use crate::wire::JobView;
 use std::path::Path;
 use std::time::Duration;
 
@@ -21,13 +20,17 @@ impl Fleet {
     pub fn read(path: &Path, patience: Duration) -> Result<Self> {
         let own = Cluster::read(path)?;
         let mut clients: Vec<Client> = vec![];
-        let replicas = own.replicas.iter().map(|r| own.folder.join(r)).collect::<Vec<_>>();
-        for (i, place) in std::iter::once(path.to_path_buf()).chain(replicas).enumerate() {
+        let mut all = vec![(path.to_path_buf(), own.clone())];
+        for replica in &own.replicas {
+            let place = own.folder.join(replica);
             let cluster = Cluster::read(&place)?;
-            if i > 0 && !cluster.replicas.is_empty() {
+            if !cluster.replicas.is_empty() {
                 let why = "a replica names replicas; name all of them in one file";
                 return Err(Fault::usage(why).at(&place.display().to_string()));
             }
+            all.push((place, cluster));
+        }
+        for (place, cluster) in all {
             let mut client = Client::new(&cluster)?;
             client.patience = patience;
             if let Some(first) = clients.first().filter(|c| c.name() != client.name()) {
@@ -46,12 +49,6 @@ impl Fleet {
         &self.clients
     }
 
-    /// A client of the first cluster.
-    #[must_use]
-    pub fn first(&self) -> &Client {
-        &self.clients[0]
-    }
-
     /// Jobs that wait at each cluster; `None` where nobody answers.
     ///
     /// # Errors
@@ -67,15 +64,18 @@ impl Fleet {
         }
     }
 
-    /// The client of the cluster that has a job, and how it stands there.
+    /// The client of the cluster that has a job; where there is just one it is not asked.
     ///
     /// # Errors
     /// When none of them has it; that of the first cluster which does not answer, if one does not.
-    pub fn holder(&self, job: Id) -> Result<(&Client, JobView)> {
+    pub fn holder(&self, job: Id) -> Result<&Client> {
+        if let [one] = &self.clients[..] {
+            return Ok(one);
+        }
         let mut failed: Option<Fault> = None;
         for client in &self.clients {
             match client.job(job) {
-                Ok(view) => return Ok((client, view)),
+                Ok(_) => return Ok(client),
                 Err(e) if failed.as_ref().is_none_or(|f| f.kind == Blame::Unknown) => failed = Some(e),
                 Err(_) => {}
             }

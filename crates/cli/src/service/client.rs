@@ -256,8 +256,7 @@ pub(crate) struct Fetch {
 impl Fetch {
     pub(crate) fn run(self) -> Result<()> {
         let fleet = self.to.fleet()?;
-        // One that starts anew is waited for, if there is just one.
-        let client = if fleet.clients().len() == 1 { fleet.first() } else { fleet.holder(self.job)?.0 };
+        let client = fleet.holder(self.job)?;
         over(client, "fetch", self.job, Instant::now() + Duration::from_secs_f64(self.patience))?;
         let one = One::new(self.job, &client.answer(self.job)?, self.shown.top);
         print(&if self.shown.json { json(&one)? } else { one.line() + "\n" })
@@ -460,8 +459,7 @@ pub(crate) struct Forget {
 impl Forget {
     pub(crate) fn run(self) -> Result<()> {
         let fleet = self.to.fleet()?;
-        let holder = if fleet.clients().len() == 1 { fleet.first() } else { fleet.holder(self.job)?.0 };
-        holder.forget(self.job)?;
+        fleet.holder(self.job)?.forget(self.job)?;
         let did = Did { done: "forgotten", job: Some(self.job), ..Did::NOTHING };
         did.told(self.json, format!("job {} is forgotten", self.job))
     }

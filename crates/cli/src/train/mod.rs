@@ -17,6 +17,7 @@ use progress::tell;
 use report::{Checked, Judged};
 use schedule::Schedule;
 use sordino::checkpoint::{self, Checkpoints, Lock, Mark};
+use sordino::class_weights::weigh;
 use sordino::data::{self, Set, Split};
 use sordino::inputs::{Preprocess, Take};
 use sordino::model::{self, write_own};
@@ -257,7 +258,7 @@ impl Train {
             }
         }
         if let Some(asked) = &schedule.class_weights {
-            data::weigh(&mut sets, asked, answers)?;
+            weigh(&mut sets, asked, answers)?;
         }
         let (lock, from, key) = match &self.checkpoint {
             Some(folder) if !self.plan => {

@@ -3,7 +3,7 @@
 use super::super::positive;
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
-use sordino::data::ClassWeights;
+use sordino::class_weights::ClassWeights;
 use sordino::training::{Decline, Shape};
 use sordino::{Error, Result};
 use sordino_nn::training::{Loss, Optimiser, Rates, Rule};

@@ -41,13 +41,31 @@ impl<D: Device> Default for Guard<D> {
     }
 }
 
+impl<D: Device> Guard<D> {
+    /// Makes room for so many rows of `n` elements in all; how many a row has.
+    fn row_of(&mut self, n: usize, rows: usize) -> Result<usize> {
+        if rows == 0 || !n.is_multiple_of(rows) {
+            return Err(Error::Usage(format!("{n} elements are not {rows} rows")));
+        }
+        self.sums.resize(self.sums.len().max(rows), 0);
+        Ok(n / rows)
+    }
+
+    /// Adds a part's flags, hashed at its point, to what they are of: to every row's sum, or to that of their own row.
+    fn add(&mut self, dev: &D, flags: &D::Buf<u64>, part: (usize, usize), [rows, row]: [usize; 2], point: u64) {
+        for (r, within) in met(part, row) {
+            let sum = if rows == 1 { &mut self.whole } else { &mut self.sums[r] };
+            *sum ^= dev.polynomial(flags, within, point);
+        }
+    }
+}
+
 struct Awaited<D: Device> {
     /// The top bits of b.
     tops: D::Buf<u64>,
     part: (usize, usize),
-    rows: usize,
-    /// Elements of a row.
-    row: usize,
+    /// Rows, and elements of one.
+    rows: [usize; 2],
     point: u64,
 }
 
@@ -68,9 +86,8 @@ impl<D: Device> Rep3<D> {
     /// Shares flags of what is outside among narrow x, in `rows` runs of equal length. No message of its own.
     pub(crate) fn watch_shared(&self, at: &Step, x: &Shared<D>, rows: usize) -> Result<()> {
         let n = x.shape.len();
-        if rows == 0 || !n.is_multiple_of(rows) {
-            return Err(Error::Usage(format!("{n} elements are not {rows} rows")));
-        }
+        let mut guard = self.guard()?;
+        let rows = [rows, guard.row_of(n, rows)?];
         let (x, parts, dev) = (x.as_narrow()?, thirds(n), &self.dev);
         let (me, prev, next) = (self.me, self.prev(), self.next());
         let cut = |x: &D::Buf<u32>, p: usize| dev.slice(x, parts[p].0, parts[p].1);
@@ -84,27 +101,14 @@ impl<D: Device> Rep3<D> {
         let a = dev.zip(ZipOp::Add, &cut(&x.0, me), &cut(&x.1, me));
         let table = dev.thermometer(&tops(&a), &Comparison::new(TOP));
         let masked = dev.zip(ZipOp::Xor, &table, &self.random::<u64>(Side::Prev, at, "watched", me, words(me)));
-        let mut guard = self.guard()?;
         guard.outgoing.push(Part::Wide(dev.download(masked)));
         // First evaluator: it comes with the next deal.
-        let row = n / rows;
-        guard.incoming.push(Awaited { tops: tops(&cut(&x.1, prev)), part: parts[prev], rows, row, point: point(prev) });
+        guard.incoming.push(Awaited { tops: tops(&cut(&x.1, prev)), part: parts[prev], rows, point: point(prev) });
         // Second evaluator.
         let table = self.random::<u64>(Side::Next, at, "watched", next, words(next));
-        let second = Awaited { tops: tops(&cut(&x.0, next)), part: parts[next], rows, row, point: point(next) };
-        if rows > guard.sums.len() {
-            guard.sums.resize(rows, 0);
-        }
-        self.add(&mut guard, &second, &table, false);
+        let flags = dev.outliers(&table, &tops(&cut(&x.0, next)), false);
+        guard.add(dev, &flags, parts[next], rows, point(next));
         Ok(())
-    }
-
-    fn add(&self, guard: &mut Guard<D>, of: &Awaited<D>, table: &D::Buf<u64>, first: bool) {
-        let flags = self.dev.outliers(table, &of.tops, first);
-        for (row, within) in met(of.part, of.row) {
-            let sum = if of.rows == 1 { &mut guard.whole } else { &mut guard.sums[row] };
-            *sum ^= self.dev.polynomial(&flags, within, of.point);
-        }
     }
 
     /// Takes note of comparisons' bits e ^ rho, one plane an end: the dealer of rho, the evaluators of e, one of them for both.
@@ -115,24 +119,15 @@ impl<D: Device> Rep3<D> {
         ends: Ends,
         [rho, first]: [&[Option<D::Buf<u64>>; 2]; 2],
     ) -> Result<()> {
-        let rows = ends.rows;
-        if rows == 0 || !n.is_multiple_of(rows) {
-            return Err(Error::Usage(format!("{n} elements are not {rows} rows")));
-        }
         let parts = thirds(n);
         let mut guard = self.guard()?;
-        if rows > guard.sums.len() {
-            guard.sums.resize(rows, 0);
-        }
+        let rows = [ends.rows, guard.row_of(n, ends.rows)?];
         // Every end of every part has a point of its own, which its dealer and its first evaluator know.
         for (part, planes) in [(self.me, rho), (self.prev(), first)] {
             for (end, plane) in planes.iter().enumerate() {
                 let Some(plane) = plane else { continue };
                 let point = self.prss.common(at, &format!("end {end} point {part}"));
-                for (row, within) in met(parts[part], n / rows) {
-                    let sum = if rows == 1 { &mut guard.whole } else { &mut guard.sums[row] };
-                    *sum ^= self.dev.polynomial(plane, within, point);
-                }
+                guard.add(&self.dev, plane, parts[part], rows, point);
             }
         }
         Ok(())
@@ -154,7 +149,8 @@ impl<D: Device> Rep3<D> {
         let mut guard = self.guard()?;
         for (of, part) in awaited.iter().zip(tables) {
             let Part::Wide(table) = part else { return Err(wrong_form()) };
-            self.add(&mut guard, of, &self.dev.upload(table), true);
+            let flags = self.dev.outliers(&self.dev.upload(table), &of.tops, true);
+            guard.add(&self.dev, &flags, of.part, of.rows, of.point);
         }
         Ok(message)
     }

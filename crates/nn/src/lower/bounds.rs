@@ -67,7 +67,6 @@ fn possible(layer: &Layer, of: &[Range]) -> Option<Range> {
     };
     let times = |a: Range, b: Range| hull(&[a.lo * b.lo, a.lo * b.hi, a.hi * b.lo, a.hi * b.hi]);
     let plus = |a: Range, b: Range| Range { lo: a.lo + b.lo, hi: a.hi + b.hi };
-    let of_constant = |c: &crate::Tensor| Range::of(c);
     let x = *of.first()?;
     Some(match layer {
         Layer::Step => Range { lo: 0.0, hi: 1.0 },
@@ -78,9 +77,9 @@ fn possible(layer: &Layer, of: &[Range]) -> Option<Range> {
             let (by, add) = (f64::from(*by), f64::from(*add));
             plus(times(x, Range { lo: by, hi: by }), Range { lo: add, hi: add })
         }
-        Layer::AddConst(c) => plus(x, of_constant(c)?),
-        Layer::MulConst(c) => times(x, of_constant(c)?),
-        Layer::Affine { scale, shift } => plus(times(x, of_constant(scale)?), of_constant(shift)?),
+        Layer::AddConst(c) => plus(x, Range::of(c)?),
+        Layer::MulConst(c) => times(x, Range::of(c)?),
+        Layer::Affine { scale, shift } => plus(times(x, Range::of(scale)?), Range::of(shift)?),
         Layer::Relu => Range { lo: x.lo.max(0.0), hi: x.hi.max(0.0) },
         Layer::Max => of.iter().copied().reduce(|a, b| Range { lo: a.lo.max(b.lo), hi: a.hi.max(b.hi) })?,
         Layer::Clip { lo, hi } => {

@@ -7,6 +7,7 @@ mod gradient;
 mod linear;
 mod outliers;
 mod planes;
+mod polynomial;
 mod products;
 mod simd;
 mod tile;
@@ -183,7 +184,7 @@ impl Device for Cpu {
         outliers::outliers(self.isa, table, b, first)
     }
     fn polynomial(&self, plane: &Vec<u64>, within: Range<usize>, point: u64) -> u64 {
-        outliers::polynomial(self.isa, plane, within, point)
+        polynomial::polynomial(self.isa, plane, within, point)
     }
     fn mask_products(&self, masks: &Vec<u64>, cmp: &Comparison, level: usize) -> Vec<u64> {
         compare::mask_products(self.isa, masks, cmp, level)

@@ -1,11 +1,8 @@
-//! Which values are outside a range, told as one word: bit-sliced selection from dealt tables, then a hash that is linear.
+//! Which values are outside a range: bit-sliced selection from dealt tables.
 
 use super::simd::dispatch;
-use crate::field::{times, twice};
-use std::ops::Range;
 
 const LANES: usize = 8;
-type V = [u64; LANES];
 
 /// Sums of a top a and a top b (three bits each, mod 8) that are outside whatever the bits below carry: 2, 3 and 4.
 const FIRST: usize = 2;
@@ -17,27 +14,6 @@ const fn interval(b: usize) -> (usize, usize, bool) {
     let from = (FIRST + 8 - b) % 8;
     let to = (FIRST + COUNT + 8 - b) % 8;
     (from, to, to < from)
-}
-
-/// The lanes' words as coefficients of the powers of a point from one upwards; `None` for none of them.
-fn joined(lanes: V, point: u64) -> u64 {
-    lanes.iter().rev().fold(0, |sum, &lane| times(sum ^ lane, point))
-}
-
-/// [`crate::Device::polynomial`].
-pub(crate) fn polynomial(isa: super::Isa, plane: &[u64], within: Range<usize>, point: u64) -> u64 {
-    if within.is_empty() {
-        return 0;
-    }
-    // The lanes' own polynomials are in the eighth power.
-    let step = (0..3).fold(point, |p, _| times(p, p));
-    let mut multiples = [0; 64];
-    let mut power = step;
-    for m in &mut multiples {
-        *m = power;
-        power = twice(power);
-    }
-    joined(hashed(isa, plane, within, &multiples), point)
 }
 
 dispatch! {
@@ -80,41 +56,14 @@ dispatch! {
     }
 }
 
-dispatch! {
-    /// Words by lanes, each lane a polynomial in the point whose multiples by powers of x are given.
-    fn hashed(plane: &[u64], within: Range<usize>, multiples: &[u64; 64]) -> [u64; 8] {
-        let mut sum = [0u64; LANES];
-        let (from, to) = (within.start / 64, within.end.div_ceil(64));
-        for (block, words) in plane[from..to].chunks(LANES).enumerate() {
-            let mut next = [0u64; LANES];
-            next[..words.len()].copy_from_slice(words);
-            // Bits of other elements than those asked for do not count.
-            for (i, word) in next.iter_mut().enumerate().take(words.len()) {
-                let start = 64 * (from + block * LANES + i);
-                if within.start > start {
-                    *word &= u64::MAX << (within.start - start);
-                }
-                if within.end < start + 64 {
-                    *word &= u64::MAX >> (start + 64 - within.end);
-                }
-            }
-            for (bit, &m) in multiples.iter().enumerate() {
-                for i in 0..LANES {
-                    next[i] ^= m & (sum[i] >> bit & 1).wrapping_neg();
-                }
-            }
-            sum = next;
-        }
-        sum
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::compare::thermometer;
     use super::super::planes::planes;
+    use super::super::polynomial::polynomial;
     use super::*;
     use crate::{Comparison, Isa, PrgKey};
+    use std::ops::Range;
 
     /// The hash of both evaluators' shares of what is outside among a + b.
     fn hash(isa: Isa, a: &[u32], b: &[u32], within: Range<usize>) -> u64 {
