@@ -2,6 +2,7 @@
 
 mod bench;
 mod calibrate;
+mod devices;
 mod infer;
 mod inputs;
 mod inspect;
@@ -70,6 +71,8 @@ enum Command {
     Host(Box<two::HostArgs>),
     /// Ask a host: it learns nothing of the input or the answer, and keeps its model.
     Ask(Box<two::AskArgs>),
+    /// List the graphics cards and other devices that servers can compute on.
+    Devices(devices::Devices),
     /// Certificates and keys: for three servers and their clients, or for `host` and `ask`.
     Cert(two::Cert),
     /// Run one of three servers, or all three to try them (--demo).
@@ -315,6 +318,7 @@ fn run() -> u8 {
         Command::Host(args) => args.run(),
         Command::Ask(args) => args.run(),
         Command::Cert(args) => args.run(),
+        Command::Devices(args) => args.run(),
         Command::Serve(args) => args.run(),
         Command::Push(args) => args.run(),
         Command::Submit(args) => args.run(),

@@ -1,5 +1,6 @@
 //! Where the parties of a session run, and how an interrupt ends it.
 
+use super::devices::DeviceArgs;
 use super::{LinkArg, Parties, parse_link};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -31,6 +32,8 @@ pub(crate) struct Session {
     /// linear layers, all].
     #[arg(long, value_parser = super::workers)]
     pub(crate) threads: Option<usize>,
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
 }
 
 /// A waiting time.
@@ -100,18 +103,19 @@ impl Session {
         checkpoints: Option<&Checkpoints>,
         progress: &AtomicU64,
     ) -> Result<Finished> {
-        let (link, deadline, threads) =
-            (self.link.0, Duration::from_secs_f64(self.timeout), self.threads(job.program.settings.kind));
+        let kind = job.program.settings.kind;
+        let (link, deadline) = (self.link.0, Duration::from_secs_f64(self.timeout));
+        let compute = self.device.compute(kind, self.threads(kind))?;
         match self.parties {
             Parties::InProcess => {
-                in_process(job, &InProcess { link, deadline, threads }, owners, checkpoints, progress)
+                in_process(job, &InProcess { link, deadline, compute }, owners, checkpoints, progress)
             }
             Parties::Processes => {
                 let program = std::env::current_exe()
                     .map_err(|e| Error::Session(format!("cannot find this program's own file: {e}")))?;
                 let interrupt = interrupt();
                 interrupt.supervised.store(true, Ordering::Relaxed);
-                let setup = Processes { link, deadline, threads, interrupted: Arc::clone(&interrupt.flag), program };
+                let setup = Processes { link, deadline, compute, interrupted: Arc::clone(&interrupt.flag), program };
                 let result = processes::run(job, &setup, owners, checkpoints, progress);
                 interrupt.supervised.store(false, Ordering::Relaxed);
                 result

@@ -77,7 +77,7 @@ impl<D: Device> Clear<D> {
         for (x, panel, op) in terms {
             crate::fit::fits_linear(&x.shape, op)?;
             let z = convolve(&self.dev, &self.dev.upload(ring(&x.values)), panel, op);
-            let z = integers(self.dev.download(z));
+            let z = integers(self.dev.download(z)?);
             sum = Some(match sum {
                 Some(s) => s.iter().zip(&z).map(|(a, b)| a.wrapping_add(*b)).collect(),
                 None => z,
@@ -158,11 +158,11 @@ impl<D: Device> Protocol for Clear<D> {
             Local::Concat { outer, widths, .. } => {
                 let parts: Vec<Vec<u64>> = operands.iter().map(|x| ring(&x.values)).collect();
                 let parts: Vec<_> = parts.into_iter().map(|p| self.dev.upload(p)).collect();
-                integers(self.dev.download(self.dev.concat(&parts.iter().collect::<Vec<_>>(), *outer, widths)))
+                integers(self.dev.download(self.dev.concat(&parts.iter().collect::<Vec<_>>(), *outer, widths))?)
             }
             Local::WindowSum(w) => {
                 let x = self.dev.upload(ring(&x.values));
-                integers(self.dev.download(self.dev.window_sum(&x, w)))
+                integers(self.dev.download(self.dev.window_sum(&x, w))?)
             }
         };
         let width = if matches!(op, Local::Low) { Width::Narrow } else { x.width };
@@ -203,7 +203,7 @@ impl<D: Device> Protocol for Clear<D> {
         crate::fit::fits_gradient(&x.shape, &dy.shape, op)?;
         let parts = [&x.values, &dy.values].map(|v| [ring(v), vec![0; v.len()]].map(|v| self.dev.upload(v)));
         let [[x0, x1], [dy0, dy1]] = &parts;
-        let z = self.dev.download(self.dev.weight_gradient([x0, x1], [dy0, dy1], op));
+        let z = self.dev.download(self.dev.weight_gradient([x0, x1], [dy0, dy1], op))?;
         Ok(self.rounded(op.weight(), z.into_iter().map(|v| v as i64), bias, shift))
     }
     fn mul(

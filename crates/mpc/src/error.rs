@@ -1,6 +1,7 @@
 //! Errors by whose fault they are.
 
 use sordino_net::{Endpoint, NetError};
+use sordino_ring::DeviceError;
 use std::fmt;
 
 /// Shorthand for results of this crate.
@@ -33,6 +34,8 @@ pub enum Error {
     OutOfRange,
     /// The operating system gave no randomness.
     Randomness,
+    /// The device that an end computes on failed.
+    Device(DeviceError),
 }
 
 impl Error {
@@ -48,6 +51,7 @@ impl Error {
                 format!("{a} and {b} hold different {what}: one of them deviates from the protocol, or an owner does")
             }
             Self::OutOfRange => "a value of this run left the range that the model was calibrated for, so the answer is refused: calibrate with inputs like this one, or set a larger --margin; `sordino infer --guard off --check` compares layer by layer".into(),
+            Self::Device(e) => e.to_string(),
             Self::Randomness => "the operating system's random generator failed".into(),
         }
     }
@@ -60,6 +64,12 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+impl From<DeviceError> for Error {
+    fn from(e: DeviceError) -> Self {
+        Self::Device(e)
+    }
+}
 
 impl From<NetError> for Error {
     fn from(e: NetError) -> Self {

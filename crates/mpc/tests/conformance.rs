@@ -5,7 +5,10 @@
 
 use sordino_mpc::{Clear, Local, Plan, Protocol, Result, Role, Settings, Step, Width};
 use sordino_ring::{Conv2d, Cpu, IndexMap, PAD, Shape, WindowSum};
+use sordino_testkit::cards::mixtures;
+use sordino_testkit::transcript::hashes;
 use sordino_testkit::{Job, World, integers};
+use std::sync::Arc;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Op {
@@ -216,7 +219,10 @@ impl Job for One {
             }
             Op::Local(which) => {
                 let n = self.n;
-                let map = IndexMap { source: (0..n as u32).rev().chain([PAD]).collect(), shape: Shape::new(&[n + 1]) };
+                let map = IndexMap {
+                    source: Arc::new((0..n as u32).rev().chain([PAD]).collect()),
+                    shape: Shape::new(&[n + 1]),
+                };
                 let windows = WindowSum(Conv2d {
                     n: 1,
                     h: 1,
@@ -238,7 +244,7 @@ impl Job for One {
                     // A row of one element is added to all rows.
                     6 => {
                         let rows = p.local(&Local::Reshape(Shape::new(&[n, 1])), &[&wide])?;
-                        let one = IndexMap { source: vec![0], shape: Shape::new(&[1]) };
+                        let one = IndexMap { source: Arc::new(vec![0]), shape: Shape::new(&[1]) };
                         let row = p.local(&Local::Gather(&one, 0), &[&wide])?;
                         let sum = p.local(&Local::Add, &[&rows, &row])?;
                         let row = p.local(&Local::Scale(5), &[&row])?;
@@ -428,6 +434,43 @@ fn boundaries_of_the_narrow_ring() {
             assert_eq!(out[0].as_deref(), Some(&edges.map(|v| v.max(0))[..]));
             assert_eq!(out[1].as_deref(), Some(&edges[..]));
             assert_eq!(out[2].as_deref(), Some(&edges.map(|v| v.max(0))[..]));
+        }
+    }
+}
+
+/// Three servers on cards are servers: every operation.
+#[test]
+fn on_cards_as_on_processors() {
+    for cards in mixtures().into_iter().filter(|cards| *cards == [true; 3]) {
+        check_in(Op::Full, 3, World { cards, ..World::default() });
+        check_in(Op::Gain { shift: 20 }, 1, World { cards, ..World::default() });
+        let faithful = Settings { faithful: true, narrow_bits: 28, wide_bits: 60, ..Settings::default() };
+        for op in all_ops() {
+            for n in [1, 3, 193, 1000] {
+                check_in(op, n, World { cards, ..World::default() });
+            }
+            if !matches!(op, Op::Linear { shift: 32 } | Op::Mul { shift: 32 } | Op::WeightGradient { shift: 32 }) {
+                check_in(op, 193, World { cards, settings: faithful, ..World::default() });
+            }
+        }
+    }
+}
+
+/// From one seed follow the same bytes on every link, whatever the servers compute on.
+#[test]
+fn every_byte_on_the_links_is_the_same_on_cards() {
+    for op in all_ops() {
+        let job = One::new(op, 300);
+        let seed = sordino_testkit::seed::fresh();
+        let world = |cards| World { cards, seed, ..World::default() };
+        let mixtures = mixtures();
+        if mixtures.is_empty() {
+            return;
+        }
+        let (want, on_processors) = hashes(world([false; 3]), &job);
+        for cards in mixtures {
+            let (got, on_cards) = hashes(world(cards), &job);
+            assert!(got == want && on_cards == on_processors, "{op:?}, {cards:?}");
         }
     }
 }

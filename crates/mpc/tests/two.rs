@@ -120,7 +120,10 @@ impl Job for One {
                 let z = p.linear_wide(step, &[(&wide, &w, self.conv)], Some(&bias))?;
                 let n = self.conv.output().len();
                 let flat = p.local(&Local::Reshape(Shape::new(&[n])), &[&z])?;
-                let map = IndexMap { source: (0..n as u32).rev().chain([PAD]).collect(), shape: Shape::new(&[n + 1]) };
+                let map = IndexMap {
+                    source: Arc::new((0..n as u32).rev().chain([PAD]).collect()),
+                    shape: Shape::new(&[n + 1]),
+                };
                 let moved = p.local(&Local::Gather(&map, 77), &[&flat])?;
                 // At the product's scale, but exact.
                 let more =

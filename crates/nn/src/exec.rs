@@ -8,6 +8,7 @@ use crate::{Error, Result};
 use sordino_mpc::{Local, Protocol, Role, Step, Width};
 use sordino_ring::{Conv2d, IndexMap, Scale, Shape, encode};
 use std::cell::{Cell, RefCell};
+use std::sync::Arc;
 
 /// A value in the rings it has been needed in.
 struct Held<A> {
@@ -451,7 +452,7 @@ impl<'p, P: Protocol> Loaded<'p, P> {
                 {
                     return Err(missing());
                 }
-                let source = (row * n..(row + 1) * n).map(|i| i as u32).collect();
+                let source = Arc::new((row * n..(row + 1) * n).map(|i| i as u32).collect());
                 let row = p.local(&Local::Gather(&IndexMap { source, shape: shape.clone() }, 0), &[&rows])?;
                 p.local(&Local::Offset(*addend), &[&row])?
             }
@@ -485,7 +486,7 @@ fn dropout(mask: &Mask, iteration: usize, dims: &[usize], shape: &Shape) -> Inde
             .collect(),
         _ => (0..kept.len()).map(|at| keep(at, at)).collect(),
     };
-    IndexMap { source, shape: shape.clone() }
+    IndexMap { source: Arc::new(source), shape: shape.clone() }
 }
 
 fn width(wide: bool) -> Width {

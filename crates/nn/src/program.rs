@@ -95,7 +95,7 @@ impl View {
                 Some(((from * kh + (kh - 1 - c[1])) * kw + (kw - 1 - c[2])) * ci + c[0] % ci)
             }),
             Self::Scatter { dims, start, step, out } => scatter(dims, start, step, out),
-            Self::List { source, out } => IndexMap { source: source.clone(), shape: Shape::new(out) },
+            Self::List { source, out } => IndexMap { source: Arc::new(source.clone()), shape: Shape::new(out) },
         }
     }
     /// Dimensions of the result.

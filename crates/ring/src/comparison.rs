@@ -13,26 +13,30 @@ pub struct Comparison {
 }
 
 /// What joining a group of neighbours costs: wires opened and products of masks.
-pub(crate) struct Group {
+pub struct Group {
     /// Index of the lowest member among the level's nodes.
-    pub(crate) first: usize,
+    pub first: usize,
     /// Members: 1 (passed through), 2 or 3.
-    pub(crate) size: usize,
+    pub size: usize,
 }
 
 impl Group {
-    pub(crate) fn lowest(&self) -> bool {
+    /// True for the group of the lowest chunk, whose `equal` nobody needs.
+    #[must_use]
+    pub fn lowest(&self) -> bool {
         self.first == 0
     }
     /// Wires opened: every `less` but the highest member's, every `equal` but the lowest chunk's.
-    pub(crate) fn opened(&self) -> usize {
+    #[must_use]
+    pub fn opened(&self) -> usize {
         match self.size {
             1 => 0,
             n => 2 * n - 1 - usize::from(self.lowest()),
         }
     }
     /// Products of masks.
-    pub(crate) fn products(&self) -> usize {
+    #[must_use]
+    pub fn products(&self) -> usize {
         match (self.size, self.lowest()) {
             (2, true) => 1,
             (2, false) => 2,
@@ -94,10 +98,12 @@ impl Comparison {
         levels
     }
     /// Nodes that enter a level.
-    pub(crate) fn nodes(&self, level: usize) -> usize {
+    #[must_use]
+    pub fn nodes(&self, level: usize) -> usize {
         (0..level).fold(self.chunks.len(), |n, _| n.div_ceil(3))
     }
-    pub(crate) fn groups(&self, level: usize) -> impl Iterator<Item = Group> {
+    /// The groups that a level joins, from the low bits to the high ones.
+    pub fn groups(&self, level: usize) -> impl Iterator<Item = Group> {
         let n = self.nodes(level);
         (0..n.div_ceil(3)).map(move |g| Group { first: 3 * g, size: 3.min(n - 3 * g) })
     }

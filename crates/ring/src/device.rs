@@ -3,6 +3,14 @@
 use crate::{Comparison, Conv2d, IndexMap, PrgKey, WindowSum, Word};
 use std::ops::Range;
 
+/// Why a device can give no more results: memory, the card or its driver.
+///
+/// A device that failed once keeps its first failure. What it is asked for afterwards does nothing, and the next result that
+/// would leave it is this error, so that a peer never sees a wrong byte.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct DeviceError(pub String);
+
 /// An element-wise operation on two buffers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ZipOp {
@@ -30,7 +38,10 @@ pub trait Device: Send + Sync + 'static {
     /// Takes a buffer from the host.
     fn upload<W: Word>(&self, host: Vec<W>) -> Self::Buf<W>;
     /// Gives a buffer to the host.
-    fn download<W: Word>(&self, buf: Self::Buf<W>) -> Vec<W>;
+    ///
+    /// # Errors
+    /// The first failure of the device.
+    fn download<W: Word>(&self, buf: Self::Buf<W>) -> Result<Vec<W>, DeviceError>;
     /// Number of words.
     fn len<W: Word>(&self, buf: &Self::Buf<W>) -> usize;
     /// Copies a buffer.
@@ -64,7 +75,10 @@ pub trait Device: Send + Sync + 'static {
     /// The low 32 bits of each element.
     fn low(&self, x: &Self::Buf<u64>) -> Self::Buf<u32>;
     /// The low `bits` bits of each element side by side ([`crate::pack`]), for the host to send.
-    fn pack<W: Word>(&self, x: &Self::Buf<W>, bits: u32) -> Vec<u64>;
+    ///
+    /// # Errors
+    /// The first failure of the device.
+    fn pack<W: Word>(&self, x: &Self::Buf<W>, bits: u32) -> Result<Vec<u64>, DeviceError>;
     /// `n` elements of `bits` bits that a host received.
     fn unpack<W: Word>(&self, words: &[u64], n: usize, bits: u32) -> Self::Buf<W>;
     /// `((x + add) mod 2^bits) >> shift`, low 32 bits, plus a difference of masks `+ plus - minus`: one pass.
@@ -111,7 +125,10 @@ pub trait Device: Send + Sync + 'static {
     fn outliers(&self, table: &Self::Buf<u64>, b: &Self::Buf<u64>, first: bool) -> Self::Buf<u64>;
     /// The polynomial over GF(2^64) whose coefficients are the words of a plane, but for elements that are not within, at a point: linear
     /// in the plane, zero if no bit is set, and otherwise zero for few points.
-    fn polynomial(&self, plane: &Self::Buf<u64>, within: Range<usize>, point: u64) -> u64;
+    ///
+    /// # Errors
+    /// The first failure of the device.
+    fn polynomial(&self, plane: &Self::Buf<u64>, within: Range<usize>, point: u64) -> Result<u64, DeviceError>;
     /// The products of masks that one level of the tree needs.
     fn mask_products(&self, masks: &Self::Buf<u64>, cmp: &Comparison, level: usize) -> Self::Buf<u64>;
     /// The wires that a level opens, in order.

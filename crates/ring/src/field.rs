@@ -13,7 +13,8 @@ pub fn times(a: u64, b: u64) -> u64 {
 }
 
 /// Times x.
-pub(crate) fn twice(a: u64) -> u64 {
+#[must_use]
+pub fn twice(a: u64) -> u64 {
     (a << 1) ^ (0x1b & (a >> 63).wrapping_neg())
 }
 

@@ -1,6 +1,7 @@
 //! Public re-indexing: permutations, slices, padding, broadcasting and window extraction in one form.
 
 use crate::Shape;
+use std::sync::Arc;
 
 /// Marks an output position that takes the fill value instead of an input element.
 pub const PAD: u32 = u32::MAX;
@@ -10,8 +11,8 @@ pub const PAD: u32 = u32::MAX;
 /// Local on shares (each component is re-indexed alike) because positions are public.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IndexMap {
-    /// Input position for each output position, or [`PAD`].
-    pub source: Vec<u32>,
+    /// Input position for each output position, or [`PAD`]. Shared, so that a device may keep a copy of its own for as long as the map lives.
+    pub source: Arc<Vec<u32>>,
     /// Shape of the output.
     pub shape: Shape,
 }
@@ -40,7 +41,7 @@ impl IndexMap {
                 coordinate[axis] = 0;
             }
         }
-        Self { source: map, shape: Shape::new(out) }
+        Self { source: Arc::new(map), shape: Shape::new(out) }
     }
 
     /// Axis `i` of the output is axis `perm[i]` of the input.
@@ -91,10 +92,10 @@ mod tests {
 
     #[test]
     fn forms() {
-        assert_eq!(IndexMap::permute(&[2, 3], &[1, 0]).source, [0, 3, 1, 4, 2, 5]);
-        assert_eq!(IndexMap::window(&[4], &[-1], &[2], &[3]).source, [PAD, 1, 3]);
-        assert_eq!(IndexMap::window(&[3], &[2], &[-1], &[3]).source, [2, 1, 0]);
-        assert_eq!(IndexMap::broadcast(&[2, 1], &[2, 2]).source, [0, 0, 1, 1]);
+        assert_eq!(IndexMap::permute(&[2, 3], &[1, 0]).source[..], [0, 3, 1, 4, 2, 5]);
+        assert_eq!(IndexMap::window(&[4], &[-1], &[2], &[3]).source[..], [PAD, 1, 3]);
+        assert_eq!(IndexMap::window(&[3], &[2], &[-1], &[3]).source[..], [2, 1, 0]);
+        assert_eq!(IndexMap::broadcast(&[2, 1], &[2, 2]).source[..], [0, 0, 1, 1]);
         assert!(IndexMap::permute(&[1, 5], &[1, 0]).is_identity());
     }
 }

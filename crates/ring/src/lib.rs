@@ -25,12 +25,12 @@ mod prg;
 mod shape;
 mod word;
 
-pub use comparison::Comparison;
+pub use comparison::{Comparison, Group};
 pub use conv::{Conv2d, ConvError, WindowSum};
 pub use convolve::{convolve, prepare_one};
 pub use cpu::{Cpu, Isa, Panel};
-pub use device::{Device, ZipOp};
-pub use field::times as field_product;
+pub use device::{Device, DeviceError, ZipOp};
+pub use field::{times as field_product, twice as field_double};
 pub use fixed::{RangeError, Scale, decode, encode};
 pub use index::{IndexMap, PAD};
 pub use pack::{pack, packed_words, unpack};

@@ -7,7 +7,7 @@ use crate::Word;
 use aes::Aes128;
 use cipher::{KeyIvInit, StreamCipher, StreamCipherSeek};
 use ctr::Ctr64LE;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// The 128-bit key of one pseudo-random stream. Erased on drop; has no `Debug` and no `Clone`.
 #[derive(Zeroize, ZeroizeOnDrop)]
@@ -39,6 +39,39 @@ impl PrgKey {
         stream.write_keystream(bytemuck::cast_slice_mut(&mut out));
         out
     }
+
+    /// The 44 words of AES-128's key schedule (FIPS-197, section 5.2), little-endian, for a device that runs the cipher itself.
+    #[must_use]
+    pub fn round_keys(&self) -> Zeroizing<[u32; 44]> {
+        let mut words = Zeroizing::new([0u32; 44]);
+        for (word, bytes) in words.iter_mut().zip(self.0.chunks_exact(4)) {
+            *word = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        }
+        let mut constant = 1;
+        for i in 4..44 {
+            let mut t = words[i - 1];
+            if i % 4 == 0 {
+                t = substituted(t.rotate_right(8)) ^ constant;
+                // Doubled in GF(2^8); the constants are public.
+                constant = constant << 1 ^ if constant & 0x80 == 0x80 { 0x11b } else { 0 };
+            }
+            words[i] = words[i - 4] ^ t;
+        }
+        words
+    }
+}
+
+/// AES's S-box of each byte of a word, in constant time: a round of the cipher over four equal columns, which its rotation of rows leaves
+/// as they are, with the mixing of columns taken back.
+fn substituted(word: u32) -> u32 {
+    let mut block = Zeroizing::new([0u8; 16]);
+    block.chunks_exact_mut(4).for_each(|c| c.copy_from_slice(&word.to_le_bytes()));
+    let mut state = (*block).into();
+    aes::hazmat::cipher_round(&mut state, &[0; 16].into());
+    aes::hazmat::inv_mix_columns(&mut state);
+    let out = u32::from_le_bytes([state[0], state[1], state[2], state[3]]);
+    state.zeroize();
+    out
 }
 
 #[cfg(test)]
@@ -53,5 +86,17 @@ mod tests {
         assert_eq!(PrgKey::new([0; 16]).words_from::<u64>(1, 2), words[1..]);
         assert_eq!(PrgKey::new([0; 16]).words_from::<u32>(3, 2), [(words[1] >> 32) as u32, words[2] as u32]);
         assert_eq!(PrgKey::new([0; 16]).words::<u32>(2), [words[0] as u32, (words[0] >> 32) as u32]);
+    }
+
+    #[test]
+    fn the_key_schedule_of_the_standard() {
+        // FIPS-197, appendix A.1.
+        let key = [0x2b, 0x7e, 0x15, 0x16, 0x28, 0xae, 0xd2, 0xa6, 0xab, 0xf7, 0x15, 0x88, 0x09, 0xcf, 0x4f, 0x3c];
+        let words = PrgKey::new(key).round_keys();
+        let at = |i: usize| words[i].swap_bytes();
+        assert_eq!(
+            [at(0), at(4), at(23), at(40), at(43)],
+            [0x2b7e_1516, 0xa0fa_fe17, 0x11f9_15bc, 0xd014_f9a8, 0xb663_0ca6]
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! A whole session on threads of this process, over memory links.
 
 use crate::checkpoint::Checkpoints;
+use crate::compute::Compute;
 use crate::owners::{self, Finished, Owners, Running};
 use crate::session::{self, Job, Owned, cause};
 use crate::threads::{join, spawn};
@@ -22,14 +23,14 @@ pub struct InProcess {
     pub link: LinkModel,
     /// How long a party waits for another.
     pub deadline: Duration,
-    /// Worker threads per party.
-    pub threads: usize,
+    /// What each computes on.
+    pub compute: Compute,
 }
 
 impl Default for InProcess {
     /// Links without limits, a minute of patience, one thread a party.
     fn default() -> Self {
-        Self { link: LinkModel::UNLIMITED, deadline: Duration::from_secs(60), threads: 1 }
+        Self { link: LinkModel::UNLIMITED, deadline: Duration::from_secs(60), compute: Compute::cpu(1) }
     }
 }
 
@@ -100,11 +101,11 @@ pub fn in_process_with(
                 let quiet = AtomicU64::new(0);
                 let progress = if end.0 == 0 { progress } else { &quiet };
                 let owned = Owned { checkpoints, ..Owned::default() };
-                session::run(job, net, owned, setup.threads, &*entropy(end), progress)
+                session::run(job, net, owned, &setup.compute, &*entropy(end), progress)
             });
             servers.push(server.inspect_err(|_| abandon())?);
         }
-        let running = Running { ends: owning, entropy, net: &net, abandon: &abandon, threads: setup.threads, progress };
+        let running = Running { ends: owning, entropy, net: &net, abandon: &abandon, compute: setup.compute, progress };
         let owned = owners::run(job, owners, &running);
         abandon();
         let (mut reports, mut errors) = (vec![], vec![]);

@@ -76,6 +76,7 @@ pub mod answer;
 mod arrays;
 pub mod checkpoint;
 pub mod class_weights;
+pub mod compute;
 pub mod data;
 pub mod error;
 mod idx;

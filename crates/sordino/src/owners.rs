@@ -1,5 +1,6 @@
 //! The owners of a session that run in this process, each an end of its own, and what they end with.
 
+use crate::compute::Compute;
 use crate::report::{Bytes, EndReport};
 use crate::session::{self, Ended, Inputs, Job, Outputs, Owned, UNCONNECTED, cause};
 use crate::threads::{join, spawn};
@@ -95,8 +96,8 @@ pub(crate) struct Running<'a> {
     pub(crate) net: &'a (dyn Fn(Endpoint) -> Result<Net> + Sync),
     /// Ends the waiting of all others if one cannot even start.
     pub(crate) abandon: &'a dyn Fn(),
-    /// Worker threads of an owner who computes.
-    pub(crate) threads: usize,
+    /// What an owner who computes does it on.
+    pub(crate) compute: Compute,
     /// Counts layers of an owner who computes.
     pub(crate) progress: &'a AtomicU64,
 }
@@ -134,12 +135,11 @@ pub(crate) fn run(
                 owned.inputs = data.next().map(|d| d as &mut dyn Inputs);
             }
             let (entropy, net) = (running.entropy, running.net);
-            let (threads_of_it, progress) =
-                if topology.computes(end) { (running.threads, running.progress) } else { (1, &quiet) };
-            let progress = if end.0 == 1 { &quiet } else { progress };
+            let compute = running.compute;
+            let progress = if topology.computes(end) && end.0 != 1 { running.progress } else { &quiet };
             let thread = spawn(scope, &topology.name(end), move || {
                 let entropy = entropy(end);
-                Ok(session::run(job, net(end)?, owned, threads_of_it, &*entropy, progress))
+                Ok(session::run(job, net(end)?, owned, &compute, &*entropy, progress))
             });
             threads.push(thread.inspect_err(|_| (running.abandon)()).map_err(|e| (0, e))?);
         }

@@ -1,6 +1,7 @@
 //! A computing party as a process of its own: what it is told and says, and its body.
 
 use crate::checkpoint::Checkpoints;
+use crate::compute::Compute;
 use crate::error::sentence;
 use crate::links::{Connecting, connect};
 use crate::report::EndReport;
@@ -42,8 +43,8 @@ pub struct Assignment {
     pub deadline: f64,
     /// Shape of its links: latency in seconds, bytes per second.
     pub link: (f64, Option<f64>),
-    /// Worker threads.
-    pub threads: usize,
+    /// What it computes on.
+    pub compute: Compute,
     /// The compiled program.
     pub program: Program,
     /// Of a client of two: the encoded inputs of every run.
@@ -175,7 +176,7 @@ fn body() -> Result<Done, (String, u8)> {
             owned.inputs = Some(&mut inputs);
             owned.outputs = Some(&mut unwatched);
         }
-        let ended = session::run(job, net, owned, task.threads, &System, &progress);
+        let ended = session::run(job, net, owned, &task.compute, &System, &progress);
         let named = |e| (format!("{}: {}", topology.name(me), sentence(&topology, &e)), rank(&e));
         ended.map(|e| Done { report: e.report, outputs: e.outputs }).map_err(named)
     })

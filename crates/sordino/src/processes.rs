@@ -1,6 +1,7 @@
 //! Computing parties as child processes over loopback TCP with mutual TLS and throw-away certificates.
 
 use crate::checkpoint::Checkpoints;
+use crate::compute::Compute;
 use crate::in_process::PATIENT;
 use crate::links::{Connecting, connect};
 use crate::owners::{self, Finished, Owners, Running};
@@ -26,8 +27,8 @@ pub struct Processes {
     pub link: LinkModel,
     /// How long a party waits for another.
     pub deadline: Duration,
-    /// Worker threads per party.
-    pub threads: usize,
+    /// What each computes on.
+    pub compute: Compute,
     /// Set when the user interrupts.
     pub interrupted: Arc<AtomicBool>,
     /// What each child runs, with the argument `party`: a program that then calls [`crate::party::run`].
@@ -168,7 +169,7 @@ pub fn run(
             opened: job.opened,
             deadline: setup.deadline.as_secs_f64(),
             link: (setup.link.latency.as_secs_f64(), setup.link.bandwidth),
-            threads: setup.threads,
+            compute: setup.compute,
             program: job.program.clone(),
             inputs: inputs.clone(),
         };
@@ -221,7 +222,7 @@ pub fn run(
             entropy: &|_| Box::new(System),
             net: &net,
             abandon: &|| children.kill(),
-            threads: setup.threads,
+            compute: setup.compute,
             progress,
         };
         let driven = owners::run(job, owners, &running);

@@ -5,6 +5,7 @@
 //! links below it.
 
 use crate::checkpoint::Checkpoints;
+use crate::compute::{Compute, OnDevice, on_device};
 use crate::error::sentence;
 use crate::keep::Keep;
 use crate::marks::Marks;
@@ -15,7 +16,7 @@ use sordino_mpc::{Client, Entropy, Kind, Party, Role, Step, Topology, two};
 use sordino_net::{Endpoint, Net, Tag};
 use sordino_nn::exec::Loaded;
 use sordino_nn::program::{Program, Secrets};
-use sordino_ring::Cpu;
+use sordino_ring::{Cpu, Device};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What all ends of a session know. All of it is public.
@@ -232,7 +233,7 @@ pub fn run(
     job: Job<'_>,
     net: Net,
     owned: Owned<'_>,
-    threads: usize,
+    compute: &Compute,
     entropy: &dyn Entropy,
     progress: &AtomicU64,
 ) -> sordino_nn::Result<Ended> {
@@ -240,17 +241,38 @@ pub fn run(
     if settings.kind == Kind::Two {
         let info = SessionInfo { session: job.session, program: job.program.hash() };
         let keys = two::establish(&net, &info, &settings, entropy).map_err(sordino_nn::Error::Protocol)?;
-        let party =
-            two::Two::new(Cpu::new(threads), net, keys, settings, threads).map_err(sordino_nn::Error::Protocol)?;
+        let party = two::Two::new(Cpu::new(compute.threads), net, keys, settings, compute.threads)
+            .map_err(sordino_nn::Error::Protocol)?;
         return end(job, &party, owned, progress);
     }
     if !job.topology().computes(net.me()) {
         return end(job, &Client::new(net, settings, entropy), owned, progress);
     }
-    let info = SessionInfo { session: job.session, program: job.program.hash() };
-    let prss = establish(&net, &info, entropy).map_err(sordino_nn::Error::Protocol)?;
-    let server = Rep3::new(Cpu::new(threads), net, prss, settings).map_err(sordino_nn::Error::Protocol)?;
-    end(job, &server, owned, progress)
+    let me = net.me();
+    // The device comes first: nobody is kept waiting for one that is not there.
+    on_device(compute, me, Serve { job, net, owned, entropy, progress })
+        .map_err(|e| sordino_nn::Error::Protocol(e.into()))?
+}
+
+/// One of three servers, on any device.
+struct Serve<'a, 'o> {
+    job: Job<'a>,
+    net: Net,
+    owned: Owned<'o>,
+    entropy: &'a dyn Entropy,
+    progress: &'a AtomicU64,
+}
+
+impl OnDevice for Serve<'_, '_> {
+    type Out = sordino_nn::Result<Ended>;
+
+    fn run<D: Device>(self, device: D) -> sordino_nn::Result<Ended> {
+        let Self { job, net, owned, entropy, progress } = self;
+        let info = SessionInfo { session: job.session, program: job.program.hash() };
+        let prss = establish(&net, &info, entropy).map_err(sordino_nn::Error::Protocol)?;
+        let server = Rep3::new(device, net, prss, job.program.settings).map_err(sordino_nn::Error::Protocol)?;
+        end(job, &server, owned, progress)
+    }
 }
 
 /// Of an end that could not connect: whoever was silent is likelier the cause.

@@ -3,6 +3,7 @@
 //! The client dials the host, both over mutual TLS. The host says what it offers: the program, which is public, and how samples become
 //! its inputs. The client looks at it and says how often it asks; the host takes the order or not. Then both run the program that often.
 
+use crate::compute::Compute;
 use crate::error::sentence;
 use crate::in_process::PATIENT;
 use crate::inputs::Preprocess;
@@ -155,7 +156,7 @@ impl<'a> Host<'a> {
         }
         let job = Job { session, ..Job::new(&self.offer.program, runs as usize)? };
         let owned = Owned { weights: Some(self.secrets), ..Owned::default() };
-        let ended = run(job, net, owned, setup.threads, &System, &AtomicU64::new(0));
+        let ended = run(job, net, owned, &Compute::cpu(setup.threads), &System, &AtomicU64::new(0));
         let ended = ended.map_err(|e| Error::Session(sentence(&Topology::two(), &e)))?;
         Ok(Visit::Answered(runs, Box::new(ended)))
     }
@@ -225,7 +226,7 @@ impl Asking {
         }
         let job = Job { session, ..Job::new(&offer.program, runs)? };
         let owned = Owned { inputs: Some(inputs), outputs: Some(outputs), ..Owned::default() };
-        let ended = run(job, net, owned, setup.threads, &System, progress);
+        let ended = run(job, net, owned, &Compute::cpu(setup.threads), &System, progress);
         let ended = ended.map_err(|e| Error::Session(sentence(&Topology::two(), &e)))?;
         Ok((offer, ended))
     }

@@ -1,5 +1,6 @@
 //! In-process worlds of parties for tests: real protocols over memory links, with a place to listen or tamper.
 
+pub mod cards;
 pub mod fuzz;
 pub mod seed;
 pub mod sockets;
@@ -9,7 +10,7 @@ use seed::Seeded;
 use sordino_mpc::rep3::{Rep3, SessionInfo, establish};
 use sordino_mpc::{Client, Kind, Party, Protocol, Result, Settings, Step, Topology, two};
 use sordino_net::{Endpoint, Frame, Link, LinkModel, Meter, Net, Segment, memory_links};
-use sordino_ring::{Cpu, PrgKey};
+use sordino_ring::{Cpu, Device, PrgKey};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +42,8 @@ pub struct World {
     pub tap: Option<Tap>,
     /// Links over sockets that hold so many bytes, instead of in memory without a limit.
     pub holds: Option<usize>,
+    /// Which of three servers compute on a card ([`cards::mixtures`]) and not on the processor.
+    pub cards: [bool; 3],
     /// What all randomness follows from.
     pub seed: [u8; 32],
     /// The session of each end that computes, to make them disagree.
@@ -56,6 +59,7 @@ impl Default for World {
             data_owners: 1,
             tap: None,
             holds: None,
+            cards: [false; 3],
             seed: seed::fresh(),
             sessions: [info; 3],
         }
@@ -170,10 +174,8 @@ impl World {
                             let out = job.run(&owner, Step::root(self.sessions[0].session))?;
                             return Ok((out, owner.net().meter()));
                         };
-                        let prss = establish(&net, session, &entropy)?;
-                        let server = Rep3::new(Cpu::new(1), net, prss, self.settings)?;
-                        let out = job.run(&server, Step::root(session.session))?;
-                        Ok((out, server.net().meter()))
+                        let served = Served { world: self, net, session, entropy: &entropy, job };
+                        if self.cards[i] { served.on(cards::card()?) } else { served.on(Cpu::new(1)) }
                     })
                 })
                 .collect();
@@ -181,6 +183,24 @@ impl World {
         });
         let receiver = self.topology().end(sordino_mpc::Role::Receiver);
         Outcome { ends, receiver: usize::from(receiver.0) }
+    }
+}
+
+/// A server that is about to run.
+struct Served<'a, J> {
+    world: &'a World,
+    net: Net,
+    session: &'a SessionInfo,
+    entropy: &'a Seeded,
+    job: &'a J,
+}
+
+impl<J: Job> Served<'_, J> {
+    fn on<D: Device>(self, device: D) -> Result<(J::Out, Meter)> {
+        let prss = establish(&self.net, self.session, self.entropy)?;
+        let server = Rep3::new(device, self.net, prss, self.world.settings)?;
+        let out = self.job.run(&server, Step::root(self.session.session))?;
+        Ok((out, server.net().meter()))
     }
 }
 

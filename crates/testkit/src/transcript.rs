@@ -1,6 +1,7 @@
 //! What a server sees of a session, as statistics.
 
-use crate::Tap;
+use crate::{Job, Tap, World};
+use sha2::{Digest, Sha256};
 use sordino_net::{Endpoint, Frame, Part, Tag};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -131,4 +132,23 @@ pub fn worst_of(runs: usize, looked: Looked, values: [i64; 2], protocol: &impl F
         from_uniform(counts).max(from_uniform(&b[key])).max(from_each_other(counts, &b[key]))
     };
     (a.iter().map(of).fold(0.0, f64::max), a.len())
+}
+
+/// Runs a job, and hashes what goes from each end to each other: tags and bytes, in order.
+///
+/// # Panics
+/// When an end fails.
+pub fn hashes<J: Job>(world: World, job: &J) -> (J::Out, BTreeMap<(u8, u8), [u8; 32]>) {
+    let running: Arc<Mutex<BTreeMap<(u8, u8), Sha256>>> = Arc::default();
+    let heard = Arc::clone(&running);
+    let tap: Tap = Arc::new(move |from: Endpoint, to: Endpoint, frame: Frame| {
+        let mut all = heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let hash = all.entry((from.0, to.0)).or_default();
+        hash.update(frame.header.tag.0);
+        frame.message.iter().for_each(|part| hash.update(part.bytes()));
+        vec![frame]
+    });
+    let (out, ..) = World { tap: Some(tap), ..world }.run(job).unwrap();
+    let all = std::mem::take(&mut *running.lock().unwrap_or_else(PoisonError::into_inner));
+    (out, all.into_iter().map(|(ends, hash)| (ends, hash.finalize().into())).collect())
 }

@@ -14,6 +14,7 @@ mod service;
 mod training;
 mod two_party;
 
+use super::devices::DeviceArgs;
 use super::session::{Session, seconds};
 use super::{LinkArg, Parties, positive, workers};
 use clap::{Args, Subcommand};
@@ -73,6 +74,8 @@ pub(crate) struct Common {
     /// Seconds a party waits for another before it gives up.
     #[arg(long, default_value_t = 120.0, value_parser = seconds)]
     timeout: f64,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 /// A folder that is there or can be made.
@@ -84,7 +87,13 @@ fn folder(text: &str) -> std::result::Result<PathBuf, String> {
 impl Common {
     /// The session that is measured.
     fn session(&self, parties: Parties, link: LinkModel) -> Session {
-        Session { parties, link: LinkArg(link), timeout: self.timeout, threads: self.threads }
+        Session {
+            parties,
+            link: LinkArg(link),
+            timeout: self.timeout,
+            threads: self.threads,
+            device: self.device.clone(),
+        }
     }
 }
 

@@ -52,7 +52,7 @@ impl<D: Device> Rep3<D> {
                 Data::Wide(p) => [&p.0, &p.1].map(|c| self.outgoing(self.dev.copy(c), self.settings.wide_bits)),
             };
             for (hash, component) in hashes.iter_mut().zip(components) {
-                hash.update(component.bytes());
+                hash.update(component?.bytes());
             }
         }
         // What each says differs by who says it: nobody can send a hash back as its own.

@@ -48,7 +48,7 @@ impl<D: Device> Rep3<D> {
             let products = dev.mask_products(&masks, cmp, level);
             planes.push(dev.zip(ZipOp::Xor, &products, &own.products[level]));
         }
-        let mut message = vec![Part::Wide(dev.download(dev.join(planes)))];
+        let mut message = vec![Part::Wide(dev.download(dev.join(planes))?)];
         message.extend(extra);
         self.send_deal(at, message)?;
 

@@ -102,14 +102,14 @@ impl<D: Device> Rep3<D> {
     }
 
     /// Elements as they travel: the low `bits` bits of each.
-    pub(crate) fn outgoing<W: Word>(&self, buf: D::Buf<W>, bits: u32) -> Part {
+    pub(crate) fn outgoing<W: Word>(&self, buf: D::Buf<W>, bits: u32) -> Result<Part> {
         if bits != W::BITS {
-            return Part::Wide(self.dev.pack(&buf, bits));
+            return Ok(Part::Wide(self.dev.pack(&buf, bits)?));
         }
-        match W::into_words(self.dev.download(buf)) {
+        Ok(match W::into_words(self.dev.download(buf)?) {
             Words::Narrow(v) => Part::Narrow(v),
             Words::Wide(v) => Part::Wide(v),
-        }
+        })
     }
 
     /// The `n` elements of `bits` bits in a received part.
@@ -125,7 +125,7 @@ impl<D: Device> Rep3<D> {
     /// Sends the own component to the previous server and receives the next one's: one message each, one round.
     pub(crate) fn reshare<W: Word>(&self, at: &Step, label: &str, own: &D::Buf<W>, n: usize) -> Result<D::Buf<W>> {
         let bits = self.bits::<W>();
-        self.send(self.prev(), at, label, vec![self.outgoing(self.dev.copy(own), bits)])?;
+        self.send(self.prev(), at, label, vec![self.outgoing(self.dev.copy(own), bits)?])?;
         self.recv_words(self.next(), at, label, n, bits)
     }
 
@@ -144,7 +144,7 @@ impl<D: Device> Rep3<D> {
     /// Sends planes to the other evaluator of each of the two parts this server evaluates.
     pub(crate) fn send_planes(&self, at: &Step, label: &str, own: [&D::Buf<u64>; 2]) -> Result<()> {
         for (to, planes) in [self.next(), self.prev()].into_iter().zip(own) {
-            self.send(to, at, label, vec![Part::Wide(self.dev.download(self.dev.copy(planes)))])?;
+            self.send(to, at, label, vec![Part::Wide(self.dev.download(self.dev.copy(planes))?)])?;
         }
         Ok(())
     }
@@ -183,8 +183,8 @@ impl<D: Device> Rep3<D> {
         let own1 = self.dev.zip(ZipOp::Sub, &y1, &m1);
         let own2 = self.dev.zip(ZipOp::Sub, &y2, &m2);
         let bits = self.bits::<W>();
-        self.send(next, at, label, vec![self.outgoing(self.dev.copy(&own1), bits)])?;
-        self.send(prev, at, label, vec![self.outgoing(self.dev.copy(&own2), bits)])?;
+        self.send(next, at, label, vec![self.outgoing(self.dev.copy(&own1), bits)?])?;
+        self.send(prev, at, label, vec![self.outgoing(self.dev.copy(&own2), bits)?])?;
         let theirs1: D::Buf<W> = self.recv_words(next, at, label, rows * lens[prev], bits)?;
         let theirs2: D::Buf<W> = self.recv_words(prev, at, label, rows * lens[next], bits)?;
         let sum1 = self.dev.zip(ZipOp::Add, &own1, &theirs1);
@@ -273,7 +273,7 @@ impl<D: Device> Party for Rep3<D> {
         for x in tensors {
             let pair = x.as_wide()?;
             for component in [&pair.0, &pair.1] {
-                let words = Zeroizing::new(self.dev.download(self.dev.copy(component)));
+                let words = Zeroizing::new(self.dev.download(self.dev.copy(component))?);
                 words.iter().for_each(|w| bytes.extend_from_slice(&w.to_le_bytes()));
             }
         }
@@ -449,12 +449,13 @@ impl<D: Device> Protocol for Rep3<D> {
     }
 
     fn open(&self, at: Step, x: Checked<Shared<D>>, to: Role) -> Result<Option<Vec<i64>>> {
-        fn parts<D: Device, W: Word>(p: &Rep3<D>, x: &Pair<D, W>) -> [Part; 2] {
-            [&x.0, &x.1].map(|component| p.outgoing(p.dev.copy(component), p.bits::<W>()))
+        fn parts<D: Device, W: Word>(p: &Rep3<D>, x: &Pair<D, W>) -> Result<[Part; 2]> {
+            let part = |component| p.outgoing(p.dev.copy(component), p.bits::<W>());
+            Ok([part(&x.0)?, part(&x.1)?])
         }
         let [own, next] = match &*x.0.data {
-            super::share::Data::Narrow(p) => parts(self, p),
-            super::share::Data::Wide(p) => parts(self, p),
+            super::share::Data::Narrow(p) => parts(self, p)?,
+            super::share::Data::Wide(p) => parts(self, p)?,
         };
         let hash = opened(&at, &next);
         self.net.send(self.settings.kind.end(to), at.tag("open"), vec![own, hash])?;

@@ -52,11 +52,19 @@ impl<D: Device> Guard<D> {
     }
 
     /// Adds a part's flags, hashed at its point, to what they are of: to every row's sum, or to that of their own row.
-    fn add(&mut self, dev: &D, flags: &D::Buf<u64>, part: (usize, usize), [rows, row]: [usize; 2], point: u64) {
+    fn add(
+        &mut self,
+        dev: &D,
+        flags: &D::Buf<u64>,
+        part: (usize, usize),
+        [rows, row]: [usize; 2],
+        point: u64,
+    ) -> Result<()> {
         for (r, within) in met(part, row) {
             let sum = if rows == 1 { &mut self.whole } else { &mut self.sums[r] };
-            *sum ^= dev.polynomial(flags, within, point);
+            *sum ^= dev.polynomial(flags, within, point)?;
         }
+        Ok(())
     }
 }
 
@@ -101,14 +109,13 @@ impl<D: Device> Rep3<D> {
         let a = dev.zip(ZipOp::Add, &cut(&x.0, me), &cut(&x.1, me));
         let table = dev.thermometer(&tops(&a), &Comparison::new(TOP));
         let masked = dev.zip(ZipOp::Xor, &table, &self.random::<u64>(Side::Prev, at, "watched", me, words(me)));
-        guard.outgoing.push(Part::Wide(dev.download(masked)));
+        guard.outgoing.push(Part::Wide(dev.download(masked)?));
         // First evaluator: it comes with the next deal.
         guard.incoming.push(Awaited { tops: tops(&cut(&x.1, prev)), part: parts[prev], rows, point: point(prev) });
         // Second evaluator.
         let table = self.random::<u64>(Side::Next, at, "watched", next, words(next));
         let flags = dev.outliers(&table, &tops(&cut(&x.0, next)), false);
-        guard.add(dev, &flags, parts[next], rows, point(next));
-        Ok(())
+        guard.add(dev, &flags, parts[next], rows, point(next))
     }
 
     /// Takes note of comparisons' bits e ^ rho, one plane an end: the dealer of rho, the evaluators of e, one of them for both.
@@ -127,7 +134,7 @@ impl<D: Device> Rep3<D> {
             for (end, plane) in planes.iter().enumerate() {
                 let Some(plane) = plane else { continue };
                 let point = self.prss.common(at, &format!("end {end} point {part}"));
-                guard.add(&self.dev, plane, parts[part], rows, point);
+                guard.add(&self.dev, plane, parts[part], rows, point)?;
             }
         }
         Ok(())
@@ -150,7 +157,7 @@ impl<D: Device> Rep3<D> {
         for (of, part) in awaited.iter().zip(tables) {
             let Part::Wide(table) = part else { return Err(wrong_form()) };
             let flags = self.dev.outliers(&self.dev.upload(table), &of.tops, true);
-            guard.add(&self.dev, &flags, of.part, of.rows, of.point);
+            guard.add(&self.dev, &flags, of.part, of.rows, of.point)?;
         }
         Ok(message)
     }
@@ -168,8 +175,8 @@ impl<D: Device> Rep3<D> {
             }
             sum
         };
-        let zero = [Side::Prev, Side::Next].map(|side| self.dev.download(self.random::<u64>(side, at, "zero", 0, 1)));
-        let zero = zero.iter().flatten().fold(0, |sum, z| sum ^ z);
+        let [prev, next] = [Side::Prev, Side::Next].map(|side| self.random::<u64>(side, at, "zero", 0, 1));
+        let zero = self.dev.download(self.dev.zip(ZipOp::Xor, &prev, &next))?[0];
         let factor = self.prss.common(at, "factor");
         let word = field_product(sum, factor) ^ zero;
         Ok(self.net.send(self.settings.kind.end(to), at.tag("sound"), vec![Part::Wide(vec![word])])?)

@@ -39,7 +39,7 @@ impl<D: Device> Rep3<D> {
         };
         let r = dev.join((0..rows).map(|j| word(&rho, j, lens[me])).collect());
         let mask = self.random::<u64>(Side::Prev, at, "rho share", me, rows * lens[me]);
-        let extra = vec![self.outgoing(dev.zip(ZipOp::Sub, &r, &mask), wide)];
+        let extra = vec![self.outgoing(dev.zip(ZipOp::Sub, &r, &mask), wide)?];
         let expect = [form(rows * lens[prev], wide)];
 
         let below = |b: &D::Buf<u32>| -> Vec<D::Buf<u32>> {

@@ -117,10 +117,10 @@ impl<D: Device> Rep3<D> {
             let mask = self.random::<u32>(Side::Prev, at, purpose, me, len);
             self.outgoing(dev.zip(ZipOp::Sub, x, &mask), self.settings.narrow_bits)
         };
-        let mut extra = vec![sub(&r, "r"), sub(&q, "q")];
+        let mut extra = vec![sub(&r, "r")?, sub(&q, "q")?];
         let mut expect = vec![form(parts[prev].1, self.settings.narrow_bits); 2];
         if out == Width::Wide {
-            extra.push(self.deal_widening(at, n));
+            extra.push(self.deal_widening(at, n)?);
             expect.push(form(parts[prev].1, self.settings.most_shift()));
         }
 
@@ -171,14 +171,14 @@ impl<D: Device> Rep3<D> {
             let mask = self.random::<u32>(Side::Prev, at, purpose, me, parts[me].1);
             self.outgoing(dev.zip(ZipOp::Sub, x, &mask), narrow)
         };
-        let mut deal = vec![sub(&q, "q")];
+        let mut deal = vec![sub(&q, "q")?];
         let mut expect = vec![form(parts[prev].1, narrow)];
         if bit.r.is_none() {
-            deal.push(sub(&r, "r"));
+            deal.push(sub(&r, "r")?);
             expect.push(form(parts[prev].1, narrow));
         }
         if out == Width::Wide {
-            deal.push(self.deal_widening(at, n));
+            deal.push(self.deal_widening(at, n)?);
             expect.push(form(parts[prev].1, self.settings.most_shift()));
         }
         self.send_deal(at, deal)?;
@@ -214,7 +214,7 @@ impl<D: Device> Rep3<D> {
         // Makes every value of less than this in magnitude non-negative.
         let offset = 1u32 << (self.settings.narrow_bits - 2);
         let v = self.views(x.as_narrow()?, n, offset);
-        let deal = self.deal_widening(at, n);
+        let deal = self.deal_widening(at, n)?;
         self.send_deal(at, vec![deal])?;
         let y = [&v.first[0], &v.second[0]];
         let masked = self.mask_tops(at, n, y);
@@ -229,7 +229,7 @@ impl<D: Device> Rep3<D> {
     }
 
     /// The dealer's message for an extension: a share of the product of the two masks of the tops.
-    fn deal_widening(&self, at: &Step, n: usize) -> Part {
+    fn deal_widening(&self, at: &Step, n: usize) -> Result<Part> {
         let len = thirds(n)[self.me].1;
         let w = plane_words(len);
         let first = self.random::<u64>(Side::Next, at, "top", self.me, w);

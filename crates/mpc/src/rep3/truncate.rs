@@ -51,8 +51,8 @@ impl<D: Device> Rep3<D> {
         let high = self.dev.truncate(&a, 0, wide, shift, &none, &none);
         let narrow = self.settings.narrow_bits;
         let extra = vec![
-            self.outgoing(self.dev.zip(ZipOp::Sub, &r, &second_r), narrow),
-            self.outgoing(self.dev.zip(ZipOp::Sub, &high, &second_a), narrow),
+            self.outgoing(self.dev.zip(ZipOp::Sub, &r, &second_r), narrow)?,
+            self.outgoing(self.dev.zip(ZipOp::Sub, &high, &second_a), narrow)?,
         ];
 
         // Evaluators.

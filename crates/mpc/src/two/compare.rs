@@ -120,7 +120,7 @@ impl<D: Device> Two<D> {
             let mut pad: Vec<Plane> = vec![vec![0; n.div_ceil(64)]; kind];
             for bit in digit {
                 let (choices, strings) = self.pool.borrow_mut().receive::<u32>(n)?;
-                let strings = self.string_planes(strings, (kind * entries) as u32);
+                let strings = self.string_planes(strings, (kind * entries) as u32)?;
                 corrections.extend(xor(&choices, bit));
                 for (v, set) in values.iter().enumerate() {
                     for (j, pad) in pad.iter_mut().enumerate() {
@@ -169,6 +169,7 @@ impl<D: Device> Two<D> {
             for i in 0..digit.len() {
                 let strings = self.pool.borrow_mut().send::<u32>(n)?;
                 let [zero, one] = strings.map(|s| self.string_planes(s, (kind * entries) as u32));
+                let (zero, one) = (zero?, one?);
                 let flips = corrections.next().ok_or_else(wrong_form)?;
                 for (at, pad) in table.iter_mut().enumerate() {
                     // The entry's bit, corrected, says which string it takes.

@@ -178,7 +178,7 @@ impl<D: Device> Protocol for Two<D> {
             Width::Narrow => x.narrow()?.exact()?.clone(),
             Width::Wide => self.extend_shared(at.child("extend"), x)?,
         };
-        let y = self.choose(at, &bit.plane, &x.words(&self.dev), out)?;
+        let y = self.choose(at, &bit.plane, &x.words(&self.dev)?, out)?;
         Ok(Shared::new(&self.dev, x.shape.clone(), out, 0, y))
     }
     fn extend(&self, at: Step, x: &Shared<D>) -> Result<Shared<D>> {
@@ -195,9 +195,9 @@ impl<D: Device> Protocol for Two<D> {
     }
     fn open(&self, at: Step, x: Checked<Shared<D>>, to: Role) -> Result<Option<Vec<i64>>> {
         let (n, bits) = (x.0.shape.len(), self.settings.bits(x.0.width));
-        let own = x.0.words(&self.dev);
+        let own = x.0.words(&self.dev)?;
         if !self.plays(to) {
-            self.send(&at, "open", vec![self.packed(own, bits)])?;
+            self.send(&at, "open", vec![self.packed(own, bits)?])?;
             return Ok(None);
         }
         let part = self.recv(&at, "open", &[Segment::Wide(packed_words(n, bits))])?.pop().ok_or_else(wrong_form)?;

@@ -122,7 +122,7 @@ impl<D: Device> Two<D> {
             sum.iter_mut().zip(y).for_each(|(s, y)| *s = s.wrapping_add(y));
         }
         if let Some(bias) = bias {
-            let bias = bias.wide()?.exact()?.words(&self.dev);
+            let bias = bias.wide()?.exact()?.words(&self.dev)?;
             if bias.is_empty() || sum.len() % bias.len() != 0 {
                 let shape = first.output();
                 return Err(Error::Usage(format!("a bias of {} elements for a result of {shape}", bias.len())));
@@ -152,7 +152,7 @@ impl<D: Device> Two<D> {
         match (key, &weight.values) {
             (Key::Client(key), None) => {
                 let wide = self.settings.wide_bits;
-                let mut share = x.words(&self.dev);
+                let mut share = x.words(&self.dev)?;
                 share.iter_mut().for_each(|v| *v &= u64::MAX >> (64 - wide));
                 let question = layer::question(&place, key, &share, wide, &mut self.own.borrow_mut());
                 self.send(at, "ciphertexts", vec![Part::Wide(question)])?;
@@ -161,7 +161,7 @@ impl<D: Device> Two<D> {
             }
             (Key::Owner(key), Some((weights, panel))) => {
                 // What needs no message goes first: it is done while ciphertexts travel.
-                let own = self.dev.download(convolve(&self.dev, &x.data, panel, op));
+                let own = self.dev.download(convolve(&self.dev, &x.data, panel, op))?;
                 let question = self.recv_words(at, "ciphertexts", layer::question_words(scheme.params, layout))?;
                 let mut random = self.own.borrow_mut();
                 let (answer, share) = layer::answer(&place, key, weights, &question, &mut random)?;

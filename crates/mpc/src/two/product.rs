@@ -26,7 +26,7 @@ impl<D: Device> Two<D> {
         y: &Shared<D>,
         bias: Option<&Shared<D>>,
     ) -> Result<Shared<D>> {
-        let [a, b] = [x, y].map(|v| v.wide().and_then(Shared::exact).map(|v| v.words(&self.dev)));
+        let [a, b] = [x, y].map(|v| v.wide().and_then(Shared::exact).and_then(|v| v.words(&self.dev)));
         let (a, b) = (a?, b?);
         if a.len() != b.len() {
             return Err(Error::Usage(format!("a product of {} and {}", x.shape, y.shape)));
@@ -36,7 +36,7 @@ impl<D: Device> Two<D> {
             z.extend(self.mixed(at, i, a, b)?);
         }
         if let Some(bias) = bias {
-            let bias = bias.wide()?.exact()?.words(&self.dev);
+            let bias = bias.wide()?.exact()?.words(&self.dev)?;
             if bias.is_empty() || z.len() % bias.len() != 0 {
                 return Err(Error::Usage(format!("a bias of {} elements for a result of {}", bias.len(), x.shape)));
             }
@@ -52,7 +52,7 @@ impl<D: Device> Two<D> {
         let all = n * wide as usize;
         self.make(at, &label("transfers"), Transfers { from_owner: all, from_client: all })?;
         // This party's y selects from the other's x, and the other way round.
-        let bits = self.planes(y, wide);
+        let bits = self.planes(y, wide)?;
         let (mut corrections, mut given) = (vec![], vec![]);
         for bit in &bits {
             let (choices, string) = self.chosen(n)?;
@@ -89,7 +89,7 @@ impl<D: Device> Two<D> {
         functions: &[Vec<i64>],
     ) -> Result<Shared<D>> {
         let shape = crate::fit::function_rows(&x.shape, thresholds, functions)?;
-        let words = x.narrow()?.exact()?.words(&self.dev);
+        let words = x.narrow()?.exact()?.words(&self.dev)?;
         let mut sums = vec![vec![0u64; words.len()]; functions.len()];
         for (j, threshold) in thresholds.iter().enumerate() {
             let moved = if self.client { 0 } else { *threshold as u64 };

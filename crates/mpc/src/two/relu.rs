@@ -165,7 +165,7 @@ impl<D: Device> Two<D> {
         let n = x.len();
         let halves = Halves::new(n);
         self.make(&at, "transfers", form.transfers(halves))?;
-        let planes = self.planes(x, form.low + form.n);
+        let planes = self.planes(x, form.low + form.n)?;
         let (low, high) = planes.split_at(form.low as usize);
         let (top, high) = high.split_last().ok_or_else(wrong_form)?;
         // Whoever chooses an entry compares with the complement of its own bits.
@@ -397,37 +397,37 @@ impl<D: Device> Two<D> {
     }
 
     /// Planes `0 .. count` of a share's words.
-    pub(super) fn planes(&self, x: &[u64], count: u32) -> Vec<Plane> {
+    pub(super) fn planes(&self, x: &[u64], count: u32) -> Result<Vec<Plane>> {
         let words = x.len().div_ceil(64);
-        let planes = self.dev.download(self.dev.planes(&self.dev.upload(x.to_vec()), 0, count));
-        planes.chunks(words.max(1)).map(<[u64]>::to_vec).collect()
+        let planes = self.dev.download(self.dev.planes(&self.dev.upload(x.to_vec()), 0, count))?;
+        Ok(planes.chunks(words.max(1)).map(<[u64]>::to_vec).collect())
     }
 
     /// Truncation's rounding: half of the result's unit, and half of the guard bits' range, at the owner; the bits that go.
-    pub(super) fn rounded(&self, x: &Shared<D>, shift: u32) -> (Vec<u64>, u32) {
+    pub(super) fn rounded(&self, x: &Shared<D>, shift: u32) -> Result<(Vec<u64>, u32)> {
         let low = shift + x.guard;
         let half = |bits: u32| if bits > 0 { 1u64 << (bits - 1) } else { 0 };
         let unit = if shift > 0 { half(low) } else { 0 };
         let add = if self.client { 0 } else { unit.wrapping_add(half(x.guard)) };
-        (self.dev.download(self.dev.affine(&x.data, 1, add)), low)
+        Ok((self.dev.download(self.dev.affine(&x.data, 1, add))?, low))
     }
 
     /// max(x, 0) of a narrow value, and the bit x >= 0.
     pub(super) fn relu_shared(&self, at: Step, x: &Shared<D>, out: Width) -> Result<(Shared<D>, Bits)> {
-        let (y, plane) = self.each(at, &x.narrow()?.exact()?.words(&self.dev), Kind::Relu { low: 0, out })?;
+        let (y, plane) = self.each(at, &x.narrow()?.exact()?.words(&self.dev)?, Kind::Relu { low: 0, out })?;
         Ok((Shared::new(&self.dev, x.shape.clone(), out, 0, y), Bits { shape: x.shape.clone(), plane }))
     }
 
     /// The same of round(x / 2^shift) for wide x.
     pub(super) fn relu_rounded(&self, at: Step, x: &Shared<D>, shift: u32, out: Width) -> Result<(Shared<D>, Bits)> {
-        let (words, low) = self.rounded(x.wide()?, shift);
+        let (words, low) = self.rounded(x.wide()?, shift)?;
         let (y, plane) = self.each(at, &words, Kind::Relu { low, out })?;
         Ok((Shared::new(&self.dev, x.shape.clone(), out, 0, y), Bits { shape: x.shape.clone(), plane }))
     }
 
     /// round(x / 2^shift), narrow.
     pub(super) fn truncate_shared(&self, at: Step, x: &Shared<D>, shift: u32) -> Result<Shared<D>> {
-        let (words, low) = self.rounded(x.wide()?, shift);
+        let (words, low) = self.rounded(x.wide()?, shift)?;
         let (y, _) = self.each(at, &words, Kind::Truncate { low })?;
         Ok(Shared::new(&self.dev, x.shape.clone(), Width::Narrow, 0, y))
     }
@@ -436,14 +436,14 @@ impl<D: Device> Two<D> {
     pub(super) fn extend_shared(&self, at: Step, x: &Shared<D>) -> Result<Shared<D>> {
         let offset = 1i64 << (self.settings.narrow_bits - 2);
         let raised = local(&self.dev, !self.client, &Local::Offset(offset), &[x.narrow()?.exact()?])?;
-        let (y, _) = self.each(at, &raised.words(&self.dev), Kind::Extend)?;
+        let (y, _) = self.each(at, &raised.words(&self.dev)?, Kind::Extend)?;
         let wide = Shared::new(&self.dev, x.shape.clone(), Width::Wide, 0, y);
         local(&self.dev, !self.client, &Local::Offset(-offset), &[&wide])
     }
 
     /// x < 0.
     pub(super) fn sign(&self, at: Step, x: &Shared<D>) -> Result<Bits> {
-        let (_, plane) = self.each(at, &x.narrow()?.exact()?.words(&self.dev), Kind::Sign)?;
+        let (_, plane) = self.each(at, &x.narrow()?.exact()?.words(&self.dev)?, Kind::Sign)?;
         Ok(Bits { shape: x.shape.clone(), plane })
     }
 }

@@ -32,8 +32,8 @@ impl<D: Device> Shared<D> {
     }
 
     /// The share's words.
-    pub(super) fn words(&self, dev: &D) -> Vec<u64> {
-        dev.download(dev.copy(&self.data))
+    pub(super) fn words(&self, dev: &D) -> Result<Vec<u64>> {
+        Ok(dev.download(dev.copy(&self.data))?)
     }
 
     /// Refuses what still has guard bits.

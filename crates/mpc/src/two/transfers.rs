@@ -60,10 +60,10 @@ impl<D: Device> Two<D> {
     }
 
     /// Planes `0 .. count` of strings.
-    pub(super) fn string_planes(&self, strings: Vec<u32>, count: u32) -> Vec<Plane> {
+    pub(super) fn string_planes(&self, strings: Vec<u32>, count: u32) -> Result<Vec<Plane>> {
         let words = strings.len().div_ceil(64);
-        let planes = self.dev.download(self.dev.planes(&self.dev.upload(strings), 0, count));
-        planes.chunks(words.max(1)).map(<[u64]>::to_vec).collect()
+        let planes = self.dev.download(self.dev.planes(&self.dev.upload(strings), 0, count))?;
+        Ok(planes.chunks(words.max(1)).map(<[u64]>::to_vec).collect())
     }
 
     /// A pair of products of random bits, one transfer each way and no message: the receiver's choice is its share of the
@@ -77,7 +77,8 @@ impl<D: Device> Two<D> {
                 (pool.send::<u32>(n)?, pool.receive::<u32>(n)?)
             };
             let [zero, one] = sent.map(|s| self.string_planes(s, 2));
-            let received = self.string_planes(received, 2);
+            let (zero, one) = (zero?, one?);
+            let received = self.string_planes(received, 2)?;
             let rows = zero.iter().zip(&one).zip(&received).zip(triple.other.iter_mut().zip(&mut triple.product));
             for (((zero, one), received), (other, product)) in rows {
                 let words = zero.iter().zip(one).zip(received).zip(&common);
@@ -104,7 +105,7 @@ impl<D: Device> Two<D> {
         }
         let message = zero.iter().zip(&one).zip(d).map(|((a, b), d)| a.wrapping_sub(*b).wrapping_add(*d)).collect();
         let share = zero.into_iter().map(u64::wrapping_neg).collect();
-        Ok((share, self.packed(message, bits)))
+        Ok((share, self.packed(message, bits)?))
     }
 
     /// As receiver: the string of a transfer, and its choices.
@@ -120,15 +121,15 @@ impl<D: Device> Two<D> {
     }
 
     /// Elements as they travel.
-    pub(super) fn packed(&self, values: Vec<u64>, bits: u32) -> Part {
-        Part::Wide(self.dev.pack(&self.dev.upload(values), bits))
+    pub(super) fn packed(&self, values: Vec<u64>, bits: u32) -> Result<Part> {
+        Ok(Part::Wide(self.dev.pack(&self.dev.upload(values), bits)?))
     }
 
     /// Elements of a received part.
     pub(super) fn unpacked(&self, part: Part, n: usize, bits: u32) -> Result<Vec<u64>> {
         match part {
             Part::Wide(words) if words.len() == packed_words(n, bits) => {
-                Ok(self.dev.download(self.dev.unpack(&words, n, bits)))
+                Ok(self.dev.download(self.dev.unpack(&words, n, bits))?)
             }
             _ => Err(wrong_form()),
         }

@@ -177,15 +177,16 @@ pub(crate) fn elementwise(node: &Node, inputs: &[Option<Arc<Constant>>], left: u
             Constant::Float(t) => f64::from(t.data[at as usize]),
             Constant::Int(_, v) => v[at as usize] as f64,
         };
-        let pairs = spread(first, &dims).into_iter().zip(spread(second, &dims));
-        let data = pairs.map(|(i, j)| i64::from(f(number(first, i), number(second, j)))).collect();
+        let (i, j) = (spread(first, &dims), spread(second, &dims));
+        let data = i.iter().zip(j.iter()).map(|(&i, &j)| i64::from(f(number(first, i), number(second, j)))).collect();
         return Ok(Some(Constant::Int(dims, data)));
     }
     if op == "Where" {
         let [Constant::Int(_, which), x, y] = all[..] else { return fault("it needs a condition and two tensors") };
         let dims = fits(shape)?;
         let from = |c: &Constant| super::pick(c, &IndexMap::broadcast(c.dims(), &dims));
-        let (which, x, y) = (spread(first, &dims).into_iter().map(|i| which[i as usize] != 0), from(x), from(y));
+        let (places, x, y) = (spread(first, &dims), from(x), from(y));
+        let which = places.iter().map(|&i| which[i as usize] != 0);
         return Ok(Some(match (&x, &y) {
             (Constant::Int(_, x), Constant::Int(_, y)) => {
                 Constant::Int(dims, which.zip(x.iter().zip(y)).map(|(c, (x, y))| if c { *x } else { *y }).collect())
@@ -210,14 +211,14 @@ pub(crate) fn elementwise(node: &Node, inputs: &[Option<Arc<Constant>>], left: u
         sum = match (&sum, c) {
             (Constant::Int(_, x), Constant::Int(_, y)) if op != "Mean" => {
                 let f = |(&x, &j): (&i64, &u32)| whole(op, x, y[j as usize], int("fmod", 0) == 1);
-                match x.iter().zip(&places).map(f).collect() {
+                match x.iter().zip(places.iter()).map(f).collect() {
                     Some(v) => Constant::Int(dims.clone(), v),
                     None => return fault("the integers overflow or are divided by zero"),
                 }
             }
             (x, y) => {
                 let (x, y) = (as_float(x), as_float(y));
-                let data = x.data.iter().zip(&places).map(|(&x, &j)| real(op, x, y.data[j as usize])).collect();
+                let data = x.data.iter().zip(places.iter()).map(|(&x, &j)| real(op, x, y.data[j as usize])).collect();
                 Constant::Float(Arc::new(Tensor { dims: dims.clone(), data }))
             }
         };

@@ -374,7 +374,7 @@ impl Importer<'_> {
                 let i = next.next()?;
                 Some((0..dims.len()).fold(0, |p, a| p * dims[a] + if a == along { i } else { c[a] }))
             });
-            places = map.source.into_iter().map(|s| s as usize).collect();
+            places = map.source.iter().map(|&s| s as usize).collect();
         }
         if places.len() != updates.data.len() {
             return fault(node, format!("{} updates for {} places", updates.data.len(), places.len()));
@@ -404,5 +404,5 @@ fn wrapped(i: i64, len: usize) -> Option<usize> {
 }
 
 fn moved(map: IndexMap) -> Moved {
-    Moved { dims: map.shape.dims().to_vec(), source: map.source, fill: 0.0 }
+    Moved { dims: map.shape.dims().to_vec(), source: Arc::unwrap_or_clone(map.source), fill: 0.0 }
 }

@@ -70,7 +70,7 @@ impl Importer<'_> {
                 .collect();
             let map = IndexMap::build(&out, |c| Some((0..dims.len()).fold(0, |p, a| p * dims[a] + from[a][c[a]])));
             self.charge(node, map.source.len())?;
-            return self.push_output(node, 0, Layer::Gather { source: Arc::new(map.source), fill: 0.0 }, vec![x], &out);
+            return self.push_output(node, 0, Layer::Gather { source: map.source, fill: 0.0 }, vec![x], &out);
         }
         let (cubic, outside) = (attrs.float("cubic_coeff_a", -0.75), attrs.int("exclude_outside", 0) != 0);
         let mut y = x;

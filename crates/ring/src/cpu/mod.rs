@@ -16,7 +16,7 @@ mod winograd;
 pub use linear::Panel;
 pub use simd::Isa;
 
-use crate::{Comparison, Conv2d, Device, IndexMap, PAD, PrgKey, WindowSum, Word, ZipOp};
+use crate::{Comparison, Conv2d, Device, DeviceError, IndexMap, PAD, PrgKey, WindowSum, Word, ZipOp};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -58,8 +58,8 @@ impl Device for Cpu {
     fn upload<W: Word>(&self, host: Vec<W>) -> Vec<W> {
         host
     }
-    fn download<W: Word>(&self, buf: Vec<W>) -> Vec<W> {
-        buf
+    fn download<W: Word>(&self, buf: Vec<W>) -> Result<Vec<W>, DeviceError> {
+        Ok(buf)
     }
     fn len<W: Word>(&self, buf: &Vec<W>) -> usize {
         buf.len()
@@ -141,8 +141,8 @@ impl Device for Cpu {
     fn low(&self, x: &Vec<u64>) -> Vec<u32> {
         x.iter().map(|&v| v as u32).collect()
     }
-    fn pack<W: Word>(&self, x: &Vec<W>, bits: u32) -> Vec<u64> {
-        crate::pack(x, bits)
+    fn pack<W: Word>(&self, x: &Vec<W>, bits: u32) -> Result<Vec<u64>, DeviceError> {
+        Ok(crate::pack(x, bits))
     }
     fn unpack<W: Word>(&self, words: &[u64], n: usize, bits: u32) -> Vec<W> {
         crate::unpack(words, n, bits)
@@ -183,8 +183,8 @@ impl Device for Cpu {
     fn outliers(&self, table: &Vec<u64>, b: &Vec<u64>, first: bool) -> Vec<u64> {
         outliers::outliers(self.isa, table, b, first)
     }
-    fn polynomial(&self, plane: &Vec<u64>, within: Range<usize>, point: u64) -> u64 {
-        polynomial::polynomial(self.isa, plane, within, point)
+    fn polynomial(&self, plane: &Vec<u64>, within: Range<usize>, point: u64) -> Result<u64, DeviceError> {
+        Ok(polynomial::polynomial(self.isa, plane, within, point))
     }
     fn mask_products(&self, masks: &Vec<u64>, cmp: &Comparison, level: usize) -> Vec<u64> {
         compare::mask_products(self.isa, masks, cmp, level)
