@@ -205,21 +205,18 @@ typedef struct {
     u64 multiple[64];
 } Multiples;
 
-// Runs of `run` blocks of eight words, each lane a polynomial in the eighth power of the point: a thread for each run, whose lanes are
-// written side by side. Blocks are counted from the last one back, so that all runs but the first are whole. Elements outside of
-// first .. end do not count.
+// Runs of `run` blocks of eight words, each lane a polynomial in the eighth power of the point: a thread for each lane of each run, whose
+// results are written side by side. What is missing to whole runs is missing before the first block, where zeros add nothing. Elements
+// outside of first .. end do not count.
 KERNEL(256) polynomial(GLOBAL u64 *out, IN(u64, plane), Multiples multiples, u64 first, u64 end, u64 runs, u64 run) {
     AT(plane);
-    const u64 from = first / 64, words = (end + 63) / 64 - from, blocks = (words + 7) / 8;
+    const u64 from = first / 64, words = (end + 63) / 64 - from, missing = runs * run - (words + 7) / 8;
     EACH(i, 8 * runs) {
-        const u64 lane = i % 8, after = (runs - 1 - i / 8) * run;
-        // A thread past the first block has nothing to add.
-        const u64 stop = blocks > after ? blocks - after : 0, start = stop > run ? stop - run : 0;
         u64 sum = 0;
-        for (u64 block = start; block < stop; block++) {
-            const u64 at = 8 * block + lane, element = 64 * (from + at);
+        for (u64 block = i / 8 * run; block < (i / 8 + 1) * run; block++) {
+            const u64 at = 8 * (block - missing) + i % 8, element = 64 * (from + at);
             u64 next = 0;
-            if (at < words) {
+            if (block >= missing && at < words) {
                 next = plane[from + at];
                 if (first > element)
                     next &= ~(u64)0 << (first - element);

@@ -61,7 +61,7 @@ fn errors_of(
     let other = read(&at, &key, &answered).unwrap();
     let cpu = Cpu::new(1);
     let panel = prepare_one(&cpu, &cpu.upload(weights.iter().map(|v| *v as u64).collect()), &op);
-    let want = cpu.download(convolve(&cpu, &cpu.upload(x), &panel, &op));
+    let want = cpu.download(convolve(&cpu, &cpu.upload(x), &panel, &op)).unwrap();
     let error = |((a, b), y): ((&u64, &u64), &u64)| {
         let difference = a.wrapping_add(*b).wrapping_sub(y << guard(answers));
         ((difference << (64 - bits)) as i64) >> (64 - bits)

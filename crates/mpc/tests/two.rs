@@ -5,6 +5,7 @@
 use sordino_mpc::{Clear, Kind, Local, Plan, Protocol, Result, Role, Settings, Step, Transfers, Width, two};
 use sordino_ring::{Conv2d, Cpu, IndexMap, PAD, Shape};
 use sordino_testkit::{Job, World, integers};
+use std::sync::Arc;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Op {

@@ -57,7 +57,7 @@ fn kernel(cpu: Cpu, name: &str) -> Option<Box<dyn Fn()>> {
         "outliers" => {
             let (tops, table) = (cpu.planes(&a, 29, 32), words(9, PLANE * 7));
             Box::new(move || {
-                black_box(cpu.polynomial(&cpu.outliers(&table, &tops, true), 0..N, 0x1234_5678_9abc_def1));
+                let _ = black_box(cpu.polynomial(&cpu.outliers(&table, &tops, true), 0..N, 0x1234_5678_9abc_def1));
             })
         }
         "tree" => {

@@ -6,6 +6,7 @@ use crate::shares::PARTIES;
 use crate::store::Store;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use sordino::compute::{Compute, DeviceName};
 use sordino::tls::Identity;
 use sordino_net::LinkModel;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -133,6 +134,12 @@ pub struct Server {
     /// Worker threads of a job; all processors where nothing is said.
     #[serde(default)]
     pub threads: Option<usize>,
+    /// What jobs are computed on: `cpu`, `cuda:N` or `opencl:N`. Each server chooses by itself.
+    #[serde(default)]
+    pub device: DeviceName,
+    /// How many megabytes of a card's memory a session holds at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_megabytes: Option<usize>,
     /// Its certificate.
     pub tls: Files,
     /// Limits.
@@ -264,6 +271,9 @@ impl Server {
         if self.threads.is_some_and(|t| !(1..=256).contains(&t)) {
             return Err(Fault::usage("threads is between 1 and 256"));
         }
+        if self.device_megabytes == Some(0) {
+            return Err(Fault::usage("device_megabytes is 0; nothing could be done"));
+        }
         let sensible = |s: Shape| (0.0..=10_000.0).contains(&s.milliseconds) && (1e-3..=1e6).contains(&s.megabits);
         if self.shape.is_some_and(|s| !sensible(s)) {
             return Err(Fault::usage("shape has a latency of 0 to 10000 milliseconds and 0.001 to 1000000 megabits"));
@@ -314,6 +324,17 @@ impl Server {
             latency: Duration::from_secs_f64(s.milliseconds * 1e-3),
             bandwidth: Some(s.megabits * 1e6 / 8.0),
         })
+    }
+
+    /// What jobs are computed on.
+    ///
+    /// # Errors
+    /// When the device is not there.
+    pub fn compute(&self) -> Result<Compute> {
+        let memory = self.device_megabytes.map(|m| m.saturating_mul(1_000_000));
+        let compute = Compute { threads: self.workers(), devices: [self.device; PARTIES], memory };
+        compute.check().map_err(|e| Fault::usage(format!("device: {e}")))?;
+        Ok(compute)
     }
 
     /// Worker threads of a job.

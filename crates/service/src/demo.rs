@@ -5,6 +5,7 @@ use crate::config::{Cluster, Files, Known, Limits, Policy, Server};
 use crate::fault::{Fault, Result};
 use crate::server::{Ports, Running};
 use crate::shares::PARTIES;
+use sordino::compute::DeviceName;
 use std::path::{Path, PathBuf};
 
 /// Clients that a demonstration has.
@@ -78,6 +79,8 @@ impl Demo {
                 clients: clients.to_string(),
                 peers: peers.to_string(),
                 servers: servers.clone(),
+                device: DeviceName::Cpu,
+                device_megabytes: None,
                 threads: Some((std::thread::available_parallelism().map_or(1, usize::from) / PARTIES).max(1)),
                 tls: files(&format!("server-{party}")),
                 limits: Limits::default(),
@@ -129,7 +132,16 @@ impl Demo {
     /// # Errors
     /// As [`Running::start`].
     pub fn restart(&mut self, party: usize) -> Result<()> {
+        self.restart_with(party, |_| ())
+    }
+
+    /// The same with another configuration.
+    ///
+    /// # Errors
+    /// As [`Running::start`].
+    pub fn restart_with(&mut self, party: usize, change: impl Fn(&mut Server)) -> Result<()> {
         self.stop(party);
+        change(&mut self.configs[party]);
         self.servers[party] = Some(Running::start(self.configs[party].clone())?);
         Ok(())
     }

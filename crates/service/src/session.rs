@@ -11,11 +11,12 @@ use crate::queue::{Next, Waiting};
 use crate::records::{Job, Model};
 use crate::seal::Opener;
 use crate::shares::{MOST_RUNS, Made, Mail, Steps};
+use sordino::compute::{OnDevice, on_device};
 use sordino_mpc::rep3::{Rep3, SessionInfo, establish};
 use sordino_mpc::{Kind, MOST_OWNERS, Role, System};
 use sordino_net::{Endpoint, Link, Net};
 use sordino_nn::exec::Loaded;
-use sordino_ring::Cpu;
+use sordino_ring::Device;
 use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
 
@@ -127,31 +128,50 @@ impl Engine {
         }
         let model = found?;
         let public = self.public(model.public, &model.program)?;
+        let compute = self.config.compute()?;
+        let agreed =
+            Agreeing { engine: self, session, model: &model, public: &public, net, mail: &mail, lead, reached };
+        let failed = |e: sordino_ring::DeviceError| Fault::internal("the device", &e);
+        on_device(&compute, Endpoint(self.config.party as u8), agreed).map_err(failed)?
+    }
+}
+
+/// A session whose servers have agreed on a model: what is left needs a device.
+struct Agreeing<'a> {
+    engine: &'a Engine,
+    session: Id,
+    model: &'a Model,
+    public: &'a Public,
+    net: Net,
+    mail: &'a Mails,
+    lead: &'a Lead,
+    reached: &'a Reached,
+}
+
+impl OnDevice for Agreeing<'_> {
+    type Out = Result<()>;
+
+    /// Loads the model and runs jobs until nobody needs it.
+    fn run<D: Device>(self, device: D) -> Result<()> {
+        let Self { engine, session, model, public, net, mail, lead, reached } = self;
+        let others = engine.peers.others();
         let of = |e: sordino_mpc::Error| of_session(&sordino_nn::Error::Protocol(e));
         let info = SessionInfo { session: session.0, program: public.digest() };
         let keys = establish(&net, &info, &System).map_err(of)?;
-        let party = Rep3::new(Cpu::new(self.config.workers()), net, keys, public.program.settings).map_err(of)?;
+        let party = Rep3::new(device, net, keys, public.program.settings).map_err(of)?;
         let (mut steps, started) = (Steps::new(session.0), Instant::now());
-        let mut load = |program| -> Result<Loaded<'_, Rep3<Cpu>>> {
-            mail.model.leave(self.store.opener(model.shares)?);
+        let mut load = |program| -> Result<Loaded<'_, Rep3<D>>> {
+            mail.model.leave(engine.store.opener(model.shares)?);
             let loaded = Loaded::load(&party, steps.load(), program, None).map_err(|e| of_session(&e))?;
             loaded.agree(&party, steps.agree()).map_err(|e| of_session(&e))?;
             Ok(loaded)
         };
         let single = load(&public.program)?;
         let beside = public.beside.as_ref().map(|b| load(&b.program)).transpose()?;
-        self.saw(None);
-        tracing::info!(party = self.config.party, session = %session, model = %model.name, seconds = started.elapsed().as_secs_f64(), "a model is loaded");
-        let open = Open {
-            engine: self,
-            session,
-            model: &model,
-            public: &public,
-            party: &party,
-            single: &single,
-            beside: beside.as_ref(),
-            mail: &mail,
-        };
+        engine.saw(None);
+        tracing::info!(party = engine.config.party, session = %session, model = %model.name, seconds = started.elapsed().as_secs_f64(), "a model is loaded");
+        let beside = beside.as_ref();
+        let open = Open { engine, session, model, public, party: &party, single: &single, beside, mail };
         loop {
             let (turn, taken) = match lead {
                 Lead::Here(_) => {
@@ -164,13 +184,13 @@ impl Engine {
             };
             match turn {
                 // A server that stops leaves once nothing runs.
-                Turn::Idle if self.is_stopping() => return Ok(()),
+                Turn::Idle if engine.is_stopping() => return Ok(()),
                 Turn::Idle => {}
                 Turn::Run(jobs) => {
                     reached.jobs.borrow_mut().clone_from(&jobs);
                     open.run(&jobs, taken, &mut steps)?;
                     reached.jobs.take();
-                    if self.is_stopping() {
+                    if engine.is_stopping() {
                         return Ok(());
                     }
                 }
@@ -181,7 +201,7 @@ impl Engine {
     }
 }
 
-fn party_net(party: &Rep3<Cpu>) -> &Net {
+fn party_net<D: Device>(party: &Rep3<D>) -> &Net {
     sordino_mpc::Party::net(party)
 }
 
@@ -205,18 +225,18 @@ impl Mails {
 }
 
 /// A session whose model is loaded.
-struct Open<'a> {
+struct Open<'a, D: Device> {
     engine: &'a Engine,
     session: Id,
     model: &'a Model,
     public: &'a Public,
-    party: &'a Rep3<Cpu>,
-    single: &'a Loaded<'a, Rep3<Cpu>>,
-    beside: Option<&'a Loaded<'a, Rep3<Cpu>>>,
+    party: &'a Rep3<D>,
+    single: &'a Loaded<'a, Rep3<D>>,
+    beside: Option<&'a Loaded<'a, Rep3<D>>>,
     mail: &'a Mails,
 }
 
-impl Open<'_> {
+impl<D: Device> Open<'_, D> {
     /// What is next, as the queue has it.
     fn choose(&self, steps: &Steps) -> (Turn, Vec<Waiting>) {
         let limits = &self.engine.config.limits;

@@ -79,3 +79,31 @@ fn servers_that_start_again_lose_nothing() {
         assert_eq!(best(&alice.answer(job).unwrap().scores()), 7);
     }
 }
+
+/// Each server computes on what it has: the others cannot tell.
+#[test]
+fn servers_compute_on_cards_too() {
+    if sordino_testkit::cards::mixtures().is_empty() {
+        return;
+    }
+    let world = World::with(|config| {
+        if config.party > 0 {
+            config.device = "opencl".parse().unwrap();
+        }
+    });
+    let alice = world.push("mnist", BTreeMap::new());
+    for _ in 0..2 {
+        assert_eq!(asked(&alice, "mnist"), 7);
+    }
+}
+
+#[test]
+fn a_card_that_is_not_there_is_said_when_a_server_starts() {
+    let mut world = World::with(|_| ());
+    let refused = world.demo.restart_with(1, |config| config.device = "opencl:999".parse().unwrap()).unwrap_err();
+    assert!(refused.kind == Blame::Usage && refused.why.starts_with("device: "), "{refused}");
+    // It was not there, and the others are: with the processor the cluster is whole.
+    world.demo.restart_with(1, |config| config.device = "cpu".parse().unwrap()).unwrap();
+    let alice = world.push("mnist", BTreeMap::new());
+    assert_eq!(asked(&alice, "mnist"), 7);
+}

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use sordino::compute::Compute;
 use sordino::inputs::{Preprocess, read};
 use sordino::links::{Connecting, connect};
 use sordino::model;
@@ -124,7 +125,8 @@ fn run(
                     if end == topology.end(Role::Receiver) {
                         owned.outputs = Some(&mut receiver);
                     }
-                    session::run(job, net, owned, 1, &System, &AtomicU64::new(0)).map(|e| e.outputs.len())
+                    session::run(job, net, owned, &Compute::cpu(1), &System, &AtomicU64::new(0))
+                        .map(|e| e.outputs.len())
                 })
             })
             .collect();

@@ -134,11 +134,14 @@ pub fn worst_of(runs: usize, looked: Looked, values: [i64; 2], protocol: &impl F
     (a.iter().map(of).fold(0.0, f64::max), a.len())
 }
 
+/// A hash of what went from an end to another, by both.
+pub type Hashes = BTreeMap<(u8, u8), [u8; 32]>;
+
 /// Runs a job, and hashes what goes from each end to each other: tags and bytes, in order.
 ///
 /// # Panics
 /// When an end fails.
-pub fn hashes<J: Job>(world: World, job: &J) -> (J::Out, BTreeMap<(u8, u8), [u8; 32]>) {
+pub fn hashes<J: Job>(world: World, job: &J) -> (J::Out, Hashes) {
     let running: Arc<Mutex<BTreeMap<(u8, u8), Sha256>>> = Arc::default();
     let heard = Arc::clone(&running);
     let tap: Tap = Arc::new(move |from: Endpoint, to: Endpoint, frame: Frame| {

@@ -3,6 +3,7 @@
 use clap::Args;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use sordino::compute::DeviceName;
 use sordino::{Error, Result};
 use sordino_service::Running;
 use sordino_service::clock::until;
@@ -85,11 +86,11 @@ impl Serve {
 
 fn check(path: &std::path::Path) -> Result<()> {
     let config = Server::read(path)?;
-    let identity = config.identity()?;
+    let (identity, device) = (config.identity()?, config.compute()?.devices[0]);
     let store = config.open_store()?;
     let (models, jobs) = (store.models()?.len(), store.jobs()?.len());
     super::super::print(&format!(
-        "{}: server {}, certificate of fingerprint {}, valid for {}, {models} models and {jobs} jobs in its store\n",
+        "{}: server {}, certificate of fingerprint {}, valid for {}, computes on {device}, {models} models and {jobs} jobs in its store\n",
         path.display(),
         config.party,
         identity.fingerprint(),
@@ -100,10 +101,13 @@ fn check(path: &std::path::Path) -> Result<()> {
 fn one(path: &std::path::Path) -> Result<()> {
     let config = Server::read(path)?;
     let mut signals = signals()?;
-    let (party, workers) = (config.party, config.workers());
+    let (party, workers, device) = (config.party, config.workers(), config.device);
     let server = Running::start(config)?;
-    let text =
-        format!("server {party}: clients at {}, peers at {}, {workers} threads a job\n", server.clients, server.peers);
+    let on = match device {
+        DeviceName::Cpu => format!("{workers} threads a job"),
+        card => format!("jobs on {card}"),
+    };
+    let text = format!("server {party}: clients at {}, peers at {}, {on}\n", server.clients, server.peers);
     super::super::print(&text)?;
     for signal in signals.forever() {
         if signal != SIGHUP {
