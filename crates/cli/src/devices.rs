@@ -45,6 +45,11 @@ pub(crate) struct DeviceArgs {
 }
 
 impl DeviceArgs {
+    /// The first server's.
+    pub(crate) fn first(&self) -> DeviceName {
+        self.device.0[0]
+    }
+
     /// What the ends of a session compute on, once it is known to be there.
     pub(crate) fn compute(&self, kind: Kind, threads: usize) -> Result<Compute> {
         let compute = Compute { threads, devices: self.device.0, memory: self.device_memory };

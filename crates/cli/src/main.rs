@@ -54,7 +54,7 @@ pub(crate) struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Run a model on inputs, privately.
-    Infer(infer::Infer),
+    Infer(Box<infer::Infer>),
     /// Train a model on data, privately.
     Train(Box<train::Train>),
     /// Say what a run will send, how many rounds it takes and how much memory it needs, before running anything.

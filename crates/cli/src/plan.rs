@@ -3,6 +3,7 @@
 use super::{Compile, LinkArg, Open, human_bytes, of_model, parse_link, print};
 use clap::Args;
 use serde::Serialize;
+use sordino::compute::DeviceName;
 use sordino::model::{self, Calibration};
 use sordino::{Error, Result};
 use sordino_mpc::{Cost, Costs, Kind, Plan, Step, Transfers, two};
@@ -14,6 +15,16 @@ use std::path::PathBuf;
 /// Ring multiplications per second and core, and bytes handled per second and core, of a current x86-64 server.
 const MACS_PER_SECOND: f64 = 2.0e10;
 const BYTES_PER_SECOND: f64 = 5.0e8;
+
+/// Seconds of one server on a card of its own, computed from the figures of an H100 and nowhere measured: products mod 2^64, what is sent
+/// through its memory, the bus, and TLS on the host, and some forty launches and reads a round.
+fn card_seconds(cost: Cost) -> f64 {
+    const PRODUCTS: f64 = 2.5e12;
+    const BYTES: f64 = 2.5e9;
+    const ROUND: f64 = 6e-5;
+    let sent = cost.total() as f64 / 3.0;
+    cost.macs as f64 / PRODUCTS + sent / BYTES + f64::from(cost.rounds) * ROUND
+}
 
 /// Bytes of a query that two parties with a core each get through in a second, measured over the networks of the zoo.
 fn two_party_rate(program: &Program) -> Option<f64> {
@@ -39,6 +50,10 @@ pub(crate) struct PlanArgs {
     /// The link to estimate time for: none, lan, wan, or LATENCY,BANDWIDTH such as 5ms,200Mbps.
     #[arg(long, default_value = "lan", value_parser = parse_link)]
     link: LinkArg,
+    /// What servers would compute on: cpu, or cuda or opencl for a graphics card of the class of an H100, whose seconds are computed from
+    /// its figures and were not measured.
+    #[arg(long, default_value = "cpu")]
+    device: DeviceName,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -63,6 +78,8 @@ pub(super) struct Planned {
     macs: u64,
     peak_memory_mb: f64,
     seconds: f64,
+    /// What seconds are of: `cpu`, or a card for which they were computed and not measured.
+    device: DeviceName,
     layers: Vec<Line>,
 }
 
@@ -87,21 +104,24 @@ impl PlanArgs {
         let typed = if self.batch == 1 { single } else { model::typed(&graph, self.batch as usize).map_err(named)? };
         let options = self.compile.options(widths)?;
         let (program, _) = model::compiled(&typed, &ranges, &options).map_err(named)?;
-        let planned = Planned::of(&program, &self.link)?;
+        if self.device != DeviceName::Cpu && program.settings.kind == Kind::Two {
+            return Err(Error::Usage("--device: two parties compute on the processor".into()));
+        }
+        let planned = Planned::of(&program, &self.link, self.device)?;
         if self.json { planned.print_json() } else { print(&planned.shown()) }
     }
 }
 
 impl Planned {
     /// One run of a program over a link.
-    pub(super) fn of(program: &Program, link: &LinkArg) -> Result<Self> {
+    pub(super) fn of(program: &Program, link: &LinkArg, device: DeviceName) -> Result<Self> {
         match program.settings.kind {
-            Kind::Three => Self::with(&Plan::new(program.settings), program, link),
-            Kind::Two => Self::with(&Plan::<two::Declared>::of(program.settings), program, link),
+            Kind::Three => Self::with(&Plan::new(program.settings), program, link, device),
+            Kind::Two => Self::with(&Plan::<two::Declared>::of(program.settings), program, link, device),
         }
     }
 
-    fn with<C: Costs>(plan: &Plan<C>, program: &Program, link: &LinkArg) -> Result<Self> {
+    fn with<C: Costs>(plan: &Plan<C>, program: &Program, link: &LinkArg, device: DeviceName) -> Result<Self> {
         let mut at = Step::root([0; 16]);
         let loaded = Loaded::load(plan, at.child("load"), program, None)?;
         loaded.agree(plan, at.child("agree"))?;
@@ -114,12 +134,13 @@ impl Planned {
         let seconds = |c: Cost| {
             let compute = match two_party_rate(program) {
                 // Making transfers is nearly all of it, and in proportion to bytes.
-                Some(rate) => 2.0 * c.total() as f64 / rate,
-                None => 3.0 * c.macs as f64 / MACS_PER_SECOND + 3.0 * c.total() as f64 / BYTES_PER_SECOND,
+                Some(rate) => 2.0 * c.total() as f64 / rate / cores,
+                None if device != DeviceName::Cpu => card_seconds(c),
+                None => (3.0 * c.macs as f64 / MACS_PER_SECOND + 3.0 * c.total() as f64 / BYTES_PER_SECOND) / cores,
             };
             let largest = c.sent[..3].iter().copied().max().unwrap_or(0);
             let network = link.bandwidth.map_or(0.0, |b| largest as f64 / 2.0 / b);
-            compute / cores + network + f64::from(c.rounds) * link.latency.as_secs_f64()
+            compute + network + f64::from(c.rounds) * link.latency.as_secs_f64()
         };
         let ends = marks.iter().skip(1).map(|m| m.1).chain([total]);
         let layers: Vec<Line> = marks
@@ -148,6 +169,7 @@ impl Planned {
             macs: total.macs,
             peak_memory_mb: plan.peak_bytes() as f64 / 1048576.0,
             seconds: seconds(total),
+            device,
             layers,
         })
     }
@@ -170,8 +192,12 @@ impl Planned {
                 l.op
             );
         }
+        let place = match self.device {
+            DeviceName::Cpu => "this machine and link",
+            _ => "a card of the class of an H100 each and this link, as computed from its figures and not measured",
+        };
         text += &format!(
-            "{} sent by all parties, {} rounds, at most about {:.0} MB of memory per party, about {:.2} s on this machine and link\n",
+            "{} sent by all parties, {} rounds, at most about {:.0} MB of memory per party, about {:.3} s on {place}\n",
             human_bytes(self.bytes),
             self.rounds,
             self.peak_memory_mb,

@@ -7,6 +7,7 @@ pub mod sockets;
 pub mod transcript;
 
 use seed::Seeded;
+use sordino_gpu::{Cuda, OpenCl};
 use sordino_mpc::rep3::{Rep3, SessionInfo, establish};
 use sordino_mpc::{Client, Kind, Party, Protocol, Result, Settings, Step, Topology, two};
 use sordino_net::{Endpoint, Frame, Link, LinkModel, Meter, Net, Segment, memory_links};
@@ -175,7 +176,11 @@ impl World {
                             return Ok((out, owner.net().meter()));
                         };
                         let served = Served { world: self, net, session, entropy: &entropy, job };
-                        if self.cards[i] { served.on(cards::card()?) } else { served.on(Cpu::new(1)) }
+                        match (self.cards[i], cards::cuda()) {
+                            (false, _) => served.on(Cpu::new(1)),
+                            (true, false) => served.on(cards::card(OpenCl::new(0))?),
+                            (true, true) => served.on(cards::card(Cuda::new(0))?),
+                        }
                     })
                 })
                 .collect();

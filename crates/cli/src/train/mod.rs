@@ -214,7 +214,8 @@ impl Train {
 
     pub(crate) fn run(self) -> Result<()> {
         if self.plan {
-            let planned = Planned::of(&self.ready()?.prepared.program, &self.session.link)?;
+            let planned =
+                Planned::of(&self.ready()?.prepared.program, &self.session.link, self.session.device.first())?;
             return if self.json { planned.print_json() } else { print(&planned.shown()) };
         }
         let report = self.train()?;
