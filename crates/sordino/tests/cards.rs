@@ -19,7 +19,7 @@ fn a_card_without_room_ends_the_session_and_not_the_process() {
     let sample = Tensor::new(&[1, 1, 28, 28], (0..784).map(|i| (i % 17) as f32 / 17.0).collect());
     let ranges = model::calibrate(&graph, &[vec![sample.clone()]]).unwrap();
     let (program, secrets) = model::compiled(&model::typed(&graph, 1).unwrap(), &ranges, &Options::default()).unwrap();
-    let runs = vec![exec::encode_inputs(&program, &[sample]).unwrap()];
+    let runs = [exec::encode_inputs(&program, &[sample]).unwrap()];
     let run = |compute| {
         let mut inputs = &runs[..];
         let owners = Owners { weights: &secrets, data: vec![&mut inputs], receiver: &mut () };
