@@ -118,26 +118,6 @@ impl Graph {
         hash.finalize().into()
     }
 
-    /// Leaves the first output's largest element alone: its place on axis 1. Returns the new output's
-    /// name.
-    pub fn answer_class(&mut self) -> String {
-        let scores = self.outputs.first().cloned().unwrap_or_default();
-        let taken = |name: &String| self.nodes.iter().any(|n| n.outputs.contains(name));
-        let mut name = "class".to_string();
-        while taken(&name) {
-            name.push('_');
-        }
-        self.nodes.push(Node {
-            name: name.clone(),
-            op: "ArgMax".into(),
-            inputs: vec![scores],
-            outputs: vec![name.clone()],
-            attributes: [("axis", 1), ("keepdims", 0)].map(|(k, v)| (k.to_string(), Attribute::Int(v))).into(),
-        });
-        self.outputs = vec![name.clone()];
-        name
-    }
-
     /// Number of weights.
     #[must_use]
     pub fn parameters(&self) -> usize {

@@ -8,6 +8,7 @@
 
 mod batch;
 mod beside;
+pub mod best;
 mod columns;
 mod defer;
 mod error;

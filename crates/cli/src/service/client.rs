@@ -56,7 +56,7 @@ pub(crate) struct Submit {
 #[derive(Serialize)]
 struct One {
     job: Id,
-    /// The best class alone was opened.
+    /// The best classes alone were opened, and not their scores.
     #[serde(skip)]
     class: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -75,10 +75,12 @@ impl One {
             .collect();
         let named = |class: usize| answered.classes.as_ref().and_then(|names| names.get(class).cloned());
         if answered.class {
-            let class = answered.outputs[0].data.first().map_or(0, |v| v.round().max(0.0) as usize);
-            // The place is all that was opened; how sure the model is stays unknown.
-            let top = vec![Class { class, value: 1.0, name: named(class) }];
-            return Self { job, class: true, top, outputs };
+            // Places are all that was opened; how sure the model is stays unknown.
+            let place = |v: &f32| {
+                let class = v.round().max(0.0) as usize;
+                Class { class, value: 1.0, name: named(class) }
+            };
+            return Self { job, class: true, top: answered.outputs[0].data.iter().map(place).collect(), outputs };
         }
         let mut best = top(&answered.scores(), most);
         best.iter_mut().for_each(|c| c.name = named(c.class));
@@ -88,7 +90,7 @@ impl One {
     fn line(&self) -> String {
         let called = |c: &Class| c.name.clone().unwrap_or_else(|| c.class.to_string());
         match &self.top[..] {
-            [one] if self.class => format!("class {}", called(one)),
+            all if self.class => format!("class {}", all.iter().map(called).collect::<Vec<_>>().join(", ")),
             [one] if self.outputs[0].values.len() == 1 => format!("{:.6}", one.value),
             many => {
                 let list: Vec<String> = many.iter().map(|c| format!("{} ({:.4})", called(c), c.value)).collect();

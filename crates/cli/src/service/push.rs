@@ -9,8 +9,9 @@ use sordino::inputs::Preprocess;
 use sordino::model::{self, Calibration};
 use sordino::{Error, Result};
 use sordino_mpc::Kind;
+use sordino_nn::best::{Scores, answer_best};
 use sordino_nn::program::{Program, Secrets};
-use sordino_nn::{Graph, Options, Range, Ranges};
+use sordino_nn::{Graph, Options, Ranges};
 use sordino_service::client::Client;
 use sordino_service::config::Cluster;
 use sordino_service::names::Id;
@@ -44,8 +45,9 @@ pub(crate) struct Push {
     compile: Compile,
     #[command(flatten)]
     preprocess: Preprocess,
-    /// What is opened: all scores, or the number of the best class alone, which tells less of the model.
-    #[arg(long, value_enum, default_value = "scores")]
+    /// What is opened: scores, all of them; class, the number of the best one alone, which tells less of the model; or topN, such as top5,
+    /// the numbers of the N best.
+    #[arg(long, default_value = "scores", value_parser = opened)]
     answer: Answer,
     /// Jobs that servers may run together when several wait; 1 for none, which saves their memory of a second copy of the weights [default: 16 for small
     /// models, else 1].
@@ -72,12 +74,21 @@ fn granted(text: &str) -> std::result::Result<(String, Option<u64>), String> {
 }
 
 /// What is opened of an answer.
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Answer {
     /// Everything that the model answers.
     Scores,
-    /// The number of the best class.
-    Class,
+    /// The numbers of so many of the best classes.
+    Best(usize),
+}
+
+fn opened(text: &str) -> std::result::Result<Answer, String> {
+    match (text, text.strip_prefix("top").map(str::parse)) {
+        ("scores", _) => Ok(Answer::Scores),
+        ("class", _) => Ok(Answer::Best(1)),
+        (_, Some(Ok(n @ 1..=20))) => Ok(Answer::Best(n)),
+        _ => Err("expected scores, class, or top1 to top20".into()),
+    }
 }
 
 /// What servers are told of a model.
@@ -235,20 +246,22 @@ impl Push {
         let mut calibration = Calibration::of(&calibration, path, &graph)?;
         let named = |e| of_model(path, e);
         let mut typed = model::typed(&graph, 1).map_err(named)?;
-        if self.answer == Answer::Class {
+        if let Answer::Best(most) = self.answer {
             let net = &typed.reference;
             let classes = net.outputs.first().and_then(|(_, id)| net.shapes[*id].get(1).copied()).unwrap_or(1);
-            let name = graph.answer_class();
-            typed = model::typed(&graph, 1).map_err(named)?;
-            // What the calibration does not know are places, which are below the number of classes.
-            let inner = format!("{name}:");
-            for place in typed.passed.names.iter().filter(|n| **n == name || n.starts_with(&inner)) {
-                calibration.ranges.values.insert(place.clone(), Range::within(classes as f64));
+            if most > classes {
+                return Err(Error::Usage(format!("--answer top{most}: the model has {classes} classes")));
             }
+            let scores = typed.passed.outputs.first().map(|(_, id)| &typed.passed.names[*id]);
+            let range = scores.and_then(|name| calibration.ranges.values.get(name)).map_or(1.0, |r| r.largest());
+            let scores = Scores { classes, largest: range * self.compile.margin };
+            let added = answer_best(&mut graph, most, scores);
+            typed = model::typed(&graph, 1).map_err(named)?;
+            added.complete(&typed.passed, &mut calibration.ranges);
         }
         let options = self.compile.options(calibration.widths)?;
         let (program, secrets) = model::compiled(&typed, &calibration.ranges, &options).map_err(named)?;
-        let class = self.answer == Answer::Class;
+        let class = matches!(self.answer, Answer::Best(_));
         let beside = together(&graph, &program, &secrets, self.together, &calibration.ranges, &options)?;
         Ok((Public { program, preprocess, class, beside }, secrets))
     }
