@@ -217,6 +217,10 @@ pub(crate) struct Compile {
     /// bytes and tells the receiver this one bit. Of three servers [default: on].
     #[arg(long, value_enum, value_name = "on|off")]
     guard: Option<Switch>,
+    /// Elements that one ReLU or maximum compares at once, at most: larger ones are done slice by slice, which takes less memory (of a card,
+    /// too) and more rounds [default: all].
+    #[arg(long, value_name = "ELEMENTS", value_parser = clap::value_parser!(u32).range(64..))]
+    at_once: Option<u32>,
     /// Round exactly in every truncation, for the price of one more comparison each.
     #[arg(long)]
     faithful: bool,
@@ -271,7 +275,14 @@ impl Compile {
             return Err(Error::Usage("--guard on: two parties have none; `--check` compares layer by layer".into()));
         }
         let guard = self.guard != Some(Switch::Off);
-        Ok(Options { frac_bits: self.frac_bits, weight_bits: self.weight_bits, margin: self.margin, guard, settings })
+        Ok(Options {
+            frac_bits: self.frac_bits,
+            weight_bits: self.weight_bits,
+            margin: self.margin,
+            guard,
+            at_once: self.at_once.map(|n| n as usize),
+            settings,
+        })
     }
 
     /// The calibration of a model that nothing can be done without.

@@ -19,8 +19,29 @@ pub struct Gpu<D: Driver> {
     maps: Mutex<HashMap<usize, Kept<D>>>,
 }
 
-/// A map as the host and as the device has it.
-type Kept<D> = (Weak<Vec<u32>>, Arc<Buf<D, u32>>);
+/// A map as the device has it.
+struct Kept<D: Driver> {
+    /// As the host has it: another map may come to lie where this one was.
+    host: Weak<Vec<u32>>,
+    /// Its places are below.
+    bound: usize,
+    places: Places<D>,
+}
+
+enum Places<D: Driver> {
+    /// A run of elements in order, from this one on: a slice, which costs nothing.
+    Run(usize),
+    Any(Arc<Buf<D, u32>>),
+}
+
+impl<D: Driver> Clone for Places<D> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Run(start) => Self::Run(*start),
+            Self::Any(copy) => Self::Any(Arc::clone(copy)),
+        }
+    }
+}
 
 /// Weights prepared for convolutions; empty on a device that failed.
 pub struct Panel<D: Driver>(Buf<D, u64>);
@@ -67,21 +88,23 @@ impl<D: Driver> Gpu<D> {
         })
     }
 
-    /// The device's copy of a map, whose places are checked when it is made.
-    fn map(&self, map: &IndexMap, n: usize) -> Result<Arc<Buf<D, u32>>> {
-        let inside = |&s: &u32| s == PAD || (s as usize) < n;
-        assert!(map.source.iter().all(inside), "a map's places are within its operand");
+    /// The device's copy of a map of `n` elements.
+    fn places(&self, map: &IndexMap, n: usize) -> Result<Places<D>> {
         let key = Arc::as_ptr(&map.source) as usize;
         let mut maps = self.maps.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((host, kept)) = maps.get(&key)
-            && host.upgrade().is_some_and(|host| Arc::ptr_eq(&host, &map.source))
-        {
-            return Ok(Arc::clone(kept));
+        let same = |k: &&Kept<D>| k.host.upgrade().is_some_and(|host| Arc::ptr_eq(&host, &map.source));
+        if let Some(kept) = maps.get(&key).filter(same) {
+            assert!(kept.bound <= n, "a map's places are within its operand");
+            return Ok(kept.places.clone());
         }
-        maps.retain(|_, (host, _)| host.strong_count() > 0);
-        let copy = Arc::new(self.queue.upload(&map.source)?);
-        maps.insert(key, (Arc::downgrade(&map.source), Arc::clone(&copy)));
-        Ok(copy)
+        let bound = map.source.iter().filter(|s| **s != PAD).max().map_or(0, |s| *s as usize + 1);
+        assert!(bound <= n, "a map's places are within its operand");
+        let start = map.source.first().map_or(0, |s| *s as usize);
+        let run = bound > 0 && map.source.iter().enumerate().all(|(i, s)| *s as usize == start + i);
+        let places = if run { Places::Run(start) } else { Places::Any(Arc::new(self.queue.upload(&map.source)?)) };
+        maps.retain(|_, kept| kept.host.strong_count() > 0);
+        maps.insert(key, Kept { host: Arc::downgrade(&map.source), bound, places: places.clone() });
+        Ok(places)
     }
 }
 
@@ -131,7 +154,10 @@ impl<D: Driver> Device for Gpu<D> {
         self.run(x[0].len, |q| q.product(x, y))
     }
     fn gather<W: Word>(&self, x: &Buf<D, W>, map: &IndexMap, fill: W) -> Buf<D, W> {
-        self.run(map.source.len(), |q| q.gather(x, &*self.map(map, x.len)?, fill))
+        self.run(map.source.len(), |q| match self.places(map, x.len)? {
+            Places::Run(start) => Ok(x.part(start, map.source.len())),
+            Places::Any(copy) => q.gather(x, &copy, fill),
+        })
     }
     fn concat<W: Word>(&self, parts: &[&Buf<D, W>], outer: usize, widths: &[usize]) -> Buf<D, W> {
         self.run(outer * widths.iter().sum::<usize>(), |q| q.rows(parts, outer, widths))

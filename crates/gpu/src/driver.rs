@@ -23,7 +23,7 @@ pub enum Error {
         present: usize,
     },
     /// Memory ran out, or the cap on it was reached.
-    #[error("the device has no room for {asked} more bytes beside the {held} that it holds{}: a smaller batch needs less", cap_text(.cap))]
+    #[error("the device has no room for {asked} more bytes beside the {held} that it holds{}: a smaller batch, or --at-once, needs less", cap_text(.cap))]
     Memory {
         /// Bytes asked for.
         asked: usize,

@@ -1,7 +1,7 @@
 //! OpenCL 1.2 with 64-bit integers: the drivers of AMD, Intel, Apple and NVIDIA, and PoCL on processors.
 
 use crate::driver::{Arg, Driver, Error, Facts, Grid, Result};
-use crate::sources::{SOURCES, Source};
+use crate::sources::SOURCES;
 use opencl3::command_queue::CommandQueue;
 use opencl3::context::Context;
 use opencl3::device::{CL_DEVICE_TYPE_ALL, Device};
@@ -14,27 +14,21 @@ use std::collections::{BTreeMap, HashMap};
 use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-/// A device of any vendor, with a queue of its own.
+/// A device of any vendor. All that a process opens of one device share its queue: PoCL 3.1 ends the process now and then when kernels of
+/// several queues run at once, and a card that one process has three servers on computes one kernel after another anyway.
 pub struct OpenCl {
-    // Dropped in this order.
-    kernels: Mutex<HashMap<String, Kernel>>,
-    queue: CommandQueue,
     built: Arc<Built>,
 }
 
 /// What all who use a device share: building the kernels takes seconds.
 struct Built {
     facts: Facts,
-    id: cl_device_id,
     // Dropped in this order.
-    programs: Vec<Program>,
+    /// Kernel objects hold the arguments of their next launch.
+    kernels: Mutex<HashMap<String, Kernel>>,
+    queue: CommandQueue,
     context: Context,
 }
-
-// SAFETY: a device's id is a handle that any thread may use; the rest is so by itself.
-unsafe impl Send for Built {}
-// SAFETY: as above.
-unsafe impl Sync for Built {}
 
 /// Those in use, by number.
 static BUILT: Mutex<BTreeMap<usize, Weak<Built>>> = Mutex::new(BTreeMap::new());
@@ -79,19 +73,7 @@ impl OpenCl {
     /// # Errors
     /// When there is none, or its driver fails.
     pub fn new(number: usize) -> Result<Self> {
-        let built = Built::of(number)?;
-        let of = |e: ClError| call(&e);
-        // SAFETY: the context outlives the queue; no properties are asked for, so the queue is in order.
-        #[allow(deprecated, reason = "OpenCL 1.2 has no other way")]
-        let queue = unsafe { CommandQueue::create(&built.context, built.id, 0) }.map_err(of)?;
-        // Kernel objects hold their arguments: each queue has its own.
-        let mut kernels = HashMap::new();
-        for program in &built.programs {
-            for kernel in opencl3::kernel::create_program_kernels(program).map_err(of)? {
-                kernels.insert(kernel.function_name().map_err(of)?, kernel);
-            }
-        }
-        Ok(Self { kernels: Mutex::new(kernels), queue, built })
+        Ok(Self { built: Built::of(number)? })
     }
 }
 
@@ -107,13 +89,20 @@ impl Built {
         let id = *ids.get(number).ok_or(absent)?;
         let device = Device::new(id);
         let facts = facts(device)?;
-        let context = Context::from_device(&device).map_err(|e| call(&e))?;
-        let build = |source: &Source| {
-            Program::create_and_build_from_source(&context, &source.full(), "-cl-std=CL1.2")
-                .map_err(|log| Error::Call(format!("OpenCL: {} does not build: {}", source.file, log.trim())))
-        };
-        let programs = SOURCES.iter().map(build).collect::<Result<_>>()?;
-        let built = Arc::new(Self { facts, id, programs, context });
+        let of = |e: ClError| call(&e);
+        let context = Context::from_device(&device).map_err(of)?;
+        // SAFETY: the context outlives the queue; no properties are asked for, so the queue is in order.
+        #[allow(deprecated, reason = "OpenCL 1.2 has no other way")]
+        let queue = unsafe { CommandQueue::create(&context, id, 0) }.map_err(of)?;
+        let mut kernels = HashMap::new();
+        for source in &SOURCES {
+            let program = Program::create_and_build_from_source(&context, &source.full(), "-cl-std=CL1.2")
+                .map_err(|log| Error::Call(format!("OpenCL: {} does not build: {}", source.file, log.trim())))?;
+            for kernel in opencl3::kernel::create_program_kernels(&program).map_err(of)? {
+                kernels.insert(kernel.function_name().map_err(of)?, kernel);
+            }
+        }
+        let built = Arc::new(Self { facts, kernels: Mutex::new(kernels), queue, context });
         all.insert(number, Arc::downgrade(&built));
         Ok(built)
     }
@@ -140,7 +129,9 @@ impl Driver for OpenCl {
         }
         let mut to = to.0.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the call returns when the bytes have been taken; the driver refuses what does not fit.
-        unsafe { self.queue.enqueue_write_buffer(&mut to, CL_BLOCKING, 0, from, &[]) }.map(drop).map_err(|e| call(&e))
+        unsafe { self.built.queue.enqueue_write_buffer(&mut to, CL_BLOCKING, 0, from, &[]) }
+            .map(drop)
+            .map_err(|e| call(&e))
     }
     fn read(&self, from: &Memory, at: usize, to: &mut [u8]) -> Result<()> {
         if to.is_empty() {
@@ -148,11 +139,11 @@ impl Driver for OpenCl {
         }
         let from = from.0.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the call returns when the bytes are there; the driver refuses what does not fit.
-        unsafe { self.queue.enqueue_read_buffer(&from, CL_BLOCKING, at, to, &[]) }.map(drop).map_err(|e| call(&e))
+        unsafe { self.built.queue.enqueue_read_buffer(&from, CL_BLOCKING, at, to, &[]) }.map(drop).map_err(|e| call(&e))
     }
     unsafe fn launch(&self, kernel: &'static str, grid: Grid, args: &[Arg<'_, Memory>]) -> Result<()> {
         // Arguments belong to the kernel object, which is therefore held until it is queued.
-        let kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
+        let kernels = self.built.kernels.lock().unwrap_or_else(PoisonError::into_inner);
         let object = kernels.get(kernel).ok_or_else(|| Error::Call(format!("no kernel {kernel}")))?;
         for (i, arg) in args.iter().enumerate() {
             // SAFETY: the pointer is to so many bytes, which the driver copies before it returns.
@@ -171,12 +162,12 @@ impl Driver for OpenCl {
         let global: [usize; 3] = std::array::from_fn(|i| grid.groups[i] as usize * local[i]);
         // SAFETY: passed on to the caller.
         unsafe {
-            self.queue.enqueue_nd_range_kernel(object.get(), 3, ptr::null(), global.as_ptr(), local.as_ptr(), &[])
+            self.built.queue.enqueue_nd_range_kernel(object.get(), 3, ptr::null(), global.as_ptr(), local.as_ptr(), &[])
         }
         .map(drop)
         .map_err(|e| Error::Call(format!("OpenCL: {kernel}: {e}")))
     }
     fn wait(&self) -> Result<()> {
-        self.queue.finish().map_err(|e| call(&e))
+        self.built.queue.finish().map_err(|e| call(&e))
     }
 }

@@ -87,5 +87,8 @@ pub fn compile_beside(
         port.owner = (i % rows) as u8;
     }
     crate::guard::guard(&mut program, if options.guarded() { rows } else { 0 });
+    if let Some(most) = options.at_once {
+        crate::slices::slice(&mut program, most);
+    }
     Ok(Some((program, secrets)))
 }

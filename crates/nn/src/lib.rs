@@ -25,6 +25,7 @@ pub mod onnx;
 mod passes;
 pub mod program;
 pub mod proto;
+mod slices;
 mod sound;
 mod tame;
 mod tensor;

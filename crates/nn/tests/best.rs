@@ -48,7 +48,11 @@ fn places_of_the_best() {
         let net = for_inference(&import(&graph, rows).unwrap());
         added.complete(&net, &mut ranges);
         let (program, secrets) = compile(&net, &ranges, &options).unwrap();
-        let job = Run { program: &program, secrets: &secrets, inputs: encode_inputs(&program, &[x.clone()]).unwrap() };
+        let job = Run {
+            program: &program,
+            secrets: &secrets,
+            inputs: encode_inputs(&program, std::slice::from_ref(&x)).unwrap(),
+        };
         let (outputs, ..) = World::default().run(&job).unwrap();
         let outputs: Vec<Vec<i64>> = outputs.into_iter().map(Option::unwrap).collect();
         let got = &decode_outputs(&program, &outputs)[0];

@@ -34,13 +34,22 @@ pub struct Options {
     pub margin: f64,
     /// Whether the receiver is told that a value left its range, where the protocol can: of three servers.
     pub guard: bool,
+    /// The most elements that one ReLU or maximum compares at once; more are done in slices, in less memory and more rounds.
+    pub at_once: Option<usize>,
     /// What the protocol is to do with it.
     pub settings: Settings,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { frac_bits: None, weight_bits: None, margin: 2.0, guard: true, settings: Settings::default() }
+        Self {
+            frac_bits: None,
+            weight_bits: None,
+            margin: 2.0,
+            guard: true,
+            at_once: None,
+            settings: Settings::default(),
+        }
     }
 }
 
@@ -189,6 +198,9 @@ pub fn for_inference(net: &Network) -> Network {
 pub fn compile(net: &Network, ranges: &Ranges, options: &Options) -> Result<(Program, Secrets)> {
     let (mut program, secrets) = unguarded(net, ranges, options)?;
     crate::guard::guard(&mut program, usize::from(options.guarded()));
+    if let Some(most) = options.at_once {
+        crate::slices::slice(&mut program, most);
+    }
     Ok((program, secrets))
 }
 
