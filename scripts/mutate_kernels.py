@@ -31,7 +31,7 @@ FAULTS = [
     ("linear.cl", "        TILES(sum, high, xs, ws)\n        BARRIER();", "        TILES(sum, high, xs, ws)", "linear: no barrier after use"),
     ("linear.cl", "if (pixel < op.pixels && column < op.co)", "if (column < op.co)", "linear: pixels past the end are stored"),
     ("linear.cl", "if (pixel < op.pixels && column < op.co)", "if (pixel < op.pixels && column < op.co + 1)", "linear: a column too many"),
-    ("linear.cl", " && z < (s32)op.w", " && z <= (s32)op.w", "linear: read one pixel too far"),
+    ("linear.cl", " y < op.h && z < op.w;\n            xs", " y < op.h && z <= op.w;\n            xs", "linear: read one pixel too far"),
     ("linear.cl", "(u32)(a) * (u32)((b) >> 32) +", "", "linear: half of a cross product"),
     ("linear.cl", "if (!second)\n", "if (second)\n", "gradient: the products are swapped"),
     ("linear.cl", "        if (THREAD < left)\n            sums[THREAD] += sums[THREAD + left];\n        BARRIER();", "        if (THREAD < left)\n            sums[THREAD] += sums[THREAD + left];", "full: no barrier between sums"),

@@ -79,6 +79,8 @@ struct Entry {
     name: String,
     driver: String,
     memory_bytes: u64,
+    /// A processor behind a card's driver: for tests.
+    processor: bool,
 }
 
 #[derive(serde::Serialize, Default)]
@@ -98,6 +100,7 @@ impl Devices {
                     name: facts.name,
                     driver: facts.driver,
                     memory_bytes: facts.memory,
+                    processor: facts.processor,
                 }),
                 Err(e) => report.missing.push(e.to_string()),
             }
@@ -111,7 +114,8 @@ impl Devices {
             text += &line("cpu", "this processor");
             for e in &report.devices {
                 let memory = human_bytes(e.memory_bytes);
-                text += &line(&e.device, &format!("{}, {memory} ({})", e.name, e.driver));
+                let tests = if e.processor { "; a processor, for tests" } else { "" };
+                text += &line(&e.device, &format!("{}, {memory} ({}{tests})", e.name, e.driver));
             }
             for why in &report.missing {
                 let _ = writeln!(text, "{why}");

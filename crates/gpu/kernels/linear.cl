@@ -36,31 +36,29 @@ KERNEL(256) linear(GLOBAL u64 *out, IN(u64, x0), IN(u64, x1), IN(u64, panel), Ge
     AT(x0), AT(x1), AT(panel);
     u64 sum[4][4] = {{0}};
     u32 high[4][4] = {{0}};
-    s32 y0[4], z0[4];
-    u32 image[4];
+    // What lies before an image, or belongs to a pixel past the end, wraps round to beyond every image.
+    u32 y0[4], z0[4], image[4];
     UNROLL
     for (u32 i = 0; i < 4; i++) {
         const u32 pixel = row0 + ty + 16 * i, within = pixel % (op.oh * op.ow);
         image[i] = pixel / (op.oh * op.ow);
-        // A pixel past the end reads nothing.
-        y0[i] = pixel < op.pixels ? (s32)(within / op.ow * op.stride_y) - (s32)op.top : -(1 << 30);
-        z0[i] = (s32)(within % op.ow * op.stride_x) - (s32)op.left;
+        y0[i] = pixel < op.pixels ? within / op.ow * op.stride_y - op.top : 0x80000000u;
+        z0[i] = within % op.ow * op.stride_x - op.left;
     }
     for (u32 k0 = first; k0 < end; k0 += DEPTH) {
         const u32 k = k0 + tx, tap = k / (2 * op.ci), rest = k % (2 * op.ci);
-        const s32 dy = tap / op.kw * op.dilation_y, dx = tap % op.kw * op.dilation_x;
+        const u32 dy = tap / op.kw * op.dilation_y, dx = tap % op.kw * op.dilation_x;
         GLOBAL const u64 *x = rest < op.ci ? x0 : x1;
         const u32 channel = group * op.ci + (rest < op.ci ? rest : rest - op.ci);
         UNROLL
         for (u32 i = 0; i < 4; i++) {
-            const s32 y = y0[i] + dy, z = z0[i] + dx;
-            const s32 inside = k < end && y >= 0 && y < (s32)op.h && z >= 0 && z < (s32)op.w;
+            const u32 y = y0[i] + dy, z = z0[i] + dx, inside = k < end && y < op.h && z < op.w;
             xs[tx][ty + 16 * i] = inside ? x[((u64)(image[i] * op.h + y) * op.w + z) * op.cin + channel] : 0;
         }
         UNROLL
         for (u32 i = 0; i < 4; i++) {
             const u32 kk = k0 + THREAD / TILE + 4 * i, column = column0 + THREAD % TILE;
-            const s32 inside = kk < end && column < op.co;
+            const u32 inside = kk < end && column < op.co;
             ws[THREAD / TILE + 4 * i][THREAD % TILE] = inside ? panel[((u64)group * inner + kk) * op.co + column] : 0;
         }
         BARRIER();
@@ -110,10 +108,10 @@ KERNEL(256) depthwise(GLOBAL u64 *out, IN(u64, x0), IN(u64, x1), IN(u64, panel),
 }
 
 // x0 (w0 + w1)^T + x1 w0^T for few rows: a group of threads for each output and row, weights read as they lie.
-KERNEL(256) full(GLOBAL u64 *out, IN(u64, x0), IN(u64, x1), IN(u64, w0), IN(u64, w1), u64 depth) {
+KERNEL(256) full(GLOBAL u64 *out, IN(u64, x0), IN(u64, x1), IN(u64, w0), IN(u64, w1), u64 depth, u32 outputs) {
     LOCAL u64 sums[256];
     AT(x0), AT(x1), AT(w0), AT(w1);
-    const u64 x = GROUP(1) * depth, w = GROUP(0) * depth;
+    const u64 x = GROUP(0) / outputs * depth, w = GROUP(0) % outputs * depth;
     u64 sum = 0;
     for (u64 k = THREAD; k < depth; k += 256)
         sum += x0[x + k] * (w0[w + k] + w1[w + k]) + x1[x + k] * w0[w + k];
@@ -125,7 +123,7 @@ KERNEL(256) full(GLOBAL u64 *out, IN(u64, x0), IN(u64, x1), IN(u64, w0), IN(u64,
         BARRIER();
     }
     if (THREAD == 0)
-        out[(u64)GROUP(1) * GROUPS(0) + GROUP(0)] = sums[0];
+        out[GROUP(0)] = sums[0];
 }
 
 // The sum of so many parts of n elements each.

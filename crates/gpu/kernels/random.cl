@@ -1,4 +1,5 @@
-// AES-128 in counter mode. The table is laid out once per lane, so that the banks hit never depend on the key.
+// AES-128 in counter mode. The table is laid out once per lane, so that the banks hit on a card never depend on the key. On a processor,
+// where OpenCL is for tests, its cache lines do.
 
 typedef struct {
     u32 word[44];

@@ -12,7 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Not yet run on a card: it compiles, and its kernels give the right bytes through [`crate::OpenCl`].
 pub struct Cuda {
     facts: Facts,
+    // Dropped in this order.
     kernels: HashMap<String, sys::CUfunction>,
+    _modules: Modules,
     up: Mutex<Staging>,
     down: Mutex<Staging>,
     stream: Arc<Stream>,
@@ -37,10 +39,28 @@ impl Drop for Stream {
 unsafe impl Send for Stream {}
 // SAFETY: as above.
 unsafe impl Sync for Stream {}
-// SAFETY: functions are handles too; their modules are never unloaded.
+// SAFETY: functions and modules are handles too; modules are unloaded when nobody has their functions any more.
 unsafe impl Send for Cuda {}
 // SAFETY: as above.
 unsafe impl Sync for Cuda {}
+
+/// What was loaded, and goes with whoever loaded it: all sessions of a process share a context, which may live as long as the process.
+struct Modules(Vec<sys::CUmodule>, Arc<Stream>);
+
+impl Drop for Modules {
+    fn drop(&mut self) {
+        if self.1.context.bind_to_thread().is_err() {
+            return;
+        }
+        // SAFETY: loaded by `Cuda::new`, unloaded once, when none of their kernels runs any more.
+        unsafe {
+            let _ = result::stream::synchronize(self.1.at);
+            for module in &self.0 {
+                let _ = sys::cuModuleUnload(*module);
+            }
+        }
+    }
+}
 
 /// A block of the card's memory.
 pub struct Memory {
@@ -57,6 +77,9 @@ impl Drop for Memory {
     }
 }
 
+/// Events that time nothing and let their waiter sleep.
+const EVENT: sys::CUevent_flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING;
+
 /// Bytes of a piece: the host copies one while the bus carries another.
 const PIECE: usize = 4 << 20;
 
@@ -71,7 +94,7 @@ impl Staging {
         let slot = || {
             // SAFETY: ordinary pinned memory, freed on drop.
             let at = unsafe { result::malloc_host(PIECE, 0) }.map_err(call)?;
-            let event = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING).map_err(call)?;
+            let event = result::event::create(EVENT).map_err(call)?;
             Ok((at.cast(), event))
         };
         Ok(Self([slot()?, slot()?], Arc::clone(stream)))
@@ -80,14 +103,18 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        if self.1.context.bind_to_thread().is_err() {
-            return;
-        }
+        let bound = self.1.context.bind_to_thread().is_ok();
         for (at, event) in self.0 {
-            // SAFETY: no copy is under way: reads wait for theirs, and this waits for the last writes. What it held is overwritten.
+            // SAFETY: no copy is under way: reads wait for theirs, and this waits for the last writes. What it held is overwritten,
+            // whether or not the card still answers.
             unsafe {
-                let _ = result::event::synchronize(event);
+                if bound {
+                    let _ = result::event::synchronize(event);
+                }
                 at.write_bytes(0, PIECE);
+                if !bound {
+                    continue;
+                }
                 let _ = result::event::destroy(event);
                 let _ = result::free_host(at.cast());
             }
@@ -95,8 +122,10 @@ impl Drop for Staging {
     }
 }
 
+/// By number and in the driver's own words: newer drivers have errors that bindings do not name.
 fn call(error: DriverError) -> Error {
-    Error::Call(format!("CUDA: {error}"))
+    let words = error.error_string().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+    Error::Call(format!("CUDA error {}: {words}", error.0 as u32))
 }
 
 /// CUDA 12.2, whose compiler made the PTX.
@@ -134,7 +163,20 @@ fn facts(number: usize) -> Result<Facts> {
     // SAFETY: the device exists.
     let memory = unsafe { result::device::total_mem(device) }.map_err(call)? as u64;
     let driver = format!("CUDA {}.{}", version / 1000, version % 1000 / 10);
-    Ok(Facts { name: result::device::get_name(device).map_err(call)?, driver, memory })
+    Ok(Facts { name: result::device::get_name(device).map_err(call)?, driver, memory, processor: false })
+}
+
+/// Refuses cards that are older than the PTX.
+fn oldest(number: usize) -> Result<()> {
+    let device = result::device::get(i32::try_from(number).unwrap_or(i32::MAX)).map_err(call)?;
+    let major = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR;
+    // SAFETY: the device exists.
+    match unsafe { result::device::get_attribute(device, major) }.map_err(call)? {
+        7.. => Ok(()),
+        old => {
+            Err(Error::Call(format!("CUDA device {number} is of compute capability {old}.x; 7.0 or newer is needed")))
+        }
+    }
 }
 
 impl Cuda {
@@ -155,25 +197,28 @@ impl Cuda {
         if number >= present {
             return Err(Error::Absent { kind: "CUDA", number, present });
         }
+        oldest(number)?;
         let context = CudaContext::new(number).map_err(call)?;
         context.bind_to_thread().map_err(call)?;
         let at = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(call)?;
         let stream = Arc::new(Stream { at, context });
         let mut kernels = HashMap::new();
+        let mut modules = Modules(vec![], Arc::clone(&stream));
         for source in &SOURCES {
             let of = |e: std::ffi::NulError| Error::Call(format!("CUDA: {}: {e}", source.file));
             let image = CString::new(source.ptx).map_err(of)?;
             // SAFETY: a terminated PTX text.
             let module = unsafe { result::module::load_data(image.as_ptr().cast()) }.map_err(call)?;
+            modules.0.push(module);
             for name in source.kernels() {
                 let text = CString::new(&*name).map_err(of)?;
-                // SAFETY: the module is never unloaded.
+                // SAFETY: the module outlives its functions.
                 let function = unsafe { result::module::get_function(module, text) }.map_err(call)?;
                 kernels.insert(name, function);
             }
         }
         let (up, down) = (Mutex::new(Staging::new(&stream)?), Mutex::new(Staging::new(&stream)?));
-        Ok(Self { facts: facts(number)?, kernels, up, down, stream })
+        Ok(Self { facts: facts(number)?, kernels, _modules: modules, up, down, stream })
     }
 
     fn bind(&self) -> Result<()> {
@@ -248,14 +293,14 @@ impl Driver for Cuda {
         let pointer = |arg: &Arg<'_, Memory>| -> *mut c_void {
             match arg {
                 Arg::Buffer(memory) => std::ptr::from_ref(&memory.at).cast_mut().cast(),
-                Arg::Value(bytes) => bytes.as_ptr().cast_mut().cast(),
+                Arg::Value(bytes) | Arg::Secret(bytes) => bytes.as_ptr().cast_mut().cast(),
             }
         };
         let mut pointers: Vec<*mut c_void> = args.iter().map(pointer).collect();
         let [x, y, z] = grid.groups;
         // SAFETY: passed on to the caller; the driver copies the arguments before it returns.
         unsafe { result::launch_kernel(function, (x, y, z), (grid.threads, 1, 1), 0, self.stream.at, &mut pointers) }
-            .map_err(|e| Error::Call(format!("CUDA: {kernel}: {e}")))
+            .map_err(|e| Error::Call(format!("{kernel}: {}", call(e))))
     }
     fn wait(&self) -> Result<()> {
         self.bind()?;

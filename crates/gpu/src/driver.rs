@@ -53,6 +53,8 @@ pub struct Facts {
     pub driver: String,
     /// Bytes of its memory.
     pub memory: u64,
+    /// Whether it is a processor, and no card: for tests, since there the time that the cipher takes depends on keys.
+    pub processor: bool,
 }
 
 /// What a kernel is given: a buffer, or a value by its bytes.
@@ -61,6 +63,8 @@ pub enum Arg<'a, M> {
     Buffer(&'a M),
     /// A number or a struct of numbers.
     Value(&'a [u8]),
+    /// The same, of which the driver keeps no copy longer than it must.
+    Secret(&'a [u8]),
 }
 
 /// Threads of every work group of a launch, and groups along each axis.

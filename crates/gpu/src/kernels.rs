@@ -3,7 +3,7 @@
 //! Every launch is `unsafe`, and sound for the same reason: the arguments are those of the kernel in `kernels/`, in order, and the checks
 //! above it say that no thread reads or writes beyond them.
 
-use crate::driver::{Arg, Driver, Grid, Result};
+use crate::driver::{Arg, Driver, Error, Grid, Result};
 use crate::memory::{Buf, Pool};
 use crate::plans::{Chunks, Geometry, Hash, Level, pixels};
 use bytemuck::{Pod, bytes_of};
@@ -38,10 +38,14 @@ fn flag(yes: bool) -> u64 {
 }
 
 /// Into how many parts an inner dimension is cut so that so many tiles keep a card busy, and how deep a part is.
-fn cut(tiles: usize, inner: usize, least: usize) -> (usize, usize) {
+fn cut(tiles: usize, inner: usize, least: usize) -> Result<(usize, usize)> {
     let parts = 256usize.div_ceil(tiles.max(1)).min(inner / least).max(1);
     let depth = inner.div_ceil(parts).next_multiple_of(DEPTH);
-    (inner.div_ceil(depth), depth)
+    // Kernels count in 32 bits.
+    if depth >= 1 << 31 || inner >= 1 << 32 {
+        return Err(Error::Call(format!("a product of depth {inner} is more than a card takes")));
+    }
+    Ok((inner.div_ceil(depth), depth))
 }
 
 /// The arguments of a launch.
@@ -55,6 +59,11 @@ impl<'a, M> Args<'a, M> {
         self.0.push(Arg::Buffer(buf.memory()?));
         self.0.push(Arg::Value(bytes_of(&buf.start)));
         Ok(self)
+    }
+    /// A value that the driver is to forget once it is launched.
+    fn secret<T: Pod>(mut self, value: &'a T) -> Self {
+        self.0.push(Arg::Secret(bytes_of(value)));
+        self
     }
     fn value<T: Pod>(mut self, value: &'a T) -> Self {
         self.0.push(Arg::Value(bytes_of(value)));
@@ -70,6 +79,13 @@ impl<D: Driver> Queue<D> {
     fn launch(&self, kernel: &'static str, grid: Grid, args: &Args<'_, D::Memory>) -> Result<()> {
         if grid.groups.contains(&0) {
             return Ok(());
+        }
+        // CUDA's limit, here for all.
+        if grid.groups[1..].iter().any(|g| *g > 65_535) {
+            return Err(Error::Call(format!(
+                "{kernel}: a geometry of more groups than a card takes ({:?})",
+                grid.groups
+            )));
         }
         // SAFETY: as this file's head says.
         unsafe { self.0.driver.launch(kernel, grid, &args.0) }
@@ -97,8 +113,9 @@ impl<D: Driver> Queue<D> {
         assert_eq!(table.len, 256, "the table has a word a byte");
         let out = self.room(n)?;
         let per = size_of::<W>() / 4;
-        let (start, n, keys) = ((start * per) as u64, (n * per) as u64, key.round_keys());
-        let args = Args::out(&out)?.buf(table)?.value(&*keys).value(&start).value(&n);
+        let (start, n) = ((start * per) as u64, (n * per) as u64);
+        let keys = key.round_keys();
+        let args = Args::out(&out)?.buf(table)?.secret(&*keys).value(&start).value(&n);
         self.launch("keystream", each((start as usize % 4 + n as usize).div_ceil(4)), &args)?;
         Ok(out)
     }
@@ -172,7 +189,7 @@ impl<D: Driver> Queue<D> {
         Ok(out)
     }
     pub(crate) fn window_sum<W: Word>(&self, x: &Buf<D, W>, op: &Conv2d) -> Result<Buf<D, W>> {
-        assert_eq!(x.len, op.input().len(), "the tensor that the windows are of");
+        assert!(x.len == op.input().len() && op.cin == op.cout, "the tensor that the windows are of");
         let len = pixels(op) * op.cin;
         let (out, geometry, n) = (self.room(len)?, Geometry::new(op, 0), len as u64);
         let args = Args::out(&out)?.buf(x)?.value(&geometry).value(&n);
@@ -249,7 +266,7 @@ impl<D: Driver> Queue<D> {
         Self::checked(x, panel, op);
         let (rows, columns) = (pixels(op).div_ceil(TILE), (op.cout / op.groups).div_ceil(TILE));
         let inner = 2 * op.kernel[0] * op.kernel[1] * (op.cin / op.groups);
-        let (parts, depth) = cut(rows * columns * op.groups, inner, 256);
+        let (parts, depth) = cut(rows * columns * op.groups, inner, 256)?;
         let len = op.output().len();
         let (out, geometry, count) = (self.room(parts * len)?, Geometry::new(op, depth), parts as u32);
         let args = Args::out(&out)?.buf(x[0])?.buf(x[1])?.buf(panel)?.value(&geometry).value(&count);
@@ -280,9 +297,9 @@ impl<D: Driver> Queue<D> {
         let whole = |a: usize, b: usize| depth > 0 && a == b && a.is_multiple_of(depth);
         assert!(whole(x[0].len, x[1].len) && whole(w[0].len, w[1].len), "whole rows of both components");
         let (rows, outputs) = (x[0].len / depth, w[0].len / depth);
-        let (out, depth) = (self.room(rows * outputs)?, depth as u64);
-        let args = Args::out(&out)?.buf(x[0])?.buf(x[1])?.buf(w[0])?.buf(w[1])?.value(&depth);
-        self.launch("full", Grid { threads: 256, groups: [outputs as u32, rows as u32, 1] }, &args)?;
+        let (out, depth, across) = (self.room(rows * outputs)?, depth as u64, outputs as u32);
+        let args = Args::out(&out)?.buf(x[0])?.buf(x[1])?.buf(w[0])?.buf(w[1])?.value(&depth).value(&across);
+        self.launch("full", Grid { threads: 256, groups: [(rows * outputs) as u32, 1, 1] }, &args)?;
         Ok(out)
     }
     pub(crate) fn gradient(&self, x: [&Buf<D, u64>; 2], dy: [&Buf<D, u64>; 2], op: &Conv2d) -> Result<Buf<D, u64>> {
@@ -292,9 +309,9 @@ impl<D: Driver> Queue<D> {
         let single = op.groups > 1 && op.groups == op.cin && op.groups == op.cout;
         let (rows, columns) = ((taps * (op.cin / op.groups)).div_ceil(TILE), (op.cout / op.groups).div_ceil(TILE));
         let (parts, depth) = if single {
-            cut(op.cout.div_ceil(256) * taps, pixels(op), 64)
+            cut(op.cout.div_ceil(256) * taps, pixels(op), 64)?
         } else {
-            cut(rows * columns * op.groups, 2 * pixels(op), 256)
+            cut(rows * columns * op.groups, 2 * pixels(op), 256)?
         };
         let (out, geometry, count) = (self.room(parts * len)?, Geometry::new(op, depth), parts as u32);
         let args = Args::out(&out)?.buf(x[0])?.buf(x[1])?.buf(dy[0])?.buf(dy[1])?.value(&geometry);

@@ -65,9 +65,11 @@ impl<D: Driver> Pool<D> {
         }
         let memory = match self.driver.allocate(size) {
             Ok(memory) => memory,
-            Err(_) => {
+            Err(first) => {
+                let free = !blocks.free.is_empty();
                 self.release(&mut blocks)?;
-                self.driver.allocate(size).map_err(|_| full(blocks.held))?
+                let retried = if free { self.driver.allocate(size) } else { Err(first) };
+                retried.map_err(|e| Error::Call(format!("{} ({e})", full(blocks.held))))?
             }
         };
         blocks.held += size;
@@ -76,16 +78,17 @@ impl<D: Driver> Pool<D> {
 
     /// Gives what is not in use back to the driver, overwritten: it promises nothing to whoever has it next.
     fn release(&self, blocks: &mut Blocks<D::Memory>) -> Result<()> {
-        for (&size, memories) in &blocks.free {
-            for memory in memories {
-                let n = (size / 8) as u64;
-                let args = [Arg::Buffer(memory), Arg::Value(bytemuck::bytes_of(&n))];
-                let groups = [(size / 8).div_ceil(256).clamp(1, 2048) as u32, 1, 1];
-                // SAFETY: `wipe` writes n words of 8 bytes to a block of `size` bytes.
-                unsafe { self.driver.launch("wipe", Grid { threads: 256, groups }, &args) }?;
-            }
-        }
+        let wipe = |size: usize, memory: &D::Memory| {
+            let n = (size / 8) as u64;
+            let args = [Arg::Buffer(memory), Arg::Value(bytemuck::bytes_of(&n))];
+            let groups = [(size / 8).div_ceil(256).clamp(1, 2048) as u32, 1, 1];
+            // SAFETY: `wipe` writes n words of 8 bytes to a block of `size` bytes.
+            unsafe { self.driver.launch("wipe", Grid { threads: 256, groups }, &args) }
+        };
+        let wiped = blocks.free.iter().try_for_each(|(&size, all)| all.iter().try_for_each(|m| wipe(size, m)));
+        // Nothing that is still queued may find its memory gone.
         self.driver.wait()?;
+        wiped?;
         for (size, memories) in std::mem::take(&mut blocks.free) {
             blocks.held -= size * memories.len();
         }

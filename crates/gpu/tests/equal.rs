@@ -226,6 +226,24 @@ fn products<D: Driver>(gpu: &Gpu<D>) {
     let [(w0, gw0), (w1, gw1)] = [3, 4].map(|s| both::<D, u64>(gpu, s, op.weight().len()));
     let got = gpu.linear(&gx0, &gx1, &gpu.prepare(&gw0, &gw1, &op, true), &op);
     same!(gpu, got, cpu.linear(&x0, &x1, &cpu.prepare(&w0, &w1, &op, true), &op), "with a gain");
+    // The largest of geometries, whose padding the processor would write out: one tap meets one element.
+    let op = Conv2d {
+        n: 1,
+        h: 1000,
+        w: 1,
+        cin: 1,
+        cout: 1,
+        kernel: [2, 1],
+        stride: [1 << 31, 1],
+        dilation: [1 << 30, 1],
+        pad: [1 << 30, 0, 0, 0],
+        groups: 1,
+    };
+    assert!(op.check().is_ok() && op.output().len() == 1);
+    let [(x0, gx0), (x1, gx1)] = [1, 2].map(|s| both::<D, u64>(gpu, s, 1000));
+    let [(w0, gw0), (w1, gw1)] = [3, 4].map(|s| both::<D, u64>(gpu, s, 2));
+    let want = x0[0].wrapping_mul(w0[1].wrapping_add(w1[1])).wrapping_add(x1[0].wrapping_mul(w0[1]));
+    same!(gpu, gpu.linear(&gx0, &gx1, &gpu.prepare(&gw0, &gw1, &op, false), &op), [want], "far padding");
 }
 
 fn comparisons<D: Driver>(gpu: &Gpu<D>) {

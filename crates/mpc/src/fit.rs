@@ -32,7 +32,7 @@ pub(crate) fn local_shape(op: &Local<'_>, operands: &[&Shape]) -> Result<Shape> 
         }
         Local::WindowSum(w) => {
             fits_linear(one()?, &w.0)?;
-            Ok(w.0.output())
+            if w.0.cin == w.0.cout { Ok(w.0.output()) } else { Err(misfit("sums over windows keep their channels")) }
         }
     }
 }

@@ -140,7 +140,9 @@ impl Program {
             Op::Gather { x, view, .. } => sound_view(view, shape(*x).len()) && elements(&view.out()) == Some(out.len()),
             Op::Concat { xs, .. } => !xs.is_empty(),
             Op::Reshape { dims, .. } => elements(dims) == Some(out.len()),
-            Op::WindowSum { windows, .. } => windows.0.check().is_ok() && windows.0.output().len() == out.len(),
+            Op::WindowSum { windows, .. } => {
+                windows.0.check().is_ok() && windows.0.cin == windows.0.cout && windows.0.output().len() == out.len()
+            }
             // Of trainings, which nobody runs for somebody else.
             Op::Product { .. } | Op::WeightGradient { .. } | Op::Descend { .. } | Op::Dropout { .. } => false,
             Op::Piecewise { thresholds, functions, watched, .. } => {

@@ -125,7 +125,16 @@ pub fn on_device<W: OnDevice>(compute: &Compute, end: Endpoint, work: W) -> Resu
         memory: Option<usize>,
         work: W,
     ) -> Result<W::Out, DeviceError> {
-        Ok(work.run(opened.and_then(|driver| Gpu::new(driver, memory)).map_err(|e| told(&e))?))
+        let gpu = opened.and_then(|driver| Gpu::new(driver, memory)).map_err(|e| told(&e))?;
+        let facts = gpu.driver().facts();
+        if facts.processor {
+            // Its cache lines are hit by keys, where a card's banks are not.
+            tracing::info!(
+                "{} is a processor, for tests: --device cpu is faster, and its time tells nothing of keys",
+                facts.name
+            );
+        }
+        Ok(work.run(gpu))
     }
     match compute.device(end) {
         DeviceName::Cpu => Ok(work.run(Cpu::new(compute.threads))),

@@ -101,9 +101,14 @@ impl Device for Cpu {
         elementwise::affine(self.isa, x, mul, add)
     }
     fn hadamard<W: Word>(&self, a: &Vec<W>, b: &Vec<W>) -> Vec<W> {
+        assert_eq!(a.len(), b.len(), "operands of one element-wise operation have one length");
         elementwise::hadamard(self.isa, a, b)
     }
     fn product<W: Word>(&self, x: [&Vec<W>; 2], y: [&Vec<W>; 2]) -> Vec<W> {
+        assert!(
+            [x[1], y[0], y[1]].iter().all(|b| b.len() == x[0].len()),
+            "operands of one element-wise operation have one length"
+        );
         elementwise::product(self.isa, x[0], x[1], y[0], y[1])
     }
     fn gather<W: Word>(&self, x: &Vec<W>, map: &IndexMap, fill: W) -> Vec<W> {
@@ -148,6 +153,10 @@ impl Device for Cpu {
         crate::unpack(words, n, bits)
     }
     fn truncate(&self, x: &Vec<u64>, add: u64, bits: u32, shift: u32, plus: &Vec<u32>, minus: &Vec<u32>) -> Vec<u32> {
+        assert!(
+            plus.len() == x.len() && minus.len() == x.len(),
+            "operands of one element-wise operation have one length"
+        );
         elementwise::truncate(self.isa, x, add, 64 - bits, shift, plus, minus)
     }
 
@@ -172,6 +181,7 @@ impl Device for Cpu {
         elementwise::expand(self.isa, plane, n)
     }
     fn and(&self, a: &Vec<u64>, b: &Vec<u64>) -> Vec<u64> {
+        assert_eq!(a.len(), b.len(), "operands of one element-wise operation have one length");
         a.iter().zip(b).map(|(x, y)| x & y).collect()
     }
     fn thermometer(&self, planes: &Vec<u64>, cmp: &Comparison) -> Vec<u64> {
