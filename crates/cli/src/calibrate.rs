@@ -3,7 +3,7 @@
 use super::{Inputs, Open, Protocol, of_model, print, takes};
 use clap::Args;
 use sordino::model::Calibration;
-use sordino::widths::{self, Chosen, Widths};
+use sordino::widths::{self, Budget, Chosen, Widths};
 use sordino::{Error, Result};
 use sordino_mpc::Settings;
 use sordino_nn::{Options, Ranges};
@@ -14,6 +14,7 @@ const BUDGET_SAMPLES: usize = 8;
 
 /// Arguments of `calibrate`.
 #[derive(Args)]
+#[command(group = clap::ArgGroup::new("budget").multiple(true))]
 pub(crate) struct CalibrateArgs {
     /// The model, an ONNX file.
     model: PathBuf,
@@ -26,13 +27,17 @@ pub(crate) struct CalibrateArgs {
     output: Option<PathBuf>,
     /// Also choose the narrowest rings whose mean relative error on these samples is within so many percent, such as
     /// 0.02; later runs take them from the calibration. Narrower rings send less.
-    #[arg(long, value_name = "PERCENT", allow_negative_numbers = true)]
+    #[arg(long, value_name = "PERCENT", allow_negative_numbers = true, group = "budget")]
     error_budget: Option<f64>,
-    /// Who is to compute with rings chosen by --error-budget: three servers, or two parties. Ranges are for both.
+    /// Also choose the narrowest rings with which at most so many percent of these samples get another best class than in floats (0: none);
+    /// of both budgets, those that keep both.
+    #[arg(long, value_name = "PERCENT", allow_negative_numbers = true, group = "budget")]
+    top1_budget: Option<f64>,
+    /// Who is to compute with rings chosen under a budget: three servers, or two parties. Ranges are for both.
     #[arg(long, value_enum, default_value = "3pc")]
     protocol: Protocol,
     /// Room above the ranges that the widths are chosen with, as a factor.
-    #[arg(long, default_value_t = 2.0, requires = "error_budget", value_parser = super::margin)]
+    #[arg(long, default_value_t = 2.0, requires = "budget", value_parser = super::margin)]
     margin: f64,
 }
 
@@ -57,15 +62,24 @@ impl CalibrateArgs {
         let values = ranges.values.len();
         let mut text = format!("{}: ranges of {values} values from {} samples\n", output.display(), samples.len());
         let mut chosen = None;
-        if let Some(budget) = self.error_budget {
-            if !(budget > 0.0 && budget.is_finite()) {
-                return Err(Error::Usage(format!("--error-budget {budget} must be a positive number of percent")));
-            }
+        if let Some(budget) = self.error_budget
+            && !(budget > 0.0 && budget.is_finite())
+        {
+            return Err(Error::Usage(format!("--error-budget {budget} must be a positive number of percent")));
+        }
+        if let Some(budget) = self.top1_budget
+            && !(0.0..=100.0).contains(&budget)
+        {
+            return Err(Error::Usage(format!("--top1-budget {budget} must be 0 to 100 percent")));
+        }
+        let budget = Budget { error: self.error_budget.map(|e| e / 100.0), top1: self.top1_budget.map(|t| t / 100.0) };
+        if budget.error.is_some() || budget.top1.is_some() {
             let kind = self.protocol.kind();
             let settings = Settings { kind, ..Settings::default() };
             let options = Options { margin: self.margin, settings, ..Options::default() };
-            let few = &samples[..samples.len().min(BUDGET_SAMPLES)];
-            for trial in widths::choose(&typed, &ranges, &options, few, budget / 100.0)? {
+            // A few tell the error; a share of classes takes all.
+            let most = if budget.top1.is_some() { samples.len() } else { samples.len().min(BUDGET_SAMPLES) };
+            for trial in widths::choose(&typed, &ranges, &options, &samples[..most], budget)? {
                 let Widths { narrow, wide } = trial.widths;
                 text += &format!("rings of {narrow} and {wide} bits: expected error {:.6} %", 100.0 * trial.error);
                 text += &format!(", the best class of {:.1} % of the samples\n", 100.0 * trial.top1);

@@ -468,6 +468,26 @@ fn widths_follow_an_error_budget() {
     assert_eq!(narrow["check"]["overflows"], serde_json::json!([]));
     let refused = sordino(&["calibrate", path(&model), "--input", path(&digit), "--error-budget", "0.000000001"]);
     assert_eq!(refused.status.code(), Some(2));
+    // The best class alone asks for less than its score, and both together for what each asks for.
+    for protocol in ["3pc", "2pc"] {
+        let rings = |budgets: &[&str]| {
+            let to = ["--protocol", protocol, "-o", path(&calibration)];
+            let done = sordino(&[&["calibrate", path(&model), "--input", path(&digit)], budgets, &to].concat());
+            let said = String::from_utf8(done.stdout).unwrap();
+            assert!(done.status.success(), "{said}");
+            let line = said.lines().last().unwrap().strip_prefix("chosen: rings of ").unwrap().to_owned();
+            let bits: Vec<u32> = line.split(' ').filter_map(|w| w.parse().ok()).collect();
+            (bits[1], bits[0])
+        };
+        let top1 = rings(&["--top1-budget", "0"]);
+        let error = rings(&["--error-budget", "0.001"]);
+        assert!(top1 < error, "{top1:?} {error:?}");
+        assert_eq!(rings(&["--top1-budget", "0", "--error-budget", "0.001"]), error);
+    }
+    for wrong in [&["--top1-budget", "101"][..], &["--margin", "3"]] {
+        let refused = sordino(&[&["calibrate", path(&model), "--input", path(&digit)], wrong].concat());
+        assert_eq!(refused.status.code(), Some(2), "{wrong:?}");
+    }
 }
 
 /// The first thing that a reader compares.
