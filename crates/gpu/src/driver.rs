@@ -5,7 +5,7 @@
 #[non_exhaustive]
 pub enum Error {
     /// The vendor's library is not on this machine, or too old.
-    #[error("{library} is not on this machine: install {install}, or compute on the processor with --device cpu")]
+    #[error("{library} is not on this machine: install {install}, or compute on the processor (cpu)")]
     Library {
         /// Its name.
         library: &'static str,
@@ -13,7 +13,9 @@ pub enum Error {
         install: &'static str,
     },
     /// There is no such device.
-    #[error("there is no {kind} device {number}: {present} are present (`sordino devices` lists them)")]
+    #[error(
+        "there is no {kind} device {number}: of this kind there are {present}, numbered from 0 (`sordino devices` lists them)"
+    )]
     Absent {
         /// Whose.
         kind: &'static str,
@@ -23,7 +25,7 @@ pub enum Error {
         present: usize,
     },
     /// Memory ran out, or the cap on it was reached.
-    #[error("the device has no room for {asked} more bytes beside the {held} that it holds{}: a smaller batch, or --at-once, needs less", cap_text(.cap))]
+    #[error("the device has no room for {asked} more bytes beside the {held} that it holds{}: `sordino plan` says what a run needs at most", cap_text(.cap))]
     Memory {
         /// Bytes asked for.
         asked: usize,
@@ -38,7 +40,7 @@ pub enum Error {
 }
 
 fn cap_text(cap: &Option<usize>) -> String {
-    cap.map_or_else(String::new, |c| format!(" (--device-memory allows {c})"))
+    cap.map_or_else(String::new, |c| format!(" ({c} are allowed)"))
 }
 
 /// Shorthand for results of this crate.

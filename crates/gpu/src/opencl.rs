@@ -44,16 +44,18 @@ fn call(error: &ClError) -> Error {
 const NO_PLATFORM: i32 = -1001;
 
 fn ids() -> Result<Vec<cl_device_id>> {
-    if opencl3::platform::get_platforms().is_err_and(|e| e.0 == NO_PLATFORM) {
-        return Ok(vec![]);
-    }
-    let library = Error::Library {
-        library: "OpenCL (libOpenCL.so.1)",
-        install: "ocl-icd-libopencl1 and the driver of the card's vendor (pocl-opencl-icd for a processor)",
-    };
-    let platforms = opencl3::platform::get_platforms().map_err(|_| library)?;
+    const DRIVER: &str = "the OpenCL driver of the card's vendor (pocl-opencl-icd for a processor, for tests)";
+    let none = || Error::Library { library: "an OpenCL driver with a device", install: DRIVER };
+    let platforms = opencl3::platform::get_platforms().map_err(|e| match e.0 {
+        NO_PLATFORM => none(),
+        _ => Error::Library {
+            library: "OpenCL (libOpenCL.so.1)",
+            install: "ocl-icd-libopencl1, and the driver of the card's vendor",
+        },
+    })?;
     let devices = platforms.iter().map(|p| p.get_devices(CL_DEVICE_TYPE_ALL).unwrap_or_default());
-    Ok(devices.flatten().collect())
+    let devices: Vec<_> = devices.flatten().collect();
+    if devices.is_empty() { Err(none()) } else { Ok(devices) }
 }
 
 fn facts(device: Device) -> Result<Facts> {

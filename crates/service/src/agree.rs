@@ -135,6 +135,8 @@ pub(crate) fn of_session(e: &sordino_nn::Error) -> Fault {
             let kind = match e {
                 Mpc::Incompatible { .. } => Blame::Incompatible,
                 Mpc::Inconsistent { .. } => Blame::PeerMisbehaved,
+                // Most often its memory.
+                Mpc::Device(_) => Blame::Limit,
                 _ => Blame::Internal,
             };
             Fault::new(kind, e.sentence(&name))

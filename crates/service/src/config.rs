@@ -137,7 +137,7 @@ pub struct Server {
     /// What jobs are computed on: `cpu`, `cuda:N` or `opencl:N`. Each server chooses by itself.
     #[serde(default)]
     pub device: DeviceName,
-    /// How many megabytes of a card's memory a session holds at most.
+    /// How many megabytes of a card's memory each loaded model holds at most; `limits.sessions` of them may be loaded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device_megabytes: Option<usize>,
     /// Its certificate.
@@ -270,6 +270,9 @@ impl Server {
         }
         if self.threads.is_some_and(|t| !(1..=256).contains(&t)) {
             return Err(Fault::usage("threads is between 1 and 256"));
+        }
+        if self.device_megabytes.is_some() && self.device == DeviceName::Cpu {
+            return Err(Fault::usage("device_megabytes is of a card: choose one with device"));
         }
         if self.device_megabytes == Some(0) {
             return Err(Fault::usage("device_megabytes is 0; nothing could be done"));

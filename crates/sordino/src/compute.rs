@@ -7,6 +7,7 @@ use sordino_net::Endpoint;
 use sordino_ring::{Cpu, Device, DeviceError};
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Once;
 
 /// A device by its name: `cpu`, `cuda`, `cuda:1`, `opencl`, `opencl:2`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,10 +130,11 @@ pub fn on_device<W: OnDevice>(compute: &Compute, end: Endpoint, work: W) -> Resu
         let facts = gpu.driver().facts();
         if facts.processor {
             // Its cache lines are hit by keys, where a card's banks are not.
-            tracing::info!(
-                "{} is a processor, for tests: --device cpu is faster, and its time tells nothing of keys",
-                facts.name
-            );
+            static SAID: Once = Once::new();
+            let name = &facts.name;
+            SAID.call_once(|| {
+                tracing::warn!("{name} is a processor behind an OpenCL driver, for tests: its time tells others on it of keys; cpu does not, and is faster");
+            });
         }
         Ok(work.run(gpu))
     }

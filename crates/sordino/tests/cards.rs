@@ -31,7 +31,7 @@ fn a_card_without_room_ends_the_session_and_not_the_process() {
     for devices in [[card, DeviceName::Cpu, DeviceName::Cpu], [DeviceName::Cpu, card, card]] {
         let small = Compute { devices, memory: Some(100_000), ..Compute::cpu(1) };
         let e = run(small).unwrap_err().to_string();
-        assert!(e.contains("the device has no room for") && e.contains("--device-memory allows 100000"), "{e}");
+        assert!(e.contains("the device has no room for") && e.contains("100000 are allowed"), "{e}");
         let answer = run(Compute { devices, ..Compute::cpu(1) }).unwrap();
         // Truncation may differ by a unit from session to session.
         let near = answer[0][0].iter().zip(&want[0][0]).all(|(a, b)| (a - b).abs() < 1 << 12);

@@ -56,6 +56,7 @@ fn words(n: usize, stream: u8) -> Vec<u64> {
 
 impl Kernels {
     pub(crate) fn run(self) -> Result<()> {
+        let compute = self.common.device.compute(Kind::Three, 1)?;
         let runs = self.common.runs;
         let n = self.size;
         let products = (n * n * n) as f64;
@@ -84,7 +85,6 @@ impl Kernels {
             lines.extend(kernels(&Cpu::with(isa, 1), &name, n, runs, dgemm)?);
         }
         lines.push(keystream(&Cpu::new(1), "detected by the aes crate", runs));
-        let compute = self.common.device.compute(Kind::Three, 1)?;
         if compute.devices[0] != DeviceName::Cpu {
             let name = compute.devices[0].to_string();
             note(&name);

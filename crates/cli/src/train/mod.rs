@@ -218,6 +218,8 @@ impl Train {
                 Planned::of(&self.ready()?.prepared.program, &self.session.link, self.session.device.first())?;
             return if self.json { planned.print_json() } else { print(&planned.shown()) };
         }
+        // Said before anything is computed.
+        self.session.device.compute(sordino_mpc::Kind::Three, 1)?;
         let report = self.train()?;
         if self.json {
             let text = serde_json::to_string(&report).map_err(|e| Error::Session(e.to_string()))?;
