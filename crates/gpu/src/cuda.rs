@@ -77,9 +77,6 @@ impl Drop for Memory {
     }
 }
 
-/// Events that time nothing and let their waiter sleep.
-const EVENT: sys::CUevent_flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING;
-
 /// Bytes of a piece: the host copies one while the bus carries another.
 const PIECE: usize = 4 << 20;
 
@@ -94,7 +91,7 @@ impl Staging {
         let slot = || {
             // SAFETY: ordinary pinned memory, freed on drop.
             let at = unsafe { result::malloc_host(PIECE, 0) }.map_err(call)?;
-            let event = result::event::create(EVENT).map_err(call)?;
+            let event = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING).map_err(call)?;
             Ok((at.cast(), event))
         };
         Ok(Self([slot()?, slot()?], Arc::clone(stream)))

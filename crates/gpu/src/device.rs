@@ -50,11 +50,6 @@ fn told(e: &Error) -> DeviceError {
     DeviceError(e.to_string())
 }
 
-/// One input and one output channel a group.
-fn is_depthwise(op: &Conv2d) -> bool {
-    op.groups > 1 && op.groups == op.cin && op.groups == op.cout
-}
-
 impl<D: Driver> Gpu<D> {
     /// A device that holds at most `cap` bytes of the card's memory.
     ///
@@ -193,7 +188,7 @@ impl<D: Driver> Device for Gpu<D> {
     }
     fn linear(&self, x0: &Buf<D, u64>, x1: &Buf<D, u64>, panel: &Panel<D>, op: &Conv2d) -> Buf<D, u64> {
         self.run(op.output().len(), |q| {
-            if is_depthwise(op) { q.depthwise([x0, x1], &panel.0, op) } else { q.linear([x0, x1], &panel.0, op) }
+            if op.is_depthwise() { q.depthwise([x0, x1], &panel.0, op) } else { q.linear([x0, x1], &panel.0, op) }
         })
     }
     fn full(&self, x: [&Buf<D, u64>; 2], w: [&Buf<D, u64>; 2], depth: usize) -> Buf<D, u64> {

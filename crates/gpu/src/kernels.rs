@@ -7,7 +7,7 @@ use crate::driver::{Arg, Driver, Error, Grid, Result};
 use crate::memory::{Buf, Pool};
 use crate::plans::{Chunks, Geometry, Hash, Level, pixels};
 use bytemuck::{Pod, bytes_of};
-use sordino_ring::{Comparison, Conv2d, PrgKey, Word, ZipOp, packed_words};
+use sordino_ring::{Comparison, Conv2d, LANES, PrgKey, Word, ZipOp, packed_words};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -286,7 +286,7 @@ impl<D: Driver> Queue<D> {
     }
     pub(crate) fn depthwise(&self, x: [&Buf<D, u64>; 2], panel: &Buf<D, u64>, op: &Conv2d) -> Result<Buf<D, u64>> {
         Self::checked(x, panel, op);
-        assert!(op.groups == op.cin && op.groups == op.cout, "one channel a group");
+        assert!(op.is_depthwise(), "one channel a group");
         let len = op.output().len();
         let (out, geometry, n) = (self.room(len)?, Geometry::new(op, 0), len as u64);
         let args = Args::out(&out)?.buf(x[0])?.buf(x[1])?.buf(panel)?.value(&geometry).value(&n);
@@ -306,7 +306,7 @@ impl<D: Driver> Queue<D> {
         assert!(x.iter().all(|x| x.len == op.input().len()), "images of the convolution");
         assert!(dy.iter().all(|dy| dy.len == op.output().len()), "gradients of its outputs");
         let (taps, len) = (op.kernel[0] * op.kernel[1], op.weight().len());
-        let single = op.groups > 1 && op.groups == op.cin && op.groups == op.cout;
+        let single = op.is_depthwise();
         let (rows, columns) = ((taps * (op.cin / op.groups)).div_ceil(TILE), (op.cout / op.groups).div_ceil(TILE));
         let (parts, depth) = if single {
             cut(op.cout.div_ceil(256) * taps, pixels(op), 64)?
@@ -416,10 +416,10 @@ impl<D: Driver> Queue<D> {
     /// The lanes of all runs of a plane's hash.
     pub(crate) fn polynomial(&self, plane: &Buf<D, u64>, within: &Range<usize>, hash: &Hash) -> Result<Buf<D, u64>> {
         assert!(within.end.div_ceil(64) <= plane.len, "elements of the plane");
-        let (out, multiples) = (self.room(8 * hash.runs)?, hash.multiples());
+        let (out, multiples) = (self.room(LANES * hash.runs)?, hash.point.multiples());
         let [first, end, runs, run] = &[within.start, within.end, hash.runs, hash.run].map(|v| v as u64);
         let args = Args::out(&out)?.buf(plane)?.value(&multiples).value(first).value(end).value(runs).value(run);
-        self.launch("polynomial", each(8 * hash.runs), &args)?;
+        self.launch("polynomial", each(LANES * hash.runs), &args)?;
         Ok(out)
     }
 }

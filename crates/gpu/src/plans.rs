@@ -1,7 +1,7 @@
 //! Public plans as kernels take them: by value, so that a launch uploads nothing.
 
 use bytemuck::{Pod, Zeroable};
-use sordino_ring::{Comparison, Conv2d, field_double, field_product};
+use sordino_ring::{Comparison, Conv2d, LANES, LanePoint, field_product};
 
 /// `Geometry` of the kernels.
 #[repr(C)]
@@ -74,10 +74,8 @@ impl Level {
 
 /// How a plane's words are hashed in runs ([`sordino_ring::Device::polynomial`]).
 pub(crate) struct Hash {
-    point: u64,
-    /// Its eighth power.
-    step: u64,
-    /// Runs, and blocks of eight words in each.
+    pub(crate) point: LanePoint,
+    /// Runs, and blocks of a word a lane in each.
     pub(crate) runs: usize,
     pub(crate) run: usize,
 }
@@ -85,26 +83,15 @@ pub(crate) struct Hash {
 impl Hash {
     /// For so many words: enough runs to fill a card, long enough to be worth a thread.
     pub(crate) fn new(words: usize, point: u64) -> Self {
-        let blocks = words.div_ceil(8);
+        let blocks = words.div_ceil(LANES);
         let run = blocks.div_ceil(2048).max(4);
-        let step = (0..3).fold(point, |p, _| field_product(p, p));
-        Self { point, step, runs: blocks.div_ceil(run), run }
-    }
-
-    /// The multiples of the step by powers of x.
-    pub(crate) fn multiples(&self) -> [u64; 64] {
-        let mut power = self.step;
-        std::array::from_fn(|_| {
-            let now = power;
-            power = field_double(power);
-            now
-        })
+        Self { point: LanePoint::new(point), runs: blocks.div_ceil(run), run }
     }
 
     /// What the lanes of all runs come to.
     pub(crate) fn joined(&self, lanes: &[u64]) -> u64 {
-        // The step to the power of a run's length.
-        let (mut jump, mut square, mut left) = (1, self.step, self.run);
+        // The lanes' point to the power of a run's length.
+        let (mut jump, mut square, mut left) = (1, self.point.step(), self.run);
         while left > 0 {
             if left & 1 == 1 {
                 jump = field_product(jump, square);
@@ -112,10 +99,10 @@ impl Hash {
             square = field_product(square, square);
             left >>= 1;
         }
-        let mut sums = [0; 8];
-        for run in lanes.chunks_exact(8) {
+        let mut sums = [0; LANES];
+        for run in lanes.chunks_exact(LANES) {
             sums.iter_mut().zip(run).for_each(|(s, v)| *s = field_product(*s, jump) ^ v);
         }
-        sums.iter().rev().fold(0, |sum, &lane| field_product(sum ^ lane, self.point))
+        self.point.joined(sums)
     }
 }

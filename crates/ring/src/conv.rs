@@ -136,6 +136,11 @@ impl Conv2d {
         // Few channels do not pay for the transforms of images.
         if unit && self.cin >= 16 && self.cout >= 16 && tiles >= least { 4 } else { 1 }
     }
+    /// True for one input and one output channel a group.
+    #[must_use]
+    pub fn is_depthwise(&self) -> bool {
+        self.groups > 1 && self.groups == self.cin && self.groups == self.cout
+    }
     /// True when every output pixel reads exactly the input pixel at its own position.
     #[must_use]
     pub fn is_pointwise(&self) -> bool {

@@ -13,8 +13,7 @@ pub fn times(a: u64, b: u64) -> u64 {
 }
 
 /// Times x.
-#[must_use]
-pub fn twice(a: u64) -> u64 {
+pub(crate) fn twice(a: u64) -> u64 {
     (a << 1) ^ (0x1b & (a >> 63).wrapping_neg())
 }
 

@@ -330,14 +330,18 @@ impl Server {
     }
 
     /// What jobs are computed on.
+    #[must_use]
+    pub fn compute(&self) -> Compute {
+        let memory = self.device_megabytes.map(|m| m.saturating_mul(1_000_000));
+        Compute { threads: self.workers(), devices: [self.device; PARTIES], memory }
+    }
+
+    /// Looks for the device.
     ///
     /// # Errors
-    /// When the device is not there.
-    pub fn compute(&self) -> Result<Compute> {
-        let memory = self.device_megabytes.map(|m| m.saturating_mul(1_000_000));
-        let compute = Compute { threads: self.workers(), devices: [self.device; PARTIES], memory };
-        compute.check().map_err(|e| Fault::usage(format!("device: {e}")))?;
-        Ok(compute)
+    /// When it is not there.
+    pub fn look_for_device(&self) -> Result<()> {
+        self.compute().check().map_err(|e| Fault::usage(format!("device: {e}")))
     }
 
     /// Worker threads of a job.

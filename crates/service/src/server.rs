@@ -99,7 +99,7 @@ impl Running {
         config.check()?;
         let [clients, at] = ports.addresses()?;
         let identity = config.identity()?;
-        config.compute()?;
+        config.look_for_device()?;
         let store = config.open_store()?;
         let peers = Arc::new(Peers::new(&config, identity.clone())?);
         let most_sessions = 2 * config.limits.sessions;

@@ -128,11 +128,10 @@ impl Engine {
         }
         let model = found?;
         let public = self.public(model.public, &model.program)?;
-        let compute = self.config.compute()?;
         let agreed =
             Agreeing { engine: self, session, model: &model, public: &public, net, mail: &mail, lead, reached };
         let failed = |e: sordino_ring::DeviceError| Fault::internal("the device", &e);
-        on_device(&compute, Endpoint(self.config.party as u8), agreed).map_err(failed)?
+        on_device(&self.config.compute(), Endpoint(self.config.party as u8), agreed).map_err(failed)?
     }
 }
 

@@ -86,15 +86,17 @@ impl Serve {
 
 fn check(path: &std::path::Path) -> Result<()> {
     let config = Server::read(path)?;
-    let (identity, device) = (config.identity()?, config.compute()?.devices[0]);
+    let identity = config.identity()?;
+    config.look_for_device()?;
     let store = config.open_store()?;
     let (models, jobs) = (store.models()?.len(), store.jobs()?.len());
     super::super::print(&format!(
-        "{}: server {}, certificate of fingerprint {}, valid for {}, computes on {device}, {models} models and {jobs} jobs in its store\n",
+        "{}: server {}, certificate of fingerprint {}, valid for {}, computes on {}, {models} models and {jobs} jobs in its store\n",
         path.display(),
         config.party,
         identity.fingerprint(),
-        identity.expires().map_or_else(|| "an unknown time".into(), until)
+        identity.expires().map_or_else(|| "an unknown time".into(), until),
+        config.device
     ))
 }
 

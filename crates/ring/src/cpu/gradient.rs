@@ -65,7 +65,7 @@ impl Block<'_> {
 
 /// For every weight (OHWI), the sum over output pixels of `dy0 (x0 + x1) + dy1 x0`.
 pub(crate) fn weight_gradient(cpu: &Cpu, [x0, x1]: [&[u64]; 2], [dy0, dy1]: [&[u64]; 2], op: &Conv2d) -> Vec<u64> {
-    if op.groups > 1 && op.groups == op.cin && op.groups == op.cout {
+    if op.is_depthwise() {
         return depthwise(cpu, [x0, x1], [dy0, dy1], op);
     }
     let (ci, co) = (op.cin / op.groups, op.cout / op.groups);

@@ -20,16 +20,12 @@ enum Kind {
     Winograd(winograd::Transformed),
 }
 
-fn is_depthwise(op: &Conv2d) -> bool {
-    op.groups > 1 && op.groups == op.cin && op.groups == op.cout
-}
-
 pub(crate) fn prepare(isa: Isa, w0: &[u64], w1: &[u64], op: &Conv2d, gain: bool) -> Panel {
     if gain && op.gain() > 1 {
         return Panel(Kind::Winograd(winograd::prepare(w0, w1, op)));
     }
     let taps = op.kernel[0] * op.kernel[1];
-    if is_depthwise(op) {
+    if op.is_depthwise() {
         let mut sum = vec![0; taps * op.cout];
         let mut first = sum.clone();
         for c in 0..op.cout {

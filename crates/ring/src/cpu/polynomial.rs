@@ -1,30 +1,16 @@
 //! A hash of bits that is linear in them: a polynomial over GF(2^64), by lanes.
 
 use super::simd::{Isa, dispatch};
-use crate::field::{times, twice};
+use crate::lanes::{LANES, LanePoint};
 use std::ops::Range;
-
-const LANES: usize = 8;
-
-/// The lanes' words as coefficients of the powers of a point from one upwards.
-fn joined(lanes: [u64; LANES], point: u64) -> u64 {
-    lanes.iter().rev().fold(0, |sum, &lane| times(sum ^ lane, point))
-}
 
 /// [`crate::Device::polynomial`].
 pub(crate) fn polynomial(isa: Isa, plane: &[u64], within: Range<usize>, point: u64) -> u64 {
     if within.is_empty() {
         return 0;
     }
-    // The lanes' own polynomials are in the eighth power.
-    let step = (0..3).fold(point, |p, _| times(p, p));
-    let mut multiples = [0; 64];
-    let mut power = step;
-    for m in &mut multiples {
-        *m = power;
-        power = twice(power);
-    }
-    joined(hashed(isa, plane, within, &multiples), point)
+    let point = LanePoint::new(point);
+    point.joined(hashed(isa, plane, within, &point.multiples()))
 }
 
 dispatch! {
