@@ -89,6 +89,8 @@ enum Command {
     Models(service::Models),
     /// Let a client ask a model of yours, or no more.
     Allow(service::Allow),
+    /// Give your rows to a training on three servers.
+    Contribute(service::Contribute),
     /// Remove a model of yours from the servers.
     Remove(service::Remove),
     /// Forget a job that waits or is over.
@@ -337,6 +339,7 @@ fn run() -> u8 {
         Command::Jobs(args) => args.run(),
         Command::Models(args) => args.run(),
         Command::Allow(args) => args.run(),
+        Command::Contribute(args) => args.run(),
         Command::Remove(args) => args.run(),
         Command::Forget(args) => args.run(),
         Command::Store(args) => args.run(),

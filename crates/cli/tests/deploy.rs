@@ -122,6 +122,12 @@ impl World {
             std::fs::copy(asset(file), world.folder.path().join("alice").join(file)).unwrap();
         }
         std::fs::copy(asset("digit-7.png"), world.folder.path().join("bob/digit-7.png")).unwrap();
+        for (host, file) in ["alice", "bob"]
+            .iter()
+            .flat_map(|h| ["digits-idx3-ubyte.gz", "digits-labels-idx1-ubyte.gz"].map(|f| (h, f)))
+        {
+            std::fs::copy(asset(file), world.folder.path().join(host).join(file)).unwrap();
+        }
         world
     }
 

@@ -155,6 +155,48 @@ fn killed_at_any_moment() {
 }
 
 #[test]
+fn a_training_goes_on_after_every_kill() {
+    let mut world = World::new();
+    // A checkpoint after every iteration.
+    for party in 0..3 {
+        let path = world.config(party);
+        let text = std::fs::read_to_string(&path).unwrap().replace("[limits]\n", "[limits]\ncheckpoint_seconds = 0\n");
+        std::fs::write(&path, text).unwrap();
+        world.kill(party);
+        world.start(party);
+    }
+    let (x, y) = (asset("digits-idx3-ubyte.gz"), asset("digits-labels-idx1-ubyte.gz"));
+    let out = world.folder.path().join("trained.onnx");
+    let train = |world: &World, more: &[&str]| {
+        let data =
+            ["--data", x.to_str().unwrap(), "--labels", y.to_str().unwrap(), "-o", out.to_str().unwrap(), "--json"];
+        let args =
+            ["train", "--model", "zoo:lenet", "--name", "lenet", "--batch", "4", "--iterations", "24", "--reveal-loss"];
+        world.alice(&[&args[..], &data, more].concat()).output().unwrap()
+    };
+    let begun: Value = serde_json::from_str(&done(&train(&world, &["--detach"]))).unwrap();
+    assert_eq!((begun["name"].as_str(), begun["iterations"].as_u64()), (Some("lenet"), Some(24)));
+    // Whoever begins it once more is told that it is there; other options are another training.
+    assert_eq!(train(&world, &[]).status.code(), Some(2));
+    assert_eq!(train(&world, &["--rate", "0.02", "--resume"]).status.code(), Some(2));
+    for (i, party) in [1, 2, 0, 1, 0].into_iter().enumerate() {
+        std::thread::sleep(Duration::from_millis(150 * i as u64));
+        world.kill(party);
+        world.start(party);
+    }
+    let report: Value = serde_json::from_str(&done(&train(&world, &["--resume"]))).unwrap();
+    let numbers: Vec<u64> = report["loss_iterations"].as_array().unwrap().iter().map(|i| i.as_u64().unwrap()).collect();
+    assert_eq!(numbers, (1..=24).collect::<Vec<_>>(), "every loss once");
+    assert!(out.exists() && report["bytes"]["wire"].as_u64() > report["bytes"]["payload"].as_u64(), "{report}");
+    let digit = asset("digit-7.png");
+    let asked =
+        world.alice(&["submit", "lenet", "--wait", "--json", "--input", digit.to_str().unwrap()]).output().unwrap();
+    let answer: Value = serde_json::from_str(&done(&asked)).unwrap();
+    assert_eq!(answer["answers"][0]["outputs"][0]["values"].as_array().map(Vec::len), Some(10), "{answer}");
+    world.assert_whole();
+}
+
+#[test]
 fn stopped_for_a_while() {
     let mut world = World::new();
     for party in [1, 2, 0] {

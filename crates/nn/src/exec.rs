@@ -141,6 +141,12 @@ pub fn openings(program: &Program, mut at: Step) -> Openings {
     Openings { outputs, sound: (0..program.guarded).map(|_| at.child("sound")).collect() }
 }
 
+/// The step in which a state is opened by [`Loaded::open_state`] at `at`: for an owner who was not there.
+pub fn state_opening(mut at: Step) -> Step {
+    drop((at.child("agree"), at.child("verify")));
+    at.child("open")
+}
+
 /// Whether an output's integers are in the range that the program was compiled for.
 #[must_use]
 pub fn in_range(program: &Program, width: Width, integers: &[i64]) -> bool {

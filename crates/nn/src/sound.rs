@@ -85,16 +85,22 @@ impl Program {
         if last.is_some_and(|i| matches!(i.op, Op::Watch { .. })) {
             return fault("a watched value that nothing relies on");
         }
-        if self.inputs.is_empty() || self.outputs.is_empty() {
+        // A training may tell nothing.
+        if self.inputs.is_empty() || (self.outputs.is_empty() && self.states.is_empty()) {
             return fault("no inputs or no outputs");
         }
         for state in &self.states {
-            if state.read >= self.slots.len()
-                || state.left >= self.slots.len()
-                || state.start.is_some_and(|s| s >= self.secrets.len())
-            {
+            let (read, left) = (self.slots.get(state.read), self.slots.get(state.left));
+            let Some((read, left)) = read.zip(left) else { return fault("a state that is none of its values") };
+            let starts = state
+                .start
+                .is_none_or(|s| matches!(self.secrets.get(s), Some(SecretForm::Tensor(shape)) if *shape == read.shape));
+            if !starts || left.shape != read.shape || !left.wide {
                 return fault("a state that is none of its values");
             }
+        }
+        if self.rates.iter().any(|rate| !rate.is_finite()) {
+            return fault("a rate that is no number");
         }
         for instruction in &self.instructions {
             let slots = instruction.op.operands().into_iter().chain([instruction.out]);
@@ -114,7 +120,7 @@ impl Program {
         match op {
             Op::Input(i) => self.inputs.get(*i).is_some_and(|p| elements(&p.dims) == Some(out.len())),
             Op::Secret(i) => matches!(self.secrets.get(*i), Some(SecretForm::Tensor(s)) if s == out),
-            Op::State(i) => *i < self.states.len(),
+            Op::State(i) => self.states.get(*i).is_some_and(|s| shape(s.read) == out),
             Op::Linear { terms, shift, .. } => {
                 !terms.is_empty()
                     && shift.is_none_or(|s| s < 64)
@@ -143,8 +149,32 @@ impl Program {
             Op::WindowSum { windows, .. } => {
                 windows.0.check().is_ok() && windows.0.cin == windows.0.cout && windows.0.output().len() == out.len()
             }
-            // Of trainings, which nobody runs for somebody else.
-            Op::Product { .. } | Op::WeightGradient { .. } | Op::Descend { .. } | Op::Dropout { .. } => false,
+            // Of trainings.
+            Op::Product { terms, shift, .. } => {
+                *shift < 64
+                    && !terms.is_empty()
+                    && !self.states.is_empty()
+                    && terms.iter().all(|(x, w, conv)| {
+                        conv.check().is_ok()
+                            && shape(*w).len() == conv.weight().len()
+                            && shape(*x).len() == conv.input().len()
+                            && conv.output().len() == out.len()
+                    })
+            }
+            Op::WeightGradient { x, dy, conv, shift, .. } => {
+                *shift < 64
+                    && !self.states.is_empty()
+                    && conv.check().is_ok()
+                    && shape(*x).len() == conv.input().len()
+                    && shape(*dy).len() == conv.output().len()
+                    && conv.weight().len() == out.len()
+            }
+            Op::Descend { w, v, per_rate } => {
+                per_rate.is_finite() && !self.states.is_empty() && shape(*w) == out && shape(*v).len() == out.len()
+            }
+            Op::Dropout { x, dims, .. } => {
+                !self.states.is_empty() && elements(dims) == Some(out.len()) && shape(*x).len() == out.len()
+            }
             Op::Piecewise { thresholds, functions, watched, .. } => {
                 let rows = |ends: &Ends| {
                     self.guarded > 0

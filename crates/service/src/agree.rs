@@ -18,6 +18,10 @@ const VERDICT: Tag = Tag(*b"a server's word.");
 const SEEN: Tag = Tag(*b"so all agree....");
 /// Whether an answer is kept.
 const KEPT: Tag = Tag(*b"answer is kept..");
+/// Which checkpoints of a training it has.
+const HELD: Tag = Tag(*b"these it holds..");
+/// What it wants to happen after an iteration.
+const WISH: Tag = Tag(*b"and what is next");
 
 /// What the leader wants next.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,6 +171,12 @@ pub(crate) fn of_job(session: Id, model: &Model, job: &Job) -> [u8; 32] {
     digest(b"sordino job", &fields)
 }
 
+/// The digest of what the rows of a data owner are about.
+pub(crate) fn of_rows(session: Id, model: &Model, number: usize, owner: &str, rows: Id) -> [u8; 32] {
+    let number = (number as u64).to_le_bytes();
+    digest(b"sordino rows", &[&session.0, &model.upload.0, &number, owner.as_bytes(), &rows.0])
+}
+
 fn digest(label: &[u8], fields: &[&[u8]]) -> [u8; 32] {
     let mut hash = Sha256::new().chain_update(label);
     for field in fields {
@@ -277,6 +287,55 @@ pub(crate) fn agree(
 /// Servers tell each other whether they keep their shares of answers.
 pub(crate) fn kept(net: &Net, others: [Endpoint; 2], own: Vec<Result<()>>) -> Result<Vec<Result<()>>> {
     confirmed(net, others, KEPT, own, "cannot keep the answer")
+}
+
+/// Checkpoints that a server tells of, at most.
+pub(crate) const MOST_HELD: usize = 2;
+
+/// The latest checkpoint that all three servers have, of those that this server has.
+pub(crate) fn common(net: &Net, others: [Endpoint; 2], own: &[(Made, usize)]) -> Result<Option<(Made, usize)>> {
+    let mut ids = [[0; 32]; MOST_HELD];
+    ids.iter_mut().zip(own).for_each(|(id, (made, _))| *id = of_made(Some(*made)));
+    let message = || vec![Part::of_bytes(ids.as_flattened())];
+    others.into_iter().try_for_each(|end| net.send(end, HELD, message())).map_err(|e| of_net(&e))?;
+    let mut theirs = vec![];
+    for end in others {
+        theirs.push(net.recv(end, HELD, &[Segment::Wide(4 * MOST_HELD)]).map_err(|e| of_net(&e))?);
+    }
+    let has = |message: &[Part], made| message[0].bytes().chunks_exact(32).any(|id| id == of_made(Some(made)));
+    let all = own.iter().filter(|(made, _)| theirs.iter().all(|m| has(m, *made)));
+    Ok(all.max_by_key(|(_, iteration)| *iteration).copied())
+}
+
+/// What a server wants to happen after an iteration; what is wanted most is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Wish {
+    /// The next one.
+    GoOn,
+    /// A checkpoint, then the next one.
+    Keep,
+    /// A checkpoint, then the session ends.
+    Rest,
+    /// The session ends.
+    Leave,
+}
+
+/// Servers tell each other what they want next.
+pub(crate) fn wish(net: &Net, others: [Endpoint; 2], own: Wish) -> Result<Wish> {
+    let message = || vec![Part::Wide(vec![own as u64])];
+    others.into_iter().try_for_each(|end| net.send(end, WISH, message())).map_err(|e| of_net(&e))?;
+    let mut most = own;
+    for end in others {
+        let heard = net.recv(end, WISH, &[Segment::Wide(1)]).map_err(|e| of_net(&e))?;
+        most = most.max(match words(&heard[0])[..] {
+            [0] => Wish::GoOn,
+            [1] => Wish::Keep,
+            [2] => Wish::Rest,
+            [3] => Wish::Leave,
+            _ => return Err(Fault::new(Blame::PeerMisbehaved, format!("{} wants what nobody can want", name(end)))),
+        });
+    }
+    Ok(most)
 }
 
 /// The first failure among what the three say of each thing, the own one first.

@@ -7,6 +7,7 @@ use crate::fault::{Blame, Fault, Result};
 use crate::names::{self, Id};
 use crate::records::{Grant, State};
 use crate::shares::Made;
+use crate::trainings::Training;
 use crate::wire::{About, Ask, JobView, MADE, ModelView, PROGRAM, VERSION, other_version};
 use http_body_util::Full;
 use hyper::body::Bytes;
@@ -36,7 +37,11 @@ impl Call {
     pub(crate) fn is_upload(&self) -> bool {
         let path: Vec<&str> = self.path.split('/').skip(1).collect();
         let client = matches!(self.caller, Caller::Client(_));
-        client && matches!((self.method.as_str(), &path[..]), ("PUT", ["v1", "models", _]) | ("POST", ["v1", "jobs"]))
+        client
+            && matches!(
+                (self.method.as_str(), &path[..]),
+                ("PUT", ["v1", "models", _] | ["v1", "models", _, "rows"]) | ("POST", ["v1", "jobs"])
+            )
     }
 }
 
@@ -177,13 +182,13 @@ fn client(engine: &Engine, call: &Call, client: &str, body: Pieces) -> Result<Sa
         }
         ("GET", ["v1", "models"]) => {
             let models = engine.store.models()?;
-            let seen = models.into_iter().filter(|m| m.owner == client || m.grants.contains_key(client));
+            let seen = models.into_iter().filter(|m| m.is_known_to(client));
             let seen: Result<Vec<ModelView>> = seen.map(|m| ModelView::new(engine, m, client)).collect();
             json(&seen?)
         }
-        ("GET", ["v1", "models", name]) => view(engine.model_for(name, client)?),
+        ("GET", ["v1", "models", name]) => view(engine.known_model(name, client)?),
         ("GET", ["v1", "models", name, "public"]) => {
-            let model = engine.model_for(name, client)?;
+            let model = engine.known_model(name, client)?;
             json(&*engine.public(model.public, &model.program)?)
         }
         ("POST", ["v1", "models", name, "ask"]) => {
@@ -193,6 +198,14 @@ fn client(engine: &Engine, call: &Call, client: &str, body: Pieces) -> Result<Sa
         }
         ("PUT", ["v1", "models", name]) => view(engine.take_model(name, client, body)?),
         ("DELETE", ["v1", "models", name]) => engine.remove_model(name, client).map(|()| Said::Nothing),
+        ("PUT", ["v1", "models", name, "rows"]) => view(engine.take_rows(name, client, body)?),
+        ("GET", ["v1", "models", name, "losses", stretch]) => {
+            let losses = |t: &Training| t.losses.get(stretch.parse::<usize>().ok()?).map(|l| (l.shares, l.made));
+            opened(engine, name, client, losses)
+        }
+        ("GET", ["v1", "models", name, "opened"]) => {
+            opened(engine, name, client, |t| t.opened.zip(t.became()).map(|(id, c)| (id, c.made)))
+        }
         ("PUT", ["v1", "models", name, "grants", grantee]) => {
             let grant: Grant = read_json(body)?;
             names::client(grantee)?;
@@ -239,6 +252,18 @@ fn client(engine: &Engine, call: &Call, client: &str, body: Pieces) -> Result<Sa
         (_, [first, ..]) if first.starts_with('v') => Err(other_version(&call.path)),
         _ => Err(Fault::refused(format!("{} is for operators", call.path))),
     }
+}
+
+/// This server's shares of what a training opened to the model's owner.
+fn opened(engine: &Engine, name: &str, client: &str, of: impl Fn(&Training) -> Option<(Id, Made)>) -> Result<Said> {
+    let model = engine.known_model(name, client)?;
+    if model.owner != client {
+        return Err(Fault::refused(format!("what the training of {name} opened is for {}", model.owner)));
+    }
+    let found = model.training.as_ref().and_then(of);
+    let (shares, made) =
+        found.ok_or_else(|| Fault::new(Blame::Conflict, format!("{name} has opened no such thing")))?;
+    Ok(Said::Answer { bytes: engine.store.whole(shares)?.to_vec(), made, program: model.program })
 }
 
 fn operator(engine: &Engine, call: &Call) -> Result<Said> {

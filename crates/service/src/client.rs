@@ -21,7 +21,7 @@ use crate::fault::{Blame, Fault, Result};
 use crate::names::{CLIENT, Id};
 use crate::push::{JobHead, ModelHead, Public, head};
 use crate::records::{Grant, State};
-use crate::shares::{Made, PARTIES, What, answer_bytes, open, share, share_bytes};
+use crate::shares::{Made, PARTIES, What, answer_bytes, open, share_bytes, share_inputs, share_weights};
 use crate::talk::{Body, Reply, Talk};
 use crate::wire::{About, Ask, JobView, MADE, ModelView, PROGRAM, VERSION};
 use hyper::Method;
@@ -30,7 +30,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sordino::{Tensor, samples};
 use sordino_nn::exec::decode_outputs;
-use sordino_nn::program::{Program, Secrets};
+use sordino_nn::program::Secrets;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -85,12 +85,57 @@ impl Answered {
     }
 }
 
+/// The three servers' shares of one thing.
+pub(crate) struct Fetched {
+    pub(crate) made: Made,
+    pub(crate) program: String,
+    pub(crate) bytes: [Vec<u8>; PARTIES],
+}
+
+impl Fetched {
+    /// From their answers, which must be of the same run.
+    pub(crate) fn of(replies: [Result<Reply>; PARTIES]) -> Result<Self> {
+        let (mut bytes, mut made, mut hashes) = (vec![], vec![], vec![]);
+        for (party, reply) in replies.into_iter().enumerate() {
+            let reply = reply?;
+            let of = |name: &str| reply.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
+            let at: Made = serde_json::from_str(of(MADE)).map_err(|e| {
+                Fault::new(Blame::Incompatible, format!("server {party} does not say where the answer was made: {e}"))
+            })?;
+            made.push(at);
+            hashes.push(of(PROGRAM).to_string());
+            bytes.push(reply.body.to_vec());
+        }
+        let misbehaved = |why: &str| Fault::new(Blame::PeerMisbehaved, why);
+        if made.iter().any(|m| *m != made[0]) {
+            return Err(misbehaved("the servers' shares are of different runs"));
+        }
+        if hashes.iter().any(|h| *h != hashes[0]) {
+            return Err(misbehaved("the servers do not agree which program answered"));
+        }
+        let program = hashes.swap_remove(0);
+        let bytes = bytes.try_into().map_err(|_| Fault::usage("servers are three"))?;
+        Ok(Self { made: made[0], program, bytes })
+    }
+
+    /// Refuses shares that are longer than they can be.
+    pub(crate) fn at_most(&self, most: u64) -> Result<()> {
+        match self.bytes.iter().position(|b| b.len() as u64 > most) {
+            None => Ok(()),
+            Some(party) => {
+                let why = format!("server {party}'s share of what was opened is too long");
+                Err(Fault::new(Blame::PeerMisbehaved, why))
+            }
+        }
+    }
+}
+
 /// A change that some servers made, and not all.
 fn half_done(e: Fault) -> Fault {
     Fault { why: format!("{}; the other servers did it, so do it again when this one can", e.why), ..e }
 }
 
-fn json<T: DeserializeOwned>(reply: &Reply) -> Result<T> {
+pub(crate) fn json<T: DeserializeOwned>(reply: &Reply) -> Result<T> {
     serde_json::from_slice(&reply.body)
         .map_err(|e| Fault::new(Blame::Incompatible, format!("its answer is not of version {VERSION}: {e}")))
 }
@@ -100,7 +145,7 @@ fn body(value: &impl Serialize) -> Result<Bytes> {
 }
 
 /// Collects what is written to pieces, and hands them to an upload.
-struct Pieces {
+pub(crate) struct Pieces {
     held: Vec<u8>,
     out: mpsc::Sender<Bytes>,
     sent: Arc<AtomicU64>,
@@ -170,7 +215,14 @@ impl Client {
     }
 
     /// One call to one server.
-    fn call(&self, party: usize, method: Method, path: &str, body: Body, patience: Duration) -> Result<Reply> {
+    pub(crate) fn call(
+        &self,
+        party: usize,
+        method: Method,
+        path: &str,
+        body: Body,
+        patience: Duration,
+    ) -> Result<Reply> {
         self.runtime.block_on(self.servers[party].call(method, path, body, patience))
     }
 
@@ -185,7 +237,7 @@ impl Client {
     }
 
     /// The same call to all three at the same time.
-    fn everywhere(
+    pub(crate) fn everywhere(
         &self,
         method: &Method,
         path: &str,
@@ -234,7 +286,7 @@ impl Client {
         json(&self.call(0, Method::GET, "/v1/models", Body::Empty, self.patience)?)
     }
 
-    /// A model that this client may ask. All three servers must have the same.
+    /// A model that this client may ask, or gives rows to. All three servers must have the same.
     ///
     /// # Errors
     /// When they do not; those of the calls.
@@ -270,10 +322,10 @@ impl Client {
     pub fn may_push(&self, name: &str, public: &Public) -> Result<()> {
         public.check()?;
         crate::names::model(name)?;
-        let (memory, program) = (public.memory()?, &public.program);
+        let memory = public.memory()?;
         let mut bodies = vec![];
         for party in 0..PARTIES {
-            let bytes = share_bytes(program, What::Model, party);
+            let bytes = share_bytes(public.shared(), What::Model, party);
             bodies.push(Body::Whole(body(&Ask { bytes, memory })?));
         }
         let bodies = bodies.try_into().map_err(|_| Fault::usage("servers are three"))?;
@@ -297,9 +349,10 @@ impl Client {
         let upload = Id::fresh()?;
         let model = ModelHead { upload, grants, public };
         let path = format!("/v1/models/{name}");
-        let made = self.upload(&Method::PUT, &path, &head(&model)?, What::Model, &model.public.program, sent, |out| {
-            share(&model.public.program, Some(weights), None, out)
-        });
+        let shared = model.public.shared();
+        let each = |party| share_bytes(shared, What::Model, party);
+        let made =
+            self.upload(&Method::PUT, &path, &head(&model)?, each, sent, |out| share_weights(shared, weights, out));
         if made.is_err() {
             // Whoever has it lets it go again.
             for party in 0..PARTIES {
@@ -313,21 +366,19 @@ impl Client {
     }
 
     /// Uploads a head and a share set to every server, while the share sets are made.
-    #[expect(clippy::too_many_arguments, reason = "what is uploaded, where, and how it is made")]
-    fn upload(
+    pub(crate) fn upload(
         &self,
         method: &Method,
         path: &str,
         head: &[u8],
-        what: What,
-        program: &Program,
+        bytes: impl Fn(usize) -> u64,
         sent: &Arc<AtomicU64>,
         make: impl FnOnce([Pieces; PARTIES]) -> Result<()> + Send,
     ) -> Result<()> {
         let (mut bodies, mut outs, mut most) = (vec![], vec![], 0);
         for party in 0..PARTIES {
             let (out, pieces) = mpsc::channel(8);
-            let length = head.len() as u64 + share_bytes(program, what, party);
+            let length = head.len() as u64 + bytes(party);
             most = most.max(length);
             bodies.push(Body::Stream { first: Some(Bytes::copy_from_slice(head)), pieces, length });
             outs.push(Pieces { held: Vec::with_capacity(PIECE), out, sent: Arc::clone(sent) });
@@ -409,10 +460,10 @@ impl Client {
         let id = Id::fresh()?;
         let job = JobHead { id, model: model.view.name.clone(), upload: model.view.upload, receiver: receiver.into() };
         let program = &model.public.program;
-        let made =
-            self.upload(&Method::POST, "/v1/jobs", &head(&job)?, What::Inputs, program, &Arc::default(), |out| {
-                share(program, None, Some(inputs), out)
-            });
+        let each = |party| share_bytes(program, What::Inputs, party);
+        let made = self.upload(&Method::POST, "/v1/jobs", &head(&job)?, each, &Arc::default(), |out| {
+            share_inputs(program, 0, 1, |_| Ok(inputs.to_vec()), out)
+        });
         if made.is_err() {
             // Nobody keeps half of it.
             let empty = || Body::Empty;
@@ -485,38 +536,17 @@ impl Client {
             }
             std::thread::sleep(Duration::from_millis(2));
         };
-        let (mut bytes, mut made, mut hashes) = (vec![], vec![], vec![]);
-        for (party, reply) in replies.into_iter().enumerate() {
-            let reply = reply?;
-            let of = |name: &str| reply.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
-            let at: Made = serde_json::from_str(of(MADE)).map_err(|e| {
-                Fault::new(Blame::Incompatible, format!("server {party} does not say where the answer was made: {e}"))
-            })?;
-            made.push(at);
-            hashes.push(of(PROGRAM).to_string());
-            bytes.push(reply.body.to_vec());
-        }
-        let misbehaved = |why: &str| Fault::new(Blame::PeerMisbehaved, why);
-        if made.iter().any(|m| *m != made[0]) {
-            return Err(misbehaved("the servers' shares are of different runs"));
-        }
-        if hashes.iter().any(|h| *h != hashes[0]) {
-            return Err(misbehaved("the servers do not agree which program answered"));
-        }
-        let fetched;
+        let fetched = Fetched::of(replies)?;
+        let asked;
         let public = match known {
-            Some((public, hash)) if hash == hashes[0] => public,
+            Some((public, hash)) if hash == fetched.program => public,
             _ => {
-                fetched = self.public_at(&format!("/v1/jobs/{id}/public"), &hashes[0])?;
-                &fetched
+                asked = self.public_at(&format!("/v1/jobs/{id}/public"), &fetched.program)?;
+                &asked
             }
         };
-        let most = answer_bytes(&public.program);
-        if let Some(party) = bytes.iter().position(|b| b.len() as u64 > most) {
-            return Err(misbehaved(&format!("server {party}'s share of the answer is too long")));
-        }
-        let bytes = bytes.try_into().map_err(|_| Fault::usage("servers are three"))?;
-        let opened = open(public, made[0], bytes)?;
+        fetched.at_most(answer_bytes(&public.program))?;
+        let opened = open(public, fetched.made, fetched.bytes)?;
         let (class, classes) = (public.class, public.preprocess.classes.clone());
         let rows = samples::batch(&public.program);
         let first = public.program.outputs.first().and_then(|p| p.batch);

@@ -66,8 +66,10 @@ pub struct Limits {
     pub peer_seconds: f64,
     /// Seconds a job may wait and run, from its submission on.
     pub job_seconds: u64,
-    /// Seconds a run may take; one that takes longer fails.
+    /// Seconds a run, or an iteration of a training, may take; one that takes longer fails.
     pub run_seconds: f64,
+    /// Seconds from one checkpoint of a training to the next.
+    pub checkpoint_seconds: f64,
     /// Seconds an answer is kept for its receiver.
     pub answer_seconds: u64,
     /// Seconds after which a loaded model that nobody asks is let go.
@@ -87,6 +89,7 @@ impl Default for Limits {
             peer_seconds: 30.0,
             job_seconds: 86_400,
             run_seconds: 3600.0,
+            checkpoint_seconds: 60.0,
             answer_seconds: 7 * 86_400,
             idle_seconds: 600,
         }
@@ -267,6 +270,9 @@ impl Server {
         }
         if !(1e-3..=1e7).contains(&l.run_seconds) {
             return Err(Fault::usage("limits.run_seconds is between 0.001 and 10000000"));
+        }
+        if !(0.0..=1e7).contains(&l.checkpoint_seconds) {
+            return Err(Fault::usage("limits.checkpoint_seconds is between 0 and 10000000"));
         }
         if self.threads.is_some_and(|t| !(1..=256).contains(&t)) {
             return Err(Fault::usage("threads is between 1 and 256"));

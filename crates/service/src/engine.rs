@@ -32,6 +32,8 @@ pub struct Engine {
     /// What is public of models that were asked for lately, with its hash, by the file it is in.
     known: Mutex<BTreeMap<Id, (Arc<Public>, String)>>,
     seen: Mutex<Seen>,
+    /// Iterations that trainings have done in this process.
+    progress: Mutex<BTreeMap<Id, usize>>,
     /// Change whenever one of their jobs does.
     changed: Vec<watch::Sender<()>>,
     stopping: AtomicBool,
@@ -58,10 +60,12 @@ impl Engine {
             peers,
             known: Mutex::default(),
             seen: Mutex::default(),
+            progress: Mutex::default(),
             changed: (0..WAITS).map(|_| watch::Sender::new(())).collect(),
             stopping: AtomicBool::new(false),
         };
         engine.recover()?;
+        engine.recover_trainings()?;
         Ok(engine)
     }
 
@@ -172,6 +176,27 @@ impl Engine {
         Ok(())
     }
 
+    /// A model that a client may know of.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(crate) fn known_model(&self, name: &str, client: &str) -> Result<Model> {
+        let model = self.store.model(name)?.filter(|m| m.is_known_to(client));
+        model.ok_or_else(|| Fault::unknown(format!("there is no model {name}")))
+    }
+
+    /// Iterations of a training that are done, also those since its last checkpoint.
+    pub(crate) fn progress(&self, upload: Id, iteration: usize) {
+        if let Ok(mut progress) = self.progress.lock() {
+            progress.insert(upload, iteration);
+        }
+    }
+
+    /// What [`Engine::progress`] was told last, if this process trained.
+    pub(crate) fn progressed(&self, upload: Id) -> Option<usize> {
+        self.progress.lock().ok()?.get(&upload).copied()
+    }
+
     /// A model that a client may ask.
     ///
     /// # Errors
@@ -236,8 +261,9 @@ impl Engine {
     }
 
     fn gone(&self, model: &Model, why: &str) -> Result<()> {
+        self.queue.forget(model.upload);
         self.queue.close(model.upload);
-        self.store.discard([model.shares]);
+        self.store.discard(model.files().into_iter().map(|(id, _)| id));
         let jobs: Vec<Id> = {
             let briefs = self.store.briefs();
             briefs.iter().filter(|(_, b)| b.upload == model.upload && !b.is_over()).map(|(id, _)| *id).collect()

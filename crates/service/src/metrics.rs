@@ -1,6 +1,8 @@
 //! Counters of a server, in the text format of Prometheus.
 
 use crate::fault::Blame;
+use crate::kinds::{Kinds, Took};
+use sordino_net::Meter;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Mutex;
@@ -19,16 +21,36 @@ struct Runs {
     rounds: u64,
 }
 
+#[derive(Default, Clone)]
+struct Iterations {
+    count: u64,
+    seconds: f64,
+    bytes: u64,
+}
+
 #[derive(Default)]
 struct Counts {
     /// By model.
     runs: BTreeMap<String, Runs>,
+    /// Iterations of trainings, by model.
+    iterations: BTreeMap<String, Iterations>,
+    /// Layers of runs and of iterations, by model and operator.
+    layers: BTreeMap<String, Kinds>,
     /// Failed jobs and refused calls, by kind.
     jobs_failed: BTreeMap<&'static str, u64>,
     refused: BTreeMap<&'static str, u64>,
     accepted: u64,
     sessions_begun: u64,
     sessions_failed: BTreeMap<&'static str, u64>,
+}
+
+impl Counts {
+    fn layers(&mut self, model: &str, kinds: &Kinds) {
+        let layers = self.layers.entry(model.into()).or_default();
+        for (kind, took) in kinds {
+            layers.entry(kind.clone()).or_default().add(*took);
+        }
+    }
 }
 
 /// What a server counts.
@@ -72,7 +94,7 @@ impl Metrics {
     }
 
     /// A run of so many jobs is over.
-    pub fn ran(&self, model: &str, jobs: usize, took: Duration, bytes: u64, rounds: u32) {
+    pub fn ran(&self, model: &str, jobs: usize, took: Duration, meter: &Meter, kinds: &Kinds) {
         self.with(|c| {
             let runs = c.runs.entry(model.into()).or_default();
             let seconds = took.as_secs_f64();
@@ -82,8 +104,20 @@ impl Metrics {
             runs.count += 1;
             runs.jobs += jobs as u64;
             runs.seconds += seconds;
-            runs.bytes += bytes;
-            runs.rounds += u64::from(rounds);
+            runs.bytes += meter.payload();
+            runs.rounds += u64::from(meter.rounds);
+            c.layers(model, kinds);
+        });
+    }
+
+    /// An iteration of a training is over.
+    pub fn trained(&self, model: &str, took: Duration, meter: &Meter, kinds: &Kinds) {
+        self.with(|c| {
+            let iterations = c.iterations.entry(model.into()).or_default();
+            iterations.count += 1;
+            iterations.seconds += took.as_secs_f64();
+            iterations.bytes += meter.payload();
+            c.layers(model, kinds);
         });
     }
 
@@ -175,6 +209,35 @@ impl Metrics {
         for (model, r) in &c.runs {
             let _ = writeln!(out, "sordino_run_rounds_total{{model=\"{model}\"}} {}", r.rounds);
         }
+        head(&mut out, "training_iterations_total", "counter", "Iterations of trainings, by model.");
+        for (model, i) in &c.iterations {
+            let _ = writeln!(out, "sordino_training_iterations_total{{model=\"{model}\"}} {}", i.count);
+        }
+        head(&mut out, "training_seconds_total", "counter", "Seconds of iterations of trainings, by model.");
+        for (model, i) in &c.iterations {
+            let _ = writeln!(out, "sordino_training_seconds_total{{model=\"{model}\"}} {}", i.seconds);
+        }
+        head(
+            &mut out,
+            "training_bytes_total",
+            "counter",
+            "Bytes this server sent to the others in trainings, by model.",
+        );
+        for (model, i) in &c.iterations {
+            let _ = writeln!(out, "sordino_training_bytes_total{{model=\"{model}\"}} {}", i.bytes);
+        }
+        let mut layers = |name: &str, help: &str, of: fn(&Took) -> f64| {
+            head(&mut out, name, "counter", help);
+            for (model, kinds) in &c.layers {
+                for (kind, took) in kinds {
+                    let _ = writeln!(out, "sordino_{name}{{model=\"{model}\",kind=\"{kind}\"}} {}", of(took));
+                }
+            }
+        };
+        layers("layer_seconds_total", "Seconds of layers, by model and operator.", |t| t.seconds);
+        let help = "Bytes this server sent to the others for layers, by model and operator.";
+        layers("layer_bytes_total", help, |t| t.bytes as f64);
+        layers("layer_rounds_total", "Rounds of layers, by model and operator.", |t| t.rounds as f64);
         head(&mut out, "queries_charged", "gauge", "Queries within their time, by model and client.");
         for (model, client, used, _) in &gauges.budgets {
             let _ = writeln!(out, "sordino_queries_charged{{model=\"{model}\",client=\"{client}\"}} {used}");

@@ -1,12 +1,14 @@
 //! Taking in what clients upload: a head in JSON, then a share set whose length follows from the program.
 
 use crate::clock::now;
+use crate::course::Course;
 use crate::engine::Engine;
 use crate::fault::{Fault, Result};
 use crate::files::{Writing, of_io};
 use crate::names::{self, Id, hexadecimal};
 use crate::records::{Grant, Job, Model, State};
 use crate::shares::{PARTIES, Splitter, What, servable, share_bytes};
+use crate::trainings::Training;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -87,6 +89,9 @@ pub struct Public {
     /// For jobs that wait together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub beside: Option<Beside>,
+    /// How it is trained before it answers, of a model that is trained here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training: Option<Course>,
 }
 
 impl Public {
@@ -94,14 +99,28 @@ impl Public {
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {
         let beside = self.beside.as_ref().map_or([0; 32], |b| b.program.hash());
-        Sha256::new()
+        let hash = Sha256::new()
             .chain_update(b"sordino model v1")
             .chain_update(self.program.hash())
             .chain_update(self.preprocess.hash())
             .chain_update([u8::from(self.class)])
-            .chain_update(beside)
-            .finalize()
-            .into()
+            .chain_update(beside);
+        let training = self.training.as_ref().map(Course::digest);
+        training.iter().fold(hash, |hash, digest| hash.chain_update(digest)).finalize().into()
+    }
+
+    /// The program whose secrets its owner shares: that of an iteration, if it is trained here.
+    #[must_use]
+    pub fn shared(&self) -> &Program {
+        self.training.as_ref().map_or(&self.program, |t| &t.step)
+    }
+
+    /// How it is trained.
+    ///
+    /// # Errors
+    /// When it is not trained here.
+    pub fn course(&self) -> Result<&Course> {
+        self.training.as_ref().ok_or_else(|| Fault::usage("the model is not trained here"))
     }
 
     /// The same as hexadecimal digits.
@@ -131,7 +150,13 @@ impl Public {
     /// Why not.
     pub fn check(&self) -> Result<()> {
         servable(&self.program)?;
-        self.beside.as_ref().map_or(Ok(()), |b| b.check(&self.program))
+        match &self.training {
+            Some(_) if self.beside.is_some() => Err(Fault::usage("a model that is trained here answers one by one")),
+            Some(training) => training.check(&self.program),
+            // What answers with states needs a training that leaves them.
+            None if !self.program.states.is_empty() => Err(Fault::usage("the program is no inference")),
+            None => self.beside.as_ref().map_or(Ok(()), |b| b.check(&self.program)),
+        }
     }
 
     /// Memory of a session with it, as plans bound it.
@@ -140,7 +165,8 @@ impl Public {
     /// When a program does what servers cannot.
     pub fn memory(&self) -> Result<u64> {
         let beside = self.beside.as_ref().map_or(Ok(0), |b| memory(&b.program))?;
-        Ok(memory(&self.program)?.saturating_add(beside))
+        let training = self.training.as_ref().map_or(Ok(0), |t| memory(&t.step))?;
+        Ok(memory(&self.program)?.saturating_add(beside).max(training))
     }
 
     /// Reads it; the program must be one that servers run.
@@ -182,6 +208,18 @@ pub struct JobHead {
     pub receiver: String,
 }
 
+/// The head of a data owner's rows.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RowsHead {
+    /// Of this upload of rows.
+    pub id: Id,
+    /// The upload of the model that they are for.
+    pub upload: Id,
+    /// Which of the training's data owners they are of.
+    pub owner: usize,
+}
+
 /// A head as it travels.
 ///
 /// # Errors
@@ -191,7 +229,7 @@ pub fn head(value: &impl Serialize) -> Result<Vec<u8>> {
     Ok([&(json.len() as u64).to_le_bytes()[..], &json].concat())
 }
 
-fn read_head<T: DeserializeOwned>(body: &mut impl Read, most: u64) -> Result<T> {
+pub(crate) fn read_head<T: DeserializeOwned>(body: &mut impl Read, most: u64) -> Result<T> {
     let short = |e: std::io::Error| Fault::usage(format!("the upload ended in its head: {e}"));
     let mut length = [0; 8];
     body.read_exact(&mut length).map_err(short)?;
@@ -218,7 +256,7 @@ pub fn memory(program: &Program) -> Result<u64> {
 }
 
 /// Seals a share set, and hashes its components. It must be exactly as long as the program says.
-fn take_shares(body: &mut impl Read, file: &mut Writing<'_>, mut splitter: Splitter) -> Result<[String; 2]> {
+pub(crate) fn take_shares(body: &mut impl Read, file: &mut Writing<'_>, mut splitter: Splitter) -> Result<[String; 2]> {
     let mut piece = zeroize::Zeroizing::new(vec![0; 1 << 16]);
     loop {
         let n = body.read(&mut piece).map_err(|e| Fault::usage(format!("the upload broke off: {e}")))?;
@@ -246,12 +284,12 @@ impl Engine {
             grant.check()?;
         }
         let party = self.config.party;
-        let bytes = share_bytes(&public.program, What::Model, party);
+        let bytes = share_bytes(public.shared(), What::Model, party);
         let memory = public.memory()?;
         self.may_push(name, client, bytes, memory)?;
         let json = serde_json::to_vec(&public).map_err(|e| Fault::internal("the program", &e))?;
         let mut file = self.store.create()?;
-        let components = take_shares(&mut body, &mut file, Splitter::new(&public.program, What::Model, party))?;
+        let components = take_shares(&mut body, &mut file, Splitter::new(public.shared(), What::Model, party))?;
         let mut kept = self.store.create()?;
         kept.write_all(&json).map_err(|e| of_io("the program cannot be kept", &e))?;
         let shares = file.finish()?;
@@ -265,9 +303,10 @@ impl Engine {
             shares,
             components,
             grants: grants.clone().unwrap_or_default(),
-            bytes: (0..PARTIES).map(|party| share_bytes(&public.program, What::Model, party)).sum(),
+            bytes: (0..PARTIES).map(|party| share_bytes(public.shared(), What::Model, party)).sum(),
             memory,
             created: now(),
+            training: public.training.as_ref().map(Training::new),
         };
         self.put_model(&mut model, grants.is_none()).inspect_err(|_| self.store.discard([shares, public_id]))?;
         Ok(model)
@@ -285,6 +324,9 @@ impl Engine {
         if model.upload != upload {
             let why = format!("{} was pushed anew since the inputs were made for it; ask again", model.name);
             return Err(Fault::new(crate::Blame::Conflict, why));
+        }
+        if !model.answers() {
+            return Err(Fault::new(crate::Blame::Conflict, format!("{} is still being trained", model.name)));
         }
         self.may_ask(&model, client, &receiver)?;
         if self.left(&model, client)? == 0 {

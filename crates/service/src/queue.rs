@@ -5,7 +5,7 @@
 //! when another one has waited for long.
 
 use crate::names::Id;
-use crate::records::Job;
+use crate::records::{Job, Model};
 use std::collections::HashMap;
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -30,6 +30,11 @@ pub(crate) struct Waiting {
 impl Waiting {
     pub(crate) fn of(job: &Job) -> Self {
         Self::new(job.id, job.upload, [&job.owner, &job.receiver])
+    }
+
+    /// A training goes by its model's upload.
+    pub(crate) fn of_training(model: &Model) -> Self {
+        Self::new(model.upload, model.upload, [&model.owner, &model.owner])
     }
 
     fn new(job: Id, upload: Id, [owner, receiver]: [&str; 2]) -> Self {
@@ -236,6 +241,18 @@ impl Queue {
             let waited = self.changed.wait_timeout(held, left);
             held = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
         }
+    }
+
+    /// The session of an upload trains: it waits no more, and is busy until it ends.
+    pub(crate) fn trains(&self, upload: Id) {
+        self.forget(upload);
+        self.change(|h| h.sessions.get_mut(&upload).into_iter().for_each(|s| s.busy = true));
+    }
+
+    /// Whether the session of an upload is to end when it can.
+    pub(crate) fn wants_end(&self, upload: Id) -> bool {
+        let held = self.held();
+        held.stopping || held.sessions.get(&upload).is_some_and(|s| s.closing)
     }
 
     /// A run worked: whatever failed before is over.

@@ -3,6 +3,7 @@
 use crate::fault::Fault;
 use crate::names::Id;
 use crate::shares::Made;
+use crate::trainings::Training;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -68,6 +69,39 @@ pub struct Model {
     pub memory: u64,
     /// When it came, in seconds since 1970.
     pub created: u64,
+    /// How it is, or was, trained here; none for a model that was pushed as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training: Option<Training>,
+}
+
+impl Model {
+    /// Whether it can be asked: it was pushed as it is, or this server has what its training made of it.
+    #[must_use]
+    pub fn answers(&self) -> bool {
+        self.training.as_ref().is_none_or(|t| t.became().is_some())
+    }
+
+    /// Whether no training is to be done any more.
+    pub(crate) fn is_trained(&self) -> bool {
+        self.training.as_ref().is_none_or(Training::is_done)
+    }
+
+    /// Whether a client may know of it: it is the client's, was granted to it, or is trained on its rows.
+    #[must_use]
+    pub fn is_known_to(&self, client: &str) -> bool {
+        self.owner == client
+            || self.grants.contains_key(client)
+            || self.training.as_ref().is_some_and(|t| t.rows.iter().any(|r| r.owner == client))
+    }
+
+    /// Its sealed files, but for that of what is public, with what they are.
+    pub(crate) fn files(&self) -> Vec<(Id, String)> {
+        let mut all = vec![(self.shares, format!("the shares of model {}", self.name))];
+        for (id, what) in self.training.iter().flat_map(Training::files) {
+            all.push((id, format!("{what} of the training of model {}", self.name)));
+        }
+        all
+    }
 }
 
 /// Where a job is.

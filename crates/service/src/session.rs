@@ -4,6 +4,8 @@ use crate::agree::{self, Agreed, Turn, Verdict, agree, hear, kept, of_session, s
 use crate::briefs::Phase;
 use crate::engine::Engine;
 use crate::fault::{Blame, Fault, Result};
+use crate::kinds::Follow;
+use crate::lesson::{self, Lesson};
 use crate::names::Id;
 use crate::peers::Meeting;
 use crate::push::Public;
@@ -11,6 +13,7 @@ use crate::queue::{Next, Waiting};
 use crate::records::{Job, Model};
 use crate::seal::Opener;
 use crate::shares::{MOST_RUNS, Made, Mail, Steps};
+use crate::trainings::Training;
 use sordino::compute::{OnDevice, on_device};
 use sordino_mpc::rep3::{Rep3, SessionInfo, establish};
 use sordino_mpc::{Kind, MOST_OWNERS, Role, System};
@@ -35,6 +38,8 @@ struct Reached {
     upload: Cell<Option<Id>>,
     /// Jobs that are under way.
     jobs: RefCell<Vec<Id>>,
+    /// Whether it began to train.
+    trains: Cell<bool>,
 }
 
 impl Engine {
@@ -44,6 +49,13 @@ impl Engine {
             Ok(()) => None,
             Err(e) => Some(e.why),
         };
+        // A training that is not over waits for its next turn, behind what waits already.
+        match self.store.models() {
+            Ok(models) => models.iter().filter(|m| m.upload == upload && !m.is_trained()).for_each(|m| self.enqueue(m)),
+            Err(e) => {
+                tracing::error!(party = self.config.party, upload = %upload, "a training cannot be put back: {e}")
+            }
+        }
         self.queue.ended(upload, failure);
     }
 
@@ -84,6 +96,9 @@ impl Engine {
         let result = result.map_err(|e| self.peers.traced(e));
         if let Err(fault) = &result {
             self.broken_off(session, &reached.jobs.take(), fault);
+            if let Some(upload) = reached.upload.get().filter(|_| reached.trains.get()) {
+                self.training_broken_off(upload, fault);
+            }
         }
         self.peers.forget(session);
         if let Err(e) = &result {
@@ -115,23 +130,52 @@ impl Engine {
         reached.upload.set(Some(upload));
         let found = self.store.models()?.into_iter().find(|m| m.upload == upload);
         let found = found.ok_or_else(|| Fault::unknown("the model is not here"));
+        let training = found.as_ref().ok().and_then(|m| m.training.as_ref());
         let verdict = Verdict {
-            digest: found.as_ref().map(|m| agree::of_model(session, m)).map_err(Clone::clone),
+            digest: found.as_ref().map_err(Clone::clone).and_then(|m| {
+                m.training.as_ref().map_or(Ok(()), Training::goes_on)?;
+                Ok(agree::of_model(session, m))
+            }),
             left: u64::MAX,
-            able: true,
-            made: None,
+            able: training.is_none_or(Training::is_due),
+            made: training.and_then(Training::became).map(|c| c.made),
             blame: Blame::PeerMisbehaved,
             components: found.as_ref().map(|m| m.components.clone()).unwrap_or_default(),
         };
-        for agreed in agree(&net, others, &[verdict], |r| r.iter().map(|_| Ok(())).collect())? {
-            agreed?;
+        let mut agreed = agree(&net, others, &[verdict], |r| r.iter().map(|_| Ok(())).collect())?;
+        let agreed = agreed.pop().unwrap_or_else(|| Err(Fault::internal("the session", &"nothing was agreed")));
+        let mut model = found?;
+        let trains = match (&model.training, agreed) {
+            (None, agreed) => agreed.map(|_| false)?,
+            (Some(_), Ok(Agreed::Do)) => true,
+            (Some(_), Ok(Agreed::Done)) => {
+                model = self.trained(upload)?;
+                false
+            }
+            (Some(training), Err(fault)) => {
+                // Where it failed at one of us it failed.
+                if fault.kind == Blame::Conflict && training.goes_on().is_ok() {
+                    self.fail_training(upload, fault.clone())?;
+                }
+                return Err(fault);
+            }
+        };
+        if self.leads() && model.training.is_some() {
+            // What waits for it from now on are jobs.
+            self.queue.forget(upload);
         }
-        let model = found?;
         let public = self.public(model.public, &model.program)?;
-        let agreed =
-            Agreeing { engine: self, session, model: &model, public: &public, net, mail: &mail, lead, reached };
         let failed = |e: sordino_ring::DeviceError| Fault::internal("the device", &e);
-        on_device(&self.config.compute(), Endpoint(self.config.party as u8), agreed).map_err(failed)?
+        let (compute, me) = (self.config.compute(), Endpoint(self.config.party as u8));
+        let (model, public, mail) = (&model, &*public, &mail);
+        if trains {
+            self.queue.trains(upload);
+            let begun = &reached.trains;
+            let lesson = Lesson { engine: self, session, model, public, net, mail, begun };
+            return on_device(&compute, me, lesson).map_err(failed)?;
+        }
+        let agreed = Agreeing { engine: self, session, model, public, net, mail, lead, reached };
+        on_device(&compute, me, agreed).map_err(failed)?
     }
 }
 
@@ -162,7 +206,13 @@ impl OnDevice for Agreeing<'_> {
         let mut load = |program| -> Result<Loaded<'_, Rep3<D>>> {
             mail.model.leave(engine.store.opener(model.shares)?);
             let loaded = Loaded::load(&party, steps.load(), program, None).map_err(|e| of_session(&e))?;
-            loaded.agree(&party, steps.agree()).map_err(|e| of_session(&e))?;
+            if model.training.is_some() {
+                // What its training left, which no owner has shared.
+                let kept = lesson::states(engine, &party, program, model.shares)?;
+                loaded.resume(&party, steps.agree(), Some(kept), 0).map_err(|e| of_session(&e))?;
+            } else {
+                loaded.agree(&party, steps.agree()).map_err(|e| of_session(&e))?;
+            }
             Ok(loaded)
         };
         let single = load(&public.program)?;
@@ -200,15 +250,15 @@ impl OnDevice for Agreeing<'_> {
     }
 }
 
-fn party_net<D: Device>(party: &Rep3<D>) -> &Net {
+pub(crate) fn party_net<D: Device>(party: &Rep3<D>) -> &Net {
     sordino_mpc::Party::net(party)
 }
 
 /// The links to owners.
-struct Mails {
-    model: Mail,
-    receiver: Mail,
-    data: Vec<Mail>,
+pub(crate) struct Mails {
+    pub(crate) model: Mail,
+    pub(crate) receiver: Mail,
+    pub(crate) data: Vec<Mail>,
 }
 
 impl Mails {
@@ -356,8 +406,11 @@ impl<D: Device> Open<'_, D> {
         let loaded = many.unwrap_or(self.single);
         let limit = Duration::from_secs_f64(engine.config.limits.run_seconds);
         let late = Cell::new(false);
+        let program = if many.is_some() { self.public.program_for(rows) } else { &self.public.program };
+        let mut follow = Follow::new(net, program);
         // Looked at before every layer: what is waited for within one has deadlines of its own.
-        let watch = |_| {
+        let watch = |layer| {
+            follow.layer(layer);
             if started.elapsed() > limit && !late.replace(true) {
                 net.abort();
             }
@@ -367,7 +420,7 @@ impl<D: Device> Open<'_, D> {
             false => of_session(&e),
         })?;
         let meter = net.meter();
-        engine.metrics.ran(&self.model.name, jobs.len(), started.elapsed(), meter.payload(), meter.rounds);
+        engine.metrics.ran(&self.model.name, jobs.len(), started.elapsed(), &meter, &follow.finish());
         let opened = self.mail.receiver.opened();
         let made = |row: usize| Made { session: self.session, run: steps.runs(), row: many.is_some().then_some(row) };
         // Outputs come by the model's own, then by rows.

@@ -26,9 +26,20 @@ pub enum What {
     Model,
     /// The inputs of one run.
     Inputs,
+    /// What a data owner gives to an iteration of a training.
+    Rows(usize),
 }
 
 impl What {
+    /// Whether an input belongs to it.
+    fn is_of(self, program: &Program, port: usize) -> bool {
+        match self {
+            Self::Model => false,
+            Self::Inputs => true,
+            Self::Rows(owner) => program.inputs.get(port).is_some_and(|p| usize::from(p.owner) == owner),
+        }
+    }
+
     /// Elements of every tensor, in the program's order.
     fn tensors(self, program: &Program) -> Vec<usize> {
         match self {
@@ -40,10 +51,10 @@ impl What {
                     SecretForm::Tensor(shape) => shape.len(),
                 })
                 .collect(),
-            Self::Inputs => program
+            Self::Inputs | Self::Rows(_) => program
                 .instructions
                 .iter()
-                .filter(|i| matches!(i.op, Op::Input(_)))
+                .filter(|i| matches!(i.op, Op::Input(port) if self.is_of(program, port)))
                 .map(|i| program.slots[i.out].shape.len())
                 .collect(),
         }
@@ -76,6 +87,7 @@ pub fn answer_bytes(program: &Program) -> u64 {
 /// Copies a share set while it hashes either component by itself.
 pub struct Splitter {
     segments: Vec<u64>,
+    times: usize,
     at: usize,
     left: u64,
     hashes: [Sha256; 2],
@@ -87,7 +99,13 @@ impl Splitter {
     pub fn new(program: &Program, what: What, party: usize) -> Self {
         let segments: Vec<u64> = segments(program, what, party).into_iter().flatten().map(Segment::bytes).collect();
         let left = segments.first().copied().unwrap_or(0);
-        Self { segments, at: 0, left, hashes: [Sha256::new(), Sha256::new()] }
+        Self { segments, times: 1, at: 0, left, hashes: [Sha256::new(), Sha256::new()] }
+    }
+
+    /// For so many of them, one after the other.
+    #[must_use]
+    pub fn times(self, times: usize) -> Self {
+        Self { times, ..self }
     }
 
     /// More of it.
@@ -98,9 +116,9 @@ impl Splitter {
         while !bytes.is_empty() {
             while self.left == 0 {
                 self.at += 1;
-                match self.segments.get(self.at) {
-                    Some(next) => self.left = *next,
-                    None => return Err(Fault::usage("the share set is longer than its program says")),
+                match self.segments.get(self.at % self.segments.len().max(1)) {
+                    Some(next) if self.at < self.times * self.segments.len() => self.left = *next,
+                    _ => return Err(Fault::usage("the share set is longer than its program says")),
                 }
             }
             let n = bytes.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
@@ -116,7 +134,8 @@ impl Splitter {
     /// # Errors
     /// When it is shorter than the program has it.
     pub fn finish(self) -> Result<[String; 2]> {
-        if self.left > 0 || self.segments.iter().skip(self.at + 1).any(|s| *s > 0) {
+        let all = self.segments.iter().cycle().take(self.times * self.segments.len());
+        if self.left > 0 || all.skip(self.at + 1).any(|s| *s > 0) {
             return Err(Fault::usage("the share set is shorter than its program says"));
         }
         Ok(self.hashes.map(|h| crate::names::hexadecimal(&h.finalize())))
@@ -151,18 +170,8 @@ impl<W: Write + Send> Link for Recorder<W> {
     }
 }
 
-/// Writes the share set of each server: of the weights, or of encoded inputs.
-///
-/// # Errors
-/// When what is given does not fit the program, or cannot be written.
-pub fn share<W: Write + Send + 'static>(
-    program: &Program,
-    weights: Option<&Secrets>,
-    inputs: Option<&[Vec<i64>]>,
-    out: [W; PARTIES],
-) -> Result<()> {
-    let what = if weights.is_some() { What::Model } else { What::Inputs };
-    let role = if weights.is_some() { Role::ModelOwner } else { Role::DataOwner(0) };
+/// An owner of a program, whose links to the servers record.
+fn recording<W: Write + Send + 'static>(program: &Program, role: Role, out: [W; PARTIES]) -> Client<'static> {
     let links: Links = out
         .into_iter()
         .enumerate()
@@ -171,16 +180,45 @@ pub fn share<W: Write + Send + 'static>(
             (peer, Box::new(Recorder { peer, out: Mutex::new(out) }) as Box<dyn Link>)
         })
         .collect();
-    let client = Client::new(Net::new(Kind::Three.end(role), links), program.settings, &System);
-    // Names of steps play no part in what is recorded.
-    let mut at = Step::root([0; 16]);
-    let failed = |e: sordino_nn::Error| match e {
+    Client::new(Net::new(Kind::Three.end(role), links), program.settings, &System)
+}
+
+/// Why shares were not written.
+fn unwritten(e: sordino_nn::Error) -> Fault {
+    match e {
         sordino_nn::Error::Protocol(sordino_mpc::Error::Net(e)) => Fault::new(Blame::PeerLost, e.sentence("a server")),
         e => Fault::usage(e.to_string()),
-    };
-    let loaded = Loaded::load(&client, at.child("load"), program, weights).map_err(failed)?;
-    if what == What::Inputs {
-        loaded.run(&client, at.child("run"), inputs, |_| ()).map_err(failed)?;
+    }
+}
+
+/// Writes the share set of each server: of the weights.
+///
+/// # Errors
+/// When they do not fit the program, or cannot be written.
+pub fn share_weights<W: Write + Send + 'static>(program: &Program, weights: &Secrets, out: [W; PARTIES]) -> Result<()> {
+    let client = recording(program, Role::ModelOwner, out);
+    // Names of steps play no part in what is recorded.
+    Loaded::load(&client, Step::root([0; 16]), program, Some(weights)).map(drop).map_err(unwritten)
+}
+
+/// Writes the share set of each server: of what a data owner gives to so many runs. `inputs` are the encoded inputs of a run; what other owners provide
+/// is left empty.
+///
+/// # Errors
+/// When they do not fit the program, or cannot be written.
+pub fn share_inputs<W: Write + Send + 'static>(
+    program: &Program,
+    owner: usize,
+    runs: usize,
+    mut inputs: impl FnMut(usize) -> Result<Vec<Vec<i64>>>,
+    out: [W; PARTIES],
+) -> Result<()> {
+    let owner = u8::try_from(owner).map_err(|_| Fault::usage("there is no such data owner"))?;
+    let client = recording(program, Role::DataOwner(owner), out);
+    let mut at = Step::root([0; 16]);
+    let loaded = Loaded::load(&client, at.child("load"), program, None).map_err(unwritten)?;
+    for run in 0..runs {
+        loaded.run(&client, at.child("run"), Some(&inputs(run)?), |_| ()).map_err(unwritten)?;
     }
     Ok(())
 }
@@ -303,7 +341,11 @@ impl Steps {
         self.runs += 1;
         self.root.child("run")
     }
-    /// How many there were.
+    /// Where the next state of a training is opened.
+    pub fn state(&mut self) -> Step {
+        self.root.child("state")
+    }
+    /// How many runs there were.
     #[must_use]
     pub fn runs(&self) -> u64 {
         self.runs
@@ -325,6 +367,20 @@ pub struct Made {
     pub row: Option<usize>,
 }
 
+/// An owner of a program, to whom servers opened something.
+pub(crate) fn hearing(program: &Program, role: Role, opened: [Vec<u8>; PARTIES]) -> Client<'static> {
+    let links: Links = opened
+        .into_iter()
+        .enumerate()
+        .map(|(i, bytes)| {
+            let peer = Endpoint(i as u8);
+            let from: Box<dyn Read + Send> = Box::new(io::Cursor::new(bytes));
+            (peer, Box::new(Opened { peer, from: Mutex::new(from) }) as Box<dyn Link>)
+        })
+        .collect();
+    Client::new(Net::new(Kind::Three.end(role), links), program.settings, &System)
+}
+
 /// Adds the three servers' shares of an answer, after the hashes that servers give each other's shares have been compared. Integers of every
 /// output.
 ///
@@ -337,16 +393,7 @@ pub fn open(public: &Public, made: Made, answers: [Vec<u8>; PARTIES]) -> Result<
         return Err(misbehaved("the answer is said to be of a run that no session has".into()));
     }
     let program = if made.row.is_some() { public.program_for(rows) } else { &public.program };
-    let links: Links = answers
-        .into_iter()
-        .enumerate()
-        .map(|(i, bytes)| {
-            let peer = Endpoint(i as u8);
-            let from: Box<dyn Read + Send> = Box::new(io::Cursor::new(bytes));
-            (peer, Box::new(Opened { peer, from: Mutex::new(from) }) as Box<dyn Link>)
-        })
-        .collect();
-    let client = Client::new(Net::new(Kind::Three.end(Role::Receiver), links), program.settings, &System);
+    let client = hearing(program, Role::Receiver, answers);
     let of = |e: sordino_mpc::Error| misbehaved(e.sentence(&|end| program.topology().name(end)));
     let widths = output_widths(program).map_err(|e| Fault::usage(e.to_string()))?;
     let mut steps = Steps::new(made.session.0);
@@ -395,17 +442,19 @@ pub fn servable(program: &Program) -> Result<()> {
     runnable(program)
 }
 
-/// Whether three servers run it, and nothing outlives a run.
+/// Whether three servers run it.
 pub(crate) fn runnable(program: &Program) -> Result<()> {
     if program.settings.kind != Kind::Three {
         return Err(Fault::usage("the program is for two parties; servers take programs for three"));
     }
-    if !program.states.is_empty() {
-        return Err(Fault::usage("the program is no inference"));
-    }
     if program.outputs.is_empty() || program.inputs.is_empty() {
         return Err(Fault::usage("the program has no inputs or no outputs"));
     }
+    is_whole(program)
+}
+
+/// Whether every step of it finds what it reads.
+pub(crate) fn is_whole(program: &Program) -> Result<()> {
     program.check().map_err(|e| Fault::usage(format!("the program cannot be run: {e}")))?;
     Ok(())
 }

@@ -3,7 +3,9 @@
 use crate::clock::{ago, until};
 use crate::engine::Engine;
 use crate::fault::Result;
-use crate::records::State;
+use crate::records::{Model, State};
+use crate::trainings::{Stage, Training};
+use crate::wire::TrainingView;
 use std::fmt::Write;
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#1d2733;background:#fff}\
@@ -16,6 +18,16 @@ td.n,th.n{text-align:right}.tiles{display:flex;flex-wrap:wrap;gap:.8rem;margin-t
 /// Text as HTML has it.
 fn plain(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+/// Where a training is.
+fn training(engine: &Engine, model: &Model, training: &Training) -> String {
+    let view = TrainingView::new(engine, model.upload, training.clone(), false);
+    match &view.stage {
+        Stage::Failed(fault) => format!("<span class=\"bad\">{}: {}</span>", fault.kind.name(), plain(&fault.why)),
+        Stage::Trained | Stage::Done => format!("done: {} iterations", view.iterations),
+        Stage::Waiting | Stage::Begun => plain(&view.shown()),
+    }
 }
 
 /// The page.
@@ -55,15 +67,16 @@ pub(crate) fn page(engine: &Engine) -> Result<String> {
         let _ = write!(out, " This server's certificate is valid for {}.", until(end));
     }
     out += "</p>";
-    out += "<h2>Models</h2><table><tr><th>name</th><th>owner</th><th class=\"n\">MB of shares</th><th>pushed</th><th>budgets: used, left</th></tr>";
+    out += "<h2>Models</h2><table><tr><th>name</th><th>owner</th><th class=\"n\">MB of shares</th><th>pushed</th><th>budgets: used, left</th><th>training</th></tr>";
     for m in &models {
         let budgets = gauges.budgets.iter().filter(|b| b.0 == m.name).map(|(_, client, used, left)| {
             let left = left.map_or_else(|| "no limit".into(), |l| l.to_string());
             format!("{}: {used}, {left}", plain(client))
         });
+        let training = m.training.as_ref().map(|t| training(engine, m, t)).unwrap_or_default();
         let _ = write!(
             out,
-            "<tr><td>{}</td><td>{}</td><td class=\"n\">{:.1}</td><td>{}</td><td>{}</td></tr>",
+            "<tr><td>{}</td><td>{}</td><td class=\"n\">{:.1}</td><td>{}</td><td>{}</td><td>{training}</td></tr>",
             plain(&m.name),
             plain(&m.owner),
             m.bytes as f64 / 1e6,

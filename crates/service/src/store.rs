@@ -202,7 +202,7 @@ impl Store {
         let mut all = vec![];
         for m in self.models()? {
             all.push((m.public, format!("the program of model {}", m.name)));
-            all.push((m.shares, format!("the shares of model {}", m.name)));
+            all.extend(m.files());
         }
         for j in self.jobs()? {
             all.push((j.public, format!("the program of job {}", j.id)));
@@ -359,6 +359,27 @@ impl Store {
             let mut model = owned(table.get(name).map_err(fault)?.map(|v| read(v.value())).transpose()?, name, owner)?;
             change(&mut model.grants)?;
             table.insert(name, &*written(&model)?).map_err(fault)?;
+            Ok(model)
+        })
+    }
+
+    /// Changes a model, if it is still the one of that upload.
+    ///
+    /// # Errors
+    /// When it is gone; those of the store and of the change.
+    pub fn change_model(&self, upload: Id, change: impl FnOnce(&mut Model) -> Result<()>) -> Result<Model> {
+        self.write(|txn| {
+            let mut table = txn.open_table(MODELS).map_err(fault)?;
+            let mut found = None;
+            for entry in table.iter().map_err(fault)? {
+                let model: Model = read(entry.map_err(fault)?.1.value())?;
+                if model.upload == upload {
+                    found = Some(model);
+                }
+            }
+            let mut model = found.ok_or_else(|| Fault::unknown("the model is gone"))?;
+            change(&mut model)?;
+            table.insert(model.name.as_str(), &*written(&model)?).map_err(fault)?;
             Ok(model)
         })
     }

@@ -9,6 +9,9 @@
 //! | `POST /v1/models/NAME/ask` | [`Ask`] | whether it may be pushed |
 //! | `PUT /v1/models/NAME` | head, share set | [`ModelView`] |
 //! | `DELETE /v1/models/NAME` | | |
+//! | `PUT /v1/models/NAME/rows` | head, share set | [`ModelView`], of a model that is trained |
+//! | `GET /v1/models/NAME/losses/I` | | shares of the I-th stretch of losses |
+//! | `GET /v1/models/NAME/opened` | | share of the states that are opened at the end |
 //! | `PUT /v1/models/NAME/grants/CLIENT` | [`crate::records::Grant`] | [`ModelView`] |
 //! | `DELETE /v1/models/NAME/grants/CLIENT` | | [`ModelView`] |
 //! | `POST /v1/jobs` | head, share set | [`JobView`] |
@@ -21,9 +24,11 @@
 //! Operators have `GET /`, `/metrics`, `/healthz` and `/readyz`. A refusal is a [`crate::Fault`] with the status of its kind.
 
 use crate::engine::Engine;
-use crate::fault::{Fault, Result};
+use crate::fault::{Blame, Fault, Result};
 use crate::names::Id;
 use crate::records::{Grant, Job, Model, State};
+use crate::shares::Made;
+use crate::trainings::{Spent, Stage, Training};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -83,6 +88,69 @@ pub struct ModelView {
     /// How often each of them asked in the time that counts; told to its owner.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub used: BTreeMap<String, u64>,
+    /// How it is, or was, trained here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training: Option<TrainingView>,
+}
+
+/// A training as a client sees it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TrainingView {
+    /// Where it is.
+    pub stage: Stage,
+    /// Iterations of the whole training.
+    pub iterations: usize,
+    /// Iterations that are done, also those since the last checkpoint.
+    pub done: usize,
+    /// The clients whose rows it takes, and whether they are here.
+    pub rows: Vec<(String, bool)>,
+    /// Why it does not get on, if it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// What it took so far, up to the last checkpoint, at this server.
+    pub spent: Spent,
+    /// What there is of losses: where each stretch of them began, how many iterations were done before, and how many it has; told to the model's owner.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub losses: Vec<(Made, usize, usize)>,
+    /// Where the model was made, once it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made: Option<Made>,
+}
+
+impl TrainingView {
+    /// Whose rows are not there yet.
+    #[must_use]
+    pub fn waits_for(&self) -> Vec<String> {
+        self.rows.iter().filter(|r| !r.1).map(|r| r.0.clone()).collect()
+    }
+
+    /// Where it is, in words.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        let note = self.note.as_ref().map(|n| format!("; {n}")).unwrap_or_default();
+        match (&self.stage, &self.waits_for()[..]) {
+            (Stage::Failed(fault), _) => format!("its training failed ({}): {fault}", fault.kind.name()),
+            (Stage::Trained | Stage::Done, _) => format!("trained over {} iterations", self.iterations),
+            (_, []) if self.done == 0 => format!("waits for its turn to be trained{note}"),
+            (_, []) => format!("iteration {} of {}{note}", self.done, self.iterations),
+            (_, names) => format!("waits for the rows of {}", names.join(", ")),
+        }
+    }
+
+    pub(crate) fn new(engine: &Engine, upload: Id, training: Training, own: bool) -> Self {
+        let runs = matches!(training.stage, Stage::Waiting | Stage::Begun);
+        let done = if runs { engine.progressed(upload).unwrap_or(0).max(training.done()) } else { training.done() };
+        Self {
+            iterations: training.iterations,
+            done,
+            rows: training.rows.iter().map(|r| (r.owner.clone(), r.given.is_some() || !runs)).collect(),
+            note: training.note.clone().or_else(|| engine.obstacle(upload)).filter(|_| runs),
+            spent: training.spent,
+            losses: training.losses.iter().filter(|_| own).map(|l| (l.made, l.before, l.count)).collect(),
+            made: training.became().map(|c| c.made),
+            stage: training.stage,
+        }
+    }
 }
 
 /// A job as a client sees it.
@@ -132,8 +200,10 @@ impl JobView {
 
 impl ModelView {
     pub(crate) fn new(engine: &Engine, model: Model, client: &str) -> Result<Self> {
-        let left = engine.left(&model, client)?;
         let own = model.owner == client;
+        // Whoever only gives rows asks nothing.
+        let asks = own || model.grants.contains_key(client);
+        let left = if asks { engine.left(&model, client)? } else { 0 };
         let mut used = BTreeMap::new();
         for (grantee, grant) in model.grants.iter().filter(|_| own) {
             let charged = engine.store.charged(&model.name, grantee, grant, crate::clock::now())?;
@@ -149,8 +219,19 @@ impl ModelView {
             created: model.created,
             left: Some(left).filter(|l| *l != u64::MAX),
             grants: if own { model.grants } else { BTreeMap::new() },
+            training: model.training.map(|t| TrainingView::new(engine, model.upload, t, own)),
         })
     }
+}
+
+/// Why a training failed, as its servers say; a server that only heard that another one refuses says less than that one.
+#[must_use]
+pub fn failure(views: &[ModelView]) -> Option<&Fault> {
+    let faults = views.iter().filter_map(|v| match &v.training.as_ref()?.stage {
+        Stage::Failed(fault) => Some(fault),
+        _ => None,
+    });
+    faults.clone().find(|f| f.kind != Blame::Conflict).or_else(|| faults.clone().next())
 }
 
 /// What a server says that does not speak this version.

@@ -4,14 +4,14 @@
 
 mod common;
 
-use common::{PATIENCE, ROWS, Shared, World, asked, best, bobs, compiled, inputs_for};
+use common::{PATIENCE, ROWS, Shared, World, asked, best, bobs, compiled, inputs_for, share_inputs};
 use sordino::tls::Identity;
 use sordino_service::Blame;
 use sordino_service::config::Files;
 use sordino_service::names::Id;
 use sordino_service::push::{JobHead, ModelHead, head};
 use sordino_service::records::State;
-use sordino_service::shares::{What, share, share_bytes};
+use sordino_service::shares::{What, share_bytes, share_weights};
 use sordino_service::store::Store;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -29,7 +29,7 @@ fn an_upload_is_told_apart_from_every_other() {
     // Bob pushes a model of his own under the id of alice's upload.
     let (public, secrets) = compiled();
     let sets = [(); 3].map(|()| Shared::default());
-    share(&public.program, Some(&secrets), None, sets.clone()).unwrap();
+    share_weights(&public.program, &secrets, sets.clone()).unwrap();
     let model = ModelHead { upload: theirs, grants: None, public };
     for (party, set) in sets.iter().enumerate() {
         let body = [head(&model).unwrap(), set.0.lock().unwrap().clone()].concat();
@@ -100,7 +100,7 @@ fn halves_of_jobs_stall_nobody() {
     let model = bob.model("mnist").unwrap();
     let set = Shared::default();
     let sets = [set.clone(), Shared::default(), Shared::default()];
-    share(&model.public.program, None, Some(&inputs_for(&model)), sets).unwrap();
+    share_inputs(&model.public.program, &inputs_for(&model), sets);
     let half = || {
         let job = JobHead {
             id: Id::fresh().unwrap(),
@@ -232,7 +232,7 @@ fn jobs_that_are_swapped_under_way_harm_nobody_else() {
     assert_eq!(asked(&alice, "mnist"), 7);
     let sets = || {
         let sets = [(); 3].map(|()| Shared::default());
-        share(&model.public.program, None, Some(&inputs), sets.clone()).unwrap();
+        share_inputs(&model.public.program, &inputs, sets.clone());
         sets.map(|s| s.0.lock().unwrap().clone())
     };
     let stop = AtomicBool::new(false);

@@ -42,6 +42,14 @@ fn metrics_of_the_dashboard_exist() {
         names.push(rest[..end].to_string());
     }
     assert!(names.len() > 10);
+    // Layers add up to the run, but for what opens the answer.
+    let sum = |of: &str| -> f64 {
+        let lines = told.lines().filter(|l| l.starts_with(of));
+        lines.map(|l| l.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    };
+    let (layers, run) = (sum("sordino_layer_bytes_total{"), sum("sordino_run_bytes_total{"));
+    assert!(layers > 0.9 * run && layers <= run, "{layers} of {run}");
+    assert!(sum("sordino_layer_rounds_total{model=\"mnist\",kind=\"Conv\"}") >= 1.0, "{told}");
     for name in names {
         let family = name.trim_end_matches("_bucket");
         assert!(told.contains(&format!("# TYPE {family} ")), "{name}");

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{World, asked, inputs_for};
+use common::{World, asked, inputs_for, share_inputs};
 use sordino_service::config::Files;
 use sordino_service::names::Id;
 use sordino_service::push::{JobHead, head};
@@ -45,7 +45,7 @@ fn a_browser_shows_what_there_is() {
         JobHead { id: Id([0xab; 16]), model: "mnist".into(), upload: model.view.upload, receiver: "alice".into() };
     let mut set = vec![];
     let sets = [0, 1, 2].map(|_| std::io::Cursor::new(vec![]));
-    sordino_service::shares::share(&model.public.program, None, Some(&inputs_for(&model)), sets).unwrap();
+    share_inputs(&model.public.program, &inputs_for(&model), sets);
     set.resize(32, 1);
     alice.raw(0, "POST", "/v1/jobs", [head(&job).unwrap(), set].concat()).unwrap();
     let html = page(&world, 0);

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{PATIENCE, Shared, World, asked, compiled, inputs_for};
+use common::{PATIENCE, Shared, World, asked, compiled, inputs_for, share_inputs};
 use sordino::tls::{Authority, ConnectError, Direction, Ends, Identity};
 use sordino_mpc::Topology;
 use sordino_net::Endpoint;
@@ -13,7 +13,7 @@ use sordino_service::config::{Cluster, Files};
 use sordino_service::names::Id;
 use sordino_service::push::{JobHead, head};
 use sordino_service::records::{Grant, State};
-use sordino_service::shares::{What, share, share_bytes};
+use sordino_service::shares::{What, share_bytes, share_weights};
 use sordino_service::{Blame, Fault};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -181,7 +181,7 @@ fn share_sets_that_do_not_fit() {
     let program = &model.public.program;
     let sets = || {
         let sets = [(); 3].map(|()| Shared::default());
-        share(program, None, Some(&inputs_for(&model)), sets.clone()).unwrap();
+        share_inputs(program, &inputs_for(&model), sets.clone());
         sets.map(|s| s.0.lock().unwrap().clone())
     };
     let submit = |id: Id, sets: [Vec<u8>; 3]| -> Result<(), Fault> {
@@ -244,7 +244,7 @@ fn jobs_that_only_some_servers_have() {
     };
     let set = Shared::default();
     let sets = [set.clone(), Shared::default(), Shared::default()];
-    share(&model.public.program, None, Some(&inputs_for(&model)), sets).unwrap();
+    share_inputs(&model.public.program, &inputs_for(&model), sets);
     let body = [head(&job).unwrap(), set.0.lock().unwrap().clone()].concat();
     alice.raw(0, "POST", "/v1/jobs", body).unwrap();
     // It waits for the others, and nobody else waits for it.
@@ -334,7 +334,7 @@ fn nothing_at_rest_can_be_read_and_damage_is_named() {
     let model = alice.model("mnist").unwrap();
     let sets = [(); 3].map(|()| Shared::default());
     let (_, secrets) = compiled();
-    share(&model.public.program, Some(&secrets), None, sets).unwrap();
+    share_weights(&model.public.program, &secrets, sets).unwrap();
     // Two weights or two pixels that follow each other, as the integers that are shared: nowhere in a store.
     let tensors = secrets.0.iter().map(|s| s.encoded()).chain(inputs_for(&model));
     let mut patterns: Vec<[u8; 16]> = vec![];

@@ -35,6 +35,7 @@ fn model(files: Id) -> Model {
         bytes: 0,
         memory: 0,
         created: 0,
+        training: None,
     }
 }
 

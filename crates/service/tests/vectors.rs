@@ -11,9 +11,11 @@ use sordino_nn::program::Program;
 use sordino_nn::{Constant, Options, Range, Ranges, Tensor, compile, for_inference, import};
 use sordino_service::Fault;
 use sordino_service::names::Id;
-use sordino_service::push::{JobHead, head};
+use sordino_service::push::{JobHead, RowsHead, head};
 use sordino_service::records::{Grant, State};
-use sordino_service::wire::{About, Ask, JobView, ModelView};
+use sordino_service::shares::Made;
+use sordino_service::trainings::{Spent, Stage};
+use sordino_service::wire::{About, Ask, JobView, ModelView, TrainingView};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -75,9 +77,25 @@ fn calls_and_answers() {
         left: Some(3),
         grants: BTreeMap::from([("bob".into(), grant)]),
         used: BTreeMap::from([("bob".into(), 97)]),
+        training: None,
     };
     holds("model.json", &view);
     refuses(&view, &["left", "grants", "used"], false);
+    let training = TrainingView {
+        stage: Stage::Begun,
+        iterations: 100,
+        done: 17,
+        rows: vec![("alice".into(), true), ("bob".into(), false)],
+        note: Some("attempt 1 of 3 failed: server 1 does not answer".into()),
+        spent: Spent { seconds: 1.5, payload: 1 << 20, wire: 1 << 21, rounds: 77 },
+        losses: vec![(Made { session: id(3), run: 1, row: None }, 0, 10)],
+        made: Some(Made { session: id(3), run: 17, row: None }),
+    };
+    holds("model-trained.json", &ModelView { training: Some(training.clone()), ..view });
+    refuses(&training, &["note", "losses", "made"], false);
+    let rows = RowsHead { id: id(4), upload: id(1), owner: 1 };
+    holds("rows-head.json", &rows);
+    refuses(&rows, &[], true);
     for (name, state, note) in [
         ("job-queued.json", State::Queued, Some("attempt 1 of 3 failed: server 1 does not answer".to_string())),
         ("job-done.json", State::Done, None),

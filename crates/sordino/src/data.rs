@@ -173,6 +173,47 @@ impl Set {
     }
 }
 
+impl Set {
+    /// The first rows alone, so many at most.
+    #[must_use]
+    pub fn first(&self, rows: usize) -> Self {
+        let labels = match &self.labels {
+            Labels::Classes(v) => Labels::Classes(v.iter().take(rows).copied().collect()),
+            Labels::Values(v) => Labels::Values(v.iter().take(rows).cloned().collect()),
+        };
+        let samples = self.samples.iter().take(rows).cloned().collect();
+        Self { samples, labels, names: self.names.clone(), weights: self.weights.clone() }
+    }
+
+    /// Numbers classes as a model does that names them.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a class that the model does not have; when one of the two names classes and the other numbers them.
+    pub fn number_as(&mut self, names: Option<&[String]>) -> Result<()> {
+        let (own, names) = match (self.names.take(), names) {
+            (None, None) => return Ok(()),
+            (Some(own), Some(names)) => (own, names),
+            _ => {
+                let why =
+                    "some data name their classes and some number them; give all of them names, or all of them numbers";
+                return Err(Error::Usage(why.into()));
+            }
+        };
+        let place = |n: &String| names.iter().position(|name| name == n);
+        let places: Vec<Option<usize>> = own.iter().map(place).collect();
+        if let Labels::Classes(classes) = &mut self.labels {
+            for class in classes {
+                let name = &own[*class];
+                let unknown =
+                    || Error::Usage(format!("class {name} is none of the model's, which are {}", names.join(", ")));
+                *class = places[*class].ok_or_else(unknown)?;
+            }
+        }
+        self.names = Some(names.to_vec());
+        Ok(())
+    }
+}
+
 /// Gives all sets the same classes: those of the same name are one, in alphabetical order. Returns the names, if there are any.
 ///
 /// # Errors

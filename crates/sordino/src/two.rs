@@ -55,7 +55,8 @@ impl Offer {
         let offer: Self = serde_json::from_slice(bytes)
             .map_err(|e| Error::Session(format!("what the host offers is no program of this version: {e}")))?;
         offer.program.check().map_err(|e| Error::Session(format!("what the host offers cannot be run: {e}")))?;
-        if offer.program.settings.kind != Kind::Two || offer.program.owners() != 1 {
+        let program = &offer.program;
+        if program.settings.kind != Kind::Two || program.owners() != 1 || !program.states.is_empty() {
             return Err(Error::Session("what the host offers is not for two parties".into()));
         }
         Ok(offer)

@@ -112,6 +112,7 @@ impl Learning {
         }
         let parsed = Line::try_parse_from(line).map_err(|e| Error::Usage(e.to_string()))?;
         let report = parsed.train.train()?;
+        let report = report.ok_or_else(|| Error::Session("nobody waited for the training".into()))?;
         note(&format!(
             "{}: {} iterations, {} s each",
             job.name,

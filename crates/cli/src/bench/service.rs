@@ -138,8 +138,13 @@ impl Service {
                 note(&format!("{name}: jobs are not run together, for it is too large"));
                 continue;
             }
-            let public =
-                Public { program: job.program.clone(), preprocess: Preprocess::default(), class: false, beside };
+            let public = Public {
+                program: job.program.clone(),
+                preprocess: Preprocess::default(),
+                class: false,
+                beside,
+                training: None,
+            };
             client.push(pushed, public, &job.secrets, Some(BTreeMap::new()), &Arc::default())?;
             let model = client.model(pushed)?;
             // The first question waits for the weights to be loaded.

@@ -339,6 +339,7 @@ impl Models {
             let mut text =
                 format!("{}  of {}, pushed {}, {} of shares", m.name, m.owner, ago(m.created), human_bytes(m.bytes));
             text += &m.left.map(|l| format!(", {l} queries left")).unwrap_or_default();
+            text += &m.training.as_ref().map(|t| format!("; {}", t.shown())).unwrap_or_default();
             for (client, grant) in &m.grants {
                 let used = m.used.get(client).copied().unwrap_or(0);
                 text += &format!("\n  {client} may ask {}, {used} used", granted(grant));

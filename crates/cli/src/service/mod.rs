@@ -2,13 +2,15 @@
 
 mod certificates;
 mod client;
+mod contribute;
 mod push;
 mod serve;
 mod store;
 
 pub(crate) use certificates::{Made, Server as ServerCertificate, make_authority};
 pub(crate) use client::{Allow, Fetch, Forget, Jobs, Models, Remove, Submit};
-pub(crate) use push::{Push, together};
+pub(crate) use contribute::Contribute;
+pub(crate) use push::{Push, granted, grants, together, with_bar};
 pub(crate) use serve::Serve;
 pub(crate) use store::StoreArgs;
 
@@ -16,7 +18,7 @@ use clap::Args;
 use sordino::Result;
 use sordino_service::fleet::Fleet;
 use sordino_service::names::Id;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Which cluster, and how long to wait for it.
@@ -31,7 +33,11 @@ pub(crate) struct To {
 }
 
 impl To {
-    fn fleet(&self) -> Result<Fleet> {
+    pub(crate) fn new(to: &Path, timeout: f64) -> Self {
+        Self { to: to.into(), timeout }
+    }
+
+    pub(crate) fn fleet(&self) -> Result<Fleet> {
         Ok(Fleet::read(&self.to, Duration::from_secs_f64(self.timeout))?)
     }
 }

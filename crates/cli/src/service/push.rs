@@ -61,7 +61,8 @@ pub(crate) struct Push {
     json: bool,
 }
 
-fn granted(text: &str) -> std::result::Result<(String, Option<u64>), String> {
+/// A client, with a number of queries where that is limited.
+pub(crate) fn granted(text: &str) -> std::result::Result<(String, Option<u64>), String> {
     let (name, queries) = match text.split_once('=') {
         None => (text, None),
         Some((name, n)) => match n.parse() {
@@ -71,6 +72,12 @@ fn granted(text: &str) -> std::result::Result<(String, Option<u64>), String> {
     };
     sordino_service::names::client(name).map_err(|e| e.why)?;
     Ok((name.into(), queries))
+}
+
+/// What clients are granted, if any are named.
+pub(crate) fn grants(allow: &[(String, Option<u64>)]) -> Option<BTreeMap<String, Grant>> {
+    let grant = |queries: &Option<u64>| Grant { queries: *queries, ..Grant::default() };
+    (!allow.is_empty()).then(|| allow.iter().map(|(name, queries)| (name.clone(), grant(queries))).collect())
 }
 
 /// What is opened of an answer.
@@ -169,7 +176,7 @@ pub(crate) fn together(
 }
 
 /// A bar over the bytes of an upload, on a terminal.
-fn with_bar<T>(total: u64, sent: &AtomicU64, quiet: bool, body: impl FnOnce() -> T) -> T {
+pub(crate) fn with_bar<T>(total: u64, sent: &AtomicU64, quiet: bool, body: impl FnOnce() -> T) -> T {
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         if std::io::stderr().is_terminal() && !quiet {
@@ -216,12 +223,7 @@ impl Push {
         for client in fleet.clients() {
             client.about()?;
         }
-        let grants: Option<BTreeMap<String, Grant>> = (!self.allow.is_empty()).then(|| {
-            self.allow
-                .iter()
-                .map(|(name, queries)| (name.clone(), Grant { queries: *queries, ..Grant::default() }))
-                .collect()
-        });
+        let grants = grants(&self.allow);
         let sent = Arc::default();
         let total = pushed.bytes.iter().sum::<u64>() * fleet.clients().len() as u64;
         // Every cluster has shares of its own.
@@ -263,7 +265,7 @@ impl Push {
         let (program, secrets) = model::compiled(&typed, &calibration.ranges, &options).map_err(named)?;
         let class = matches!(self.answer, Answer::Best(_));
         let beside = together(&graph, &program, &secrets, self.together, &calibration.ranges, &options)?;
-        Ok((Public { program, preprocess, class, beside }, secrets))
+        Ok((Public { program, preprocess, class, beside, training: None }, secrets))
     }
 }
 
@@ -294,7 +296,7 @@ pub(crate) fn demonstration(cluster: &Path) -> Result<String> {
     let options = Options::default();
     let (program, secrets) = model::compiled(&typed, &calibration.ranges, &options)?;
     let beside = together(&graph, &program, &secrets, None, &calibration.ranges, &options)?;
-    let public = Public { program, preprocess, class: false, beside };
+    let public = Public { program, preprocess, class: false, beside, training: None };
     client.push(name, public, &secrets, None, &Arc::default())?;
     Ok(name.into())
 }

@@ -3,6 +3,7 @@
 mod listener;
 mod losses;
 mod progress;
+mod remote;
 mod report;
 mod schedule;
 
@@ -14,6 +15,7 @@ use clap::Args;
 use listener::Listener;
 use losses::Losses;
 use progress::tell;
+use remote::{Came, Remote};
 use report::{Checked, Judged};
 use schedule::Schedule;
 use sordino::checkpoint::{self, Checkpoints, Lock, Mark};
@@ -33,6 +35,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use zeroize::Zeroizing;
 
+pub(crate) use remote::give_rows;
 pub(super) use report::Report;
 
 /// Arguments of `train`.
@@ -91,8 +94,8 @@ pub(crate) struct Train {
     /// Iterations from one checkpoint to the next.
     #[arg(long, default_value_t = 50, value_parser = positive, requires = "checkpoint", help_heading = "Results")]
     checkpoint_every: usize,
-    /// Go on from the last checkpoint in the folder; model, data and options must be the same.
-    #[arg(long, requires = "checkpoint", help_heading = "Results")]
+    /// Go on from the last checkpoint in the folder, or, with --to, wait again for a training that is there; model, data and options must be the same.
+    #[arg(long, help_heading = "Results")]
     resume: bool,
     /// Where to write the trained model, opened to its owner, and beside it, in a .toml, how pictures reach it. Without it
     /// the model stays shared.
@@ -107,6 +110,8 @@ pub(crate) struct Train {
     /// Print one JSON object.
     #[arg(long, help_heading = "Results")]
     json: bool,
+    #[command(flatten, next_help_heading = "Servers on three hosts")]
+    remote: Remote,
     #[command(flatten, next_help_heading = "Session")]
     session: Session,
     /// Room above the ranges of the first iterations, as a factor.
@@ -144,8 +149,10 @@ fn share(text: &str) -> std::result::Result<f64, String> {
 }
 
 /// A training that can start.
-struct Ready {
+pub(super) struct Ready {
     graph: Graph,
+    /// How many samples each data owner has, those who are elsewhere included.
+    sizes: Vec<usize>,
     prepared: Prepared,
     /// What the trained model is judged by.
     validation: Option<Set>,
@@ -218,9 +225,14 @@ impl Train {
                 Planned::of(&self.ready()?.prepared.program, &self.session.link, self.session.device.first())?;
             return if self.json { planned.print_json() } else { print(&planned.shown()) };
         }
-        // Said before anything is computed.
-        self.session.device.compute(sordino_mpc::Kind::Three, 1)?;
-        let report = self.train()?;
+        if !self.remote.is_asked() {
+            if self.resume && self.checkpoint.is_none() {
+                return Err(Error::Usage("--resume needs --checkpoint DIR, or --to FILE".into()));
+            }
+            // Said before anything is computed.
+            self.session.device.compute(sordino_mpc::Kind::Three, 1)?;
+        }
+        let Some(report) = self.train()? else { return Ok(()) };
         if self.json {
             let text = serde_json::to_string(&report).map_err(|e| Error::Session(e.to_string()))?;
             return print(&format!("{text}\n"));
@@ -230,6 +242,12 @@ impl Train {
         match &self.checkpoint {
             Some(folder) => {
                 text += &format!("servers keep the model shared: sordino infer --shares {}\n", folder.display());
+            }
+            None if self.remote.is_asked() => {
+                text += &format!(
+                    "servers keep the model shared: sordino submit {} --input FILE\n",
+                    self.remote.name(&self.model)?
+                );
             }
             None if self.output.is_none() => {
                 text += "the trained model is not kept; -o FILE.onnx opens it to its owner, --checkpoint DIR keeps its shares\n";
@@ -245,14 +263,16 @@ impl Train {
             model::writable(path)?;
         }
         let schedule = self.schedule.with_file(self.config.as_deref())?;
+        self.remote.fits(self.check, schedule.class_weights.is_some())?;
         let graph = self.graph(schedule.seed())?;
         let (mut sets, validation, answers, preprocess) = self.sets(&schedule, &graph)?;
         self.outputs_fit(&schedule, &preprocess)?;
         notices(&graph, &schedule);
         let (batch, seed) = (schedule.batch.unwrap_or(128), schedule.seed());
-        let sizes: Vec<usize> = sets.iter().map(|s| s.samples.len()).collect();
+        let mut sizes: Vec<usize> = sets.iter().map(|s| s.samples.len()).collect();
+        sizes.extend(self.remote.with.iter().map(|(_, samples)| samples));
         let length = Length { epochs: schedule.epochs, iterations: schedule.iterations };
-        let order = order(&sizes, batch, length, seed)?;
+        let mut order = order(&sizes, batch, length, seed)?;
         let rule = schedule.rule(order.len(), self.reveal_loss)?;
         if rule.loss == Loss::CrossEntropy {
             for (i, set) in sets.iter().chain(&validation).enumerate() {
@@ -270,43 +290,62 @@ impl Train {
             }
             _ => (None, None, Zeroizing::new([0; 32])),
         };
+        let calibration = self.calibration_iterations.min(order.len());
+        self.remote.stand_in(&mut sets, &mut order, calibration);
         let material = Material { sets, order, answers, seed, key, preprocess };
-        let calibration = self.calibration_iterations.min(material.order.len());
         tell(&format!("taking ranges from {calibration} iterations in floats"));
         let prepared = Prepared::new(&graph, material, &rule, self.margin, calibration)?;
-        Ok(Ready { graph, prepared, validation, loss: rule.loss, batch, from, lock })
+        Ok(Ready { graph, sizes, prepared, validation, loss: rule.loss, batch, from, lock })
     }
 
-    /// Trains; everything but what goes to standard output.
-    pub(crate) fn train(&self) -> Result<Report> {
-        let Ready { graph, prepared, validation, loss, batch, from, lock: _lock } = self.ready()?;
+    /// Trains here; what the owners learn.
+    fn trained_here(&self, ready: &Ready, opened: usize) -> Result<Came> {
+        let Ready { prepared, from, .. } = ready;
         let runs = prepared.material.order.len();
-        let checkpoints = self.checkpoints(&prepared, from)?;
-        // Nothing is opened that nobody asked for.
-        let opens = self.output.is_some() || self.check || !self.validation.is_empty() || self.split.is_some();
+        let checkpoints = self.checkpoints(prepared, *from)?;
         let job = Job {
             kept: from.is_some(),
             first: from.map_or(0, |m| m.iteration),
-            opened: if opens { model_states(&prepared.step) } else { 0 },
+            opened,
             ..Job::new(&prepared.program, runs)?
         };
-        let mut trainers = Trainer::all(&prepared);
-        let mut listener = Listener::new(&prepared, false);
+        let mut trainers = Trainer::all(prepared);
+        let mut listener = Listener::new(prepared, false);
         if let (true, Some(to)) = (self.reveal_loss, &checkpoints) {
             listener.losses = Losses::kept(&to.folder, to.first())?;
         }
         let owners = Owners { weights: &prepared.secrets, data: owners(&mut trainers), receiver: &mut listener };
         let done = self.session.run(job, owners, checkpoints.as_ref(), &AtomicU64::new(0))?;
-        let (loss_iterations, losses) = listener.losses.all.into_iter().unzip();
-        let n = runs - checkpoints.as_ref().map_or(0, Checkpoints::first);
-        let seconds: f64 = done.seconds().iter().sum::<f64>().abs();
-        let mut report = Report {
-            iterations: n,
-            batch,
-            seconds,
-            seconds_per_iteration: seconds / n.max(1) as f64,
+        Ok(Came {
+            iterations: runs - checkpoints.as_ref().map_or(0, Checkpoints::first),
+            seconds: done.seconds().iter().sum::<f64>().abs(),
             bytes: done.bytes(),
-            rounds_per_iteration: done.rounds_of_last_run(),
+            rounds: done.rounds_of_last_run(),
+            losses: listener.losses.all,
+            states: done.states,
+        })
+    }
+
+    /// Trains; everything but what goes to standard output. Nothing, if whoever asked does not wait for it.
+    pub(crate) fn train(&self) -> Result<Option<Report>> {
+        let ready = self.ready()?;
+        // Nothing is opened that nobody asked for.
+        let opens = self.output.is_some() || self.check || !self.validation.is_empty() || self.split.is_some();
+        let opened = if opens { model_states(&ready.prepared.step) } else { 0 };
+        let came = match self.remote.is_asked() {
+            true => self.remote.train(&ready, opened, self)?,
+            false => Some(self.trained_here(&ready, opened)?),
+        };
+        let Some(came) = came else { return Ok(None) };
+        let Ready { graph, prepared, validation, loss, batch, lock: _lock, .. } = ready;
+        let (loss_iterations, losses) = came.losses.into_iter().unzip();
+        let mut report = Report {
+            iterations: came.iterations,
+            batch,
+            seconds: came.seconds,
+            seconds_per_iteration: came.seconds / came.iterations.max(1) as f64,
+            bytes: came.bytes,
+            rounds_per_iteration: came.rounds,
             losses,
             loss_iterations,
             validation: Judged::default(),
@@ -314,7 +353,7 @@ impl Train {
             check: None,
         };
         if opens {
-            let states = decode_states(&prepared.program, &prepared.step, &done.states);
+            let states = decode_states(&prepared.program, &prepared.step, &came.states);
             let result = trained(&graph, &prepared.step, &states)?;
             report.written = self.write(&result, &prepared.material.preprocess)?;
             let judge = |g: &Graph| match &validation {
@@ -333,7 +372,7 @@ impl Train {
             write_own(path, report.plot()?.as_bytes())?;
             report.written.push(path.clone());
         }
-        Ok(report)
+        Ok(Some(report))
     }
 
     /// The opened model, and how pictures must reach it: as the training's data did. Returns the files written.

@@ -5,7 +5,7 @@
 use sordino::exec::encode_inputs;
 use sordino::inputs::{self, Preprocess};
 use sordino::{Options, Tensor, model};
-use sordino_nn::program::Secrets;
+use sordino_nn::program::{Program, Secrets};
 use sordino_service::client::{Client, Known};
 use sordino_service::config::{Cluster, Server};
 use sordino_service::demo::Demo;
@@ -37,7 +37,7 @@ pub(crate) fn compiled() -> (Public, Secrets) {
     let (many, same) = sordino_nn::compile_beside(&many.passed, ROWS, &ranges, &options).unwrap().unwrap();
     assert!(secrets.0.iter().zip(&same.0).all(|(a, b)| a.encoded() == b.encoded()));
     let beside = Some(Beside { rows: ROWS, program: many });
-    (Public { program, preprocess: Preprocess::default(), class: false, beside }, secrets)
+    (Public { program, preprocess: Preprocess::default(), class: false, beside, training: None }, secrets)
 }
 
 /// Jobs that run together.
@@ -77,6 +77,11 @@ pub(crate) fn inputs_for(model: &Known) -> Vec<Vec<i64>> {
 
 pub(crate) fn best(scores: &[f32]) -> usize {
     (0..scores.len()).max_by(|a, b| scores[*a].total_cmp(&scores[*b])).unwrap()
+}
+
+/// The share sets of one input.
+pub(crate) fn share_inputs<W: Write + Send + 'static>(program: &Program, inputs: &[Vec<i64>], out: [W; 3]) {
+    sordino_service::shares::share_inputs(program, 0, 1, |_| Ok(inputs.to_vec()), out).unwrap();
 }
 
 /// Asks the digit, and waits for the answer.

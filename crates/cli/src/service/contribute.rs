@@ -1,0 +1,173 @@
+//! `sordino contribute`: a data owner gives its rows to a training on servers that stay.
+
+use super::To;
+use crate::train::give_rows;
+use crate::{human_bytes, json, print};
+use clap::Args;
+use serde::Serialize;
+use sordino::data::{self, Set};
+use sordino::inputs::Take;
+use sordino::{Error, Result};
+use sordino_nn::exec::encode_input;
+use sordino_nn::program::Port;
+use sordino_service::Fault;
+use sordino_service::client::Known;
+use sordino_service::course::Course;
+use sordino_service::shares::{What, share_bytes};
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// Arguments of `contribute`.
+#[derive(Args)]
+pub(crate) struct Contribute {
+    /// The model's name at the servers.
+    model: String,
+    #[command(flatten)]
+    to: To,
+    /// Samples, as for `sordino train`: one folder, .npz file or table that holds labels too, or files with --labels.
+    #[arg(long, num_args = 1.., required = true)]
+    data: Vec<PathBuf>,
+    /// Their labels.
+    #[arg(long)]
+    labels: Option<PathBuf>,
+    /// The column of a table that holds the labels [default: the one called label, target, class or y].
+    #[arg(long, value_name = "COLUMN")]
+    target: Option<String>,
+    /// Show what the training takes and what it opens, and send nothing.
+    #[arg(long)]
+    show: bool,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What a data owner gives.
+#[derive(Serialize)]
+struct Given {
+    model: String,
+    model_owner: String,
+    samples: usize,
+    /// Of these samples in each iteration, and how many iterations there are.
+    rows: usize,
+    iterations: usize,
+    /// Whether the model's owner hears the loss of every iteration, and gets the trained model.
+    tells_loss: bool,
+    opens_model: bool,
+    bytes: [u64; 3],
+    seconds: f64,
+}
+
+impl Given {
+    fn shown(&self) -> String {
+        let tells = match (self.tells_loss, self.opens_model) {
+            (false, false) => "nothing is opened: the model stays shared".to_string(),
+            (true, false) => format!("{} hears the loss of every iteration; the model stays shared", self.model_owner),
+            (false, true) => format!("{} gets the trained model", self.model_owner),
+            (true, true) => {
+                format!("{} hears the loss of every iteration, and gets the trained model", self.model_owner)
+            }
+        };
+        format!(
+            "{} of {}: {} iterations, each with {} of your {} samples\npublic: how many samples, and their order; secret: samples and labels; {tells}\nshares: {}, {} and {} for servers 0, 1 and 2\n",
+            self.model,
+            self.model_owner,
+            self.iterations,
+            self.rows,
+            self.samples,
+            human_bytes(self.bytes[0]),
+            human_bytes(self.bytes[1]),
+            human_bytes(self.bytes[2]),
+        )
+    }
+}
+
+impl Contribute {
+    pub(crate) fn run(self) -> Result<()> {
+        let start = Instant::now();
+        let fleet = self.to.fleet()?;
+        let client = &fleet.clients()[0];
+        let known = client.model(&self.model)?;
+        let training = known.view.training.as_ref();
+        let training =
+            training.ok_or_else(|| Error::Usage(format!("{} takes no rows: it is not trained there", self.model)))?;
+        let course = known.public.course()?;
+        // Of several that are this client's, the first whose rows are not there.
+        let mine = |(owner, _): &&(String, bool)| owner == client.name();
+        let own = training.rows.iter().enumerate().filter(|(_, r)| mine(r));
+        let Some((owner, _)) = own.clone().find(|(_, r)| !r.1).or_else(|| own.clone().next()) else {
+            let names: Vec<&str> = course.owners.iter().map(String::as_str).collect();
+            let why = format!("{} takes the rows of {}, and none of {}", self.model, names.join(", "), client.name());
+            return Err(Error::Usage(why));
+        };
+        let bytes =
+            [0, 1, 2].map(|party| share_bytes(&course.step, What::Rows(owner), party) * course.iterations as u64);
+        let mut given = Given {
+            model: self.model.clone(),
+            model_owner: known.view.owner.clone(),
+            samples: course.samples[owner],
+            rows: course.step.inputs[owner].dims.first().copied().unwrap_or(0),
+            iterations: course.iterations,
+            tells_loss: course.tells_loss(),
+            opens_model: course.opened > 0,
+            bytes,
+            seconds: 0.0,
+        };
+        if self.show {
+            return print(&if self.json { json(&given)? } else { given.shown() });
+        }
+        if !self.json {
+            print(&given.shown())?;
+        }
+        let set = self.set(&known, course, owner)?;
+        let order = course.order()?;
+        let answers = labels(course, owner)?.dims.last().copied().unwrap_or(0);
+        let inputs = |run: usize| -> sordino_service::Result<Vec<Vec<i64>>> {
+            let batch = set.batch(&order[run][owner], answers);
+            let mut own = batch.iter();
+            let encode = |port: &Port| match (usize::from(port.owner) == owner).then(|| own.next()).flatten() {
+                Some(x) => encode_input(&course.step, port, x).map_err(|e| Fault::usage(e.to_string())),
+                None => Ok(vec![]),
+            };
+            course.step.inputs.iter().map(encode).collect()
+        };
+        give_rows(client, &known, owner, inputs, self.json)?;
+        given.seconds = start.elapsed().as_secs_f64();
+        if self.json {
+            return print(&json(&given)?);
+        }
+        print(&format!("given in {:.2} s\n", given.seconds))
+    }
+
+    /// The rows, as the model takes them.
+    fn set(&self, known: &Known, course: &Course, owner: usize) -> Result<Set> {
+        let preprocess = &known.public.preprocess;
+        let samples = &course.step.inputs[owner];
+        let mut dims = samples.dims.clone();
+        if let Some(batch) = dims.first_mut() {
+            *batch = 1;
+        }
+        let take = Take { name: samples.name.clone(), dims, batch: Some(0) };
+        let answers = labels(course, owner)?.dims.last().copied().unwrap_or(0);
+        let labels = self.labels.as_deref();
+        let mut set = data::read_with(&self.data, labels, self.target.as_deref(), &take, answers, preprocess)?.train;
+        set.number_as(preprocess.classes.as_deref())?;
+        let (there, said) = (set.samples.len(), course.samples[owner]);
+        if there < said {
+            return Err(Error::Usage(format!(
+                "the training expects {said} samples of you, and the data have {there}; ask {} to begin it anew",
+                known.view.owner
+            )));
+        }
+        if there > said {
+            eprintln!("contribute: the training takes the first {said} of {there} samples");
+            set = set.first(said);
+        }
+        Ok(set)
+    }
+}
+
+/// The port of an owner's labels.
+fn labels(course: &Course, owner: usize) -> Result<&Port> {
+    let port = course.step.inputs.get(course.owners.len() + owner);
+    port.ok_or_else(|| Error::Usage("the training takes no labels".into()))
+}

@@ -1,0 +1,101 @@
+//! What is public of a training: the program of an iteration, whose rows it takes and in which order, and what is opened at its end.
+
+use crate::fault::{Fault, Result};
+use crate::names;
+use crate::shares::{MOST_RUNS, is_whole};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use sordino::training::{Length, Order, order};
+use sordino_mpc::{Kind, MOST_OWNERS};
+use sordino_nn::program::Program;
+
+/// A training, as everybody knows it.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Course {
+    /// The program of an iteration. Its secrets are what the states start as.
+    pub step: Program,
+    /// Whose rows it takes: the names of clients, one for each data owner of the program. A client may be several of them.
+    pub owners: Vec<String>,
+    /// How many samples each of them has.
+    pub samples: Vec<usize>,
+    /// How many iterations.
+    pub iterations: usize,
+    /// Samples of an iteration.
+    pub batch: usize,
+    /// What the order of the samples is drawn from.
+    pub seed: u64,
+    /// How many states, from the first on, are opened to the model's owner at the end.
+    pub opened: usize,
+}
+
+impl Course {
+    /// What servers and clients compare.
+    pub(crate) fn digest(&self) -> [u8; 32] {
+        let mut hash = Sha256::new().chain_update(b"sordino training v1").chain_update(self.step.hash());
+        for (owner, samples) in self.owners.iter().zip(&self.samples) {
+            hash.update((owner.len() as u64).to_le_bytes());
+            hash.update(owner);
+            hash.update((*samples as u64).to_le_bytes());
+        }
+        for n in [self.iterations as u64, self.batch as u64, self.seed, self.opened as u64] {
+            hash.update(n.to_le_bytes());
+        }
+        hash.finalize().into()
+    }
+
+    /// Whether the loss of every iteration is opened to the model's owner.
+    #[must_use]
+    pub fn tells_loss(&self) -> bool {
+        !self.step.outputs.is_empty()
+    }
+
+    /// Which rows every batch takes of every owner.
+    ///
+    /// # Errors
+    /// When the numbers do not fit together.
+    pub fn order(&self) -> Result<Order> {
+        let length = Length { epochs: None, iterations: Some(self.iterations) };
+        order(&self.samples, self.batch, length, self.seed).map_err(|e| Fault::usage(e.to_string()))
+    }
+
+    /// Whether servers run it, and `answer` answers with what it leaves.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) fn check(&self, answer: &Program) -> Result<()> {
+        let wrong = |why: &str| Err(Fault::usage(format!("the training {why}")));
+        let step = &self.step;
+        if step.settings.kind != Kind::Three {
+            return wrong("is for two parties; servers take programs for three");
+        }
+        is_whole(step)?;
+        let n = self.owners.len();
+        if n == 0 || n > usize::from(MOST_OWNERS) || self.samples.len() != n || usize::from(step.owners()) != n {
+            return wrong("has other owners than its program");
+        }
+        self.owners.iter().try_for_each(|owner| names::client(owner))?;
+        if !(1..=MOST_RUNS).contains(&(self.iterations as u64)) {
+            return Err(Fault::usage(format!("a training has 1 to {MOST_RUNS} iterations, not {}", self.iterations)));
+        }
+        if step.states.is_empty() || step.states.iter().any(|s| s.start.is_none()) {
+            return wrong("has no states that start from what its owner shares");
+        }
+        if step.guarded > 0 || step.outputs.len() > 1 {
+            return wrong("opens more than a loss");
+        }
+        // Every owner has samples and labels of every batch, in the order of the program's inputs.
+        if step.inputs.len() != 2 * n || step.inputs.iter().enumerate().any(|(i, p)| usize::from(p.owner) != i % n) {
+            return wrong("does not take samples and labels of each owner");
+        }
+        if self.opened > step.states.len() {
+            return wrong("opens more states than it has");
+        }
+        let shapes = |p: &Program| p.states.iter().map(|s| p.slots[s.read].shape.len()).collect::<Vec<_>>();
+        let kept = answer.secrets.is_empty() && answer.states.iter().all(|s| s.start.is_none() && s.read == s.left);
+        if !kept || answer.settings != step.settings || shapes(answer) != shapes(step) {
+            return wrong("leaves other states than the program takes that answers");
+        }
+        Ok(())
+    }
+}

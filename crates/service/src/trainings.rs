@@ -1,0 +1,450 @@
+//! The life of a training at a server: its rows are taken in, it runs from checkpoint to checkpoint, and its model answers at the end, or it fails.
+
+use crate::agree::Verdict;
+use crate::course::Course;
+use crate::engine::Engine;
+use crate::fault::{Blame, Fault, Result};
+use crate::files::of_io;
+use crate::names::Id;
+use crate::push::{RowsHead, read_head, take_shares};
+use crate::queue::Waiting;
+use crate::records::Model;
+use crate::shares::{Made, Splitter, What, share_bytes};
+use serde::{Deserialize, Serialize};
+use std::io::{Read, Write};
+
+/// How often a training is begun without getting on before it fails.
+const ATTEMPTS: u32 = 3;
+/// Checkpoints that are kept: whatever the moment servers are killed at, all of them have one in common.
+const KEPT: usize = 2;
+/// Longest head of rows.
+const ROWS_HEAD: u64 = 4096;
+
+/// A training, as a server keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Training {
+    /// Iterations of the whole training.
+    pub iterations: usize,
+    /// What each data owner gives.
+    pub rows: Vec<RowsOf>,
+    /// Where it is.
+    pub stage: Stage,
+    /// The last checkpoints, the latest one last.
+    pub kept: Vec<Checkpoint>,
+    /// Shares of the losses, from checkpoint to checkpoint, if they are opened.
+    pub losses: Vec<Losses>,
+    /// The sealed file of this server's shares of what is opened at the end.
+    pub opened: Option<Id>,
+    /// How often it was begun since it last got on.
+    pub attempts: u32,
+    /// Why it does not get on.
+    pub note: Option<String>,
+    /// What it took so far, up to the last checkpoint.
+    pub spent: Spent,
+}
+
+/// Where a training is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    /// It waits for rows, or for its turn.
+    Waiting,
+    /// It was begun: rows stay what they are.
+    Begun,
+    /// The model is trained, as far as this server knows; its last checkpoint is what it became.
+    Trained,
+    /// All three servers have what it became: it answers.
+    Done,
+    /// It will not go on.
+    Failed(Fault),
+}
+
+/// Rows of a data owner.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RowsOf {
+    /// Whose, as a client.
+    pub owner: String,
+    /// How many samples they come from.
+    pub samples: usize,
+    /// The rows, once they are here.
+    pub given: Option<Rows>,
+}
+
+/// A share set of the rows of all batches.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rows {
+    /// Of this very upload, the same on all three servers.
+    pub upload: Id,
+    /// The sealed file.
+    pub shares: Id,
+    /// SHA-256 of each of the two components that this server holds, in hexadecimal digits.
+    pub components: [String; 2],
+}
+
+/// Shares of all states after so many iterations.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// In which session, after how many of its runs: shares of different sessions do not fit together.
+    pub made: Made,
+    /// Iterations of the whole training that are done.
+    pub iteration: usize,
+    /// The sealed file.
+    pub shares: Id,
+}
+
+/// A server's shares of the losses of some iterations, one after the other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Losses {
+    /// Where the first of them was opened.
+    pub made: Made,
+    /// Iterations of the whole training that were done before it.
+    pub before: usize,
+    /// How many there are.
+    pub count: usize,
+    /// The sealed file.
+    pub shares: Id,
+}
+
+/// What a training took at a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Spent {
+    /// Seconds of its iterations.
+    pub seconds: f64,
+    /// Bytes of shares that this server sent for them.
+    pub payload: u64,
+    /// Bytes that it handed to the network for them.
+    pub wire: u64,
+    /// Rounds of the last iteration.
+    pub rounds: u32,
+}
+
+impl Eq for Spent {}
+
+/// What an end of a stretch of iterations leaves.
+pub(crate) struct Left<'a> {
+    pub(crate) checkpoint: Checkpoint,
+    /// Losses since the last checkpoint: what was opened, and where and after how many iterations the first was.
+    pub(crate) losses: Option<(Made, usize, Vec<Vec<u8>>)>,
+    /// What is opened at the end, if this is it.
+    pub(crate) opened: Option<&'a [u8]>,
+    pub(crate) spent: Spent,
+}
+
+impl Training {
+    /// One that waits for its rows.
+    #[must_use]
+    pub fn new(course: &Course) -> Self {
+        let rows = course.owners.iter().zip(&course.samples);
+        Self {
+            iterations: course.iterations,
+            rows: rows.map(|(owner, &samples)| RowsOf { owner: owner.clone(), samples, given: None }).collect(),
+            stage: Stage::Waiting,
+            kept: vec![],
+            losses: vec![],
+            opened: None,
+            attempts: 0,
+            note: None,
+            spent: Spent::default(),
+        }
+    }
+
+    /// Whether it is over, and well.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.stage == Stage::Done
+    }
+
+    /// Refuses one that failed, or that waits for rows.
+    pub(crate) fn goes_on(&self) -> Result<()> {
+        match &self.stage {
+            Stage::Failed(fault) => Err(Fault::new(Blame::Conflict, format!("the training failed: {}", fault.why))),
+            Stage::Waiting if !self.is_due() => Err(Fault::new(Blame::Pending, "rows are not here yet")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether all rows are here, and it is to go on.
+    pub(crate) fn is_due(&self) -> bool {
+        matches!(self.stage, Stage::Waiting | Stage::Begun | Stage::Trained)
+            && self.rows.iter().all(|r| r.given.is_some())
+    }
+
+    /// Iterations that a checkpoint has.
+    #[must_use]
+    pub fn done(&self) -> usize {
+        self.kept.last().map_or(0, |k| k.iteration)
+    }
+
+    /// What the model became, if this server has it.
+    pub(crate) fn became(&self) -> Option<&Checkpoint> {
+        self.kept.last().filter(|_| matches!(self.stage, Stage::Trained | Stage::Done))
+    }
+
+    /// Its sealed files.
+    pub(crate) fn files(&self) -> impl Iterator<Item = (Id, &'static str)> {
+        let rows = self.rows.iter().flat_map(|r| &r.given).map(|r| (r.shares, "rows"));
+        let kept = self.kept.iter().map(|k| (k.shares, "a checkpoint"));
+        let losses = self.losses.iter().map(|l| (l.shares, "losses"));
+        rows.chain(kept).chain(losses).chain(self.opened.map(|id| (id, "the opened states")))
+    }
+}
+
+/// A model's training.
+fn training(model: &mut Model) -> Result<&mut Training> {
+    model.training.as_mut().ok_or_else(|| Fault::usage("the model is not trained here"))
+}
+
+impl Engine {
+    /// Takes in the rows of a data owner.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn take_rows(&self, name: &str, client: &str, mut body: impl Read) -> Result<Model> {
+        if self.is_stopping() {
+            return Err(Fault::limit("the server is stopping; ask again in a moment"));
+        }
+        let RowsHead { id, upload, owner } = read_head(&mut body, ROWS_HEAD)?;
+        let model = self.known_model(name, client)?;
+        if model.upload != upload {
+            let why = format!("{name} was pushed anew since the rows were made for it; ask again");
+            return Err(Fault::new(Blame::Conflict, why));
+        }
+        let open = |model: &Model| -> Result<()> {
+            let training = model.training.as_ref();
+            let training =
+                training.ok_or_else(|| Fault::usage(format!("{name} takes no rows: it is not trained here")))?;
+            match training.rows.get(owner) {
+                Some(rows) if rows.owner == client => {}
+                _ => return Err(Fault::refused(format!("rows {owner} of {name} are not {client}'s to give"))),
+            }
+            match training.stage {
+                Stage::Waiting => Ok(()),
+                _ => Err(Fault::new(Blame::Conflict, format!("the training of {name} was begun: its rows stay"))),
+            }
+        };
+        open(&model)?;
+        let public = self.public(model.public, &model.program)?;
+        let course = public.course()?;
+        let (what, party, limits) = (What::Rows(owner), self.config.party, &self.config.limits);
+        let bytes = share_bytes(&course.step, what, party).saturating_mul(course.iterations as u64);
+        if bytes > limits.upload_mb << 20 {
+            let mb = bytes >> 20;
+            return Err(Fault::limit(format!("the rows have {mb} MB; {} are possible", limits.upload_mb)));
+        }
+        let mut file = self.store.create()?;
+        let splitter = Splitter::new(&course.step, what, party).times(course.iterations);
+        let components = take_shares(&mut body, &mut file, splitter)?;
+        let shares = file.finish()?;
+        let mut before = None;
+        let changed = self.store.change_model(upload, |model| {
+            // It may have been begun meanwhile.
+            open(model)?;
+            let rows = &mut training(model)?.rows[owner];
+            before = rows.given.replace(Rows { upload: id, shares, components }).map(|r| r.shares);
+            Ok(())
+        });
+        let model = changed.inspect_err(|_| self.store.discard([shares]))?;
+        self.store.discard(before);
+        tracing::info!(party, model = name, from = client, rows = owner, "rows were given");
+        self.enqueue(&model);
+        Ok(model)
+    }
+
+    /// A training that is due waits for its turn, if this server leads.
+    pub(crate) fn enqueue(&self, model: &Model) {
+        if self.leads() && model.training.as_ref().is_some_and(Training::is_due) {
+            self.queue.push(Waiting::of_training(model));
+        }
+    }
+
+    /// Trainings that an earlier process left wait again.
+    pub(crate) fn recover_trainings(&self) -> Result<()> {
+        for model in self.store.models()? {
+            if model.training.as_ref().is_some_and(|t| t.stage == Stage::Begun && t.kept.is_empty()) {
+                self.store.change_model(model.upload, |model| {
+                    training(model)?.stage = Stage::Waiting;
+                    Ok(())
+                })?;
+            }
+            self.enqueue(&model);
+        }
+        Ok(())
+    }
+
+    /// What this server has to say of a training: a verdict on itself, and one on the rows of each owner.
+    pub(crate) fn judge_rows(&self, session: Id, model: &Model) -> Vec<Verdict> {
+        let rows = model.training.iter().flat_map(|t| &t.rows).enumerate();
+        rows.map(|(k, rows)| {
+            let missing =
+                || Fault::new(Blame::Pending, format!("{} has not given its rows to every server", rows.owner));
+            let given = rows.given.as_ref();
+            Verdict {
+                digest: given
+                    .map(|g| crate::agree::of_rows(session, model, k, &rows.owner, g.upload))
+                    .ok_or_else(missing),
+                left: u64::MAX,
+                able: true,
+                made: None,
+                components: given.map(|g| g.components.clone()).unwrap_or_default(),
+                // Rows may be given anew while the others still have those of before.
+                blame: Blame::Pending,
+            }
+        })
+        .collect()
+    }
+
+    /// A training is begun, once more, with the rows that it was judged with.
+    pub(crate) fn begin_training(&self, judged: &Model) -> Result<Model> {
+        self.store.change_model(judged.upload, |model| {
+            let training = training(model)?;
+            if judged.training.as_ref().is_none_or(|t| t.rows != training.rows) || !training.is_due() {
+                return Err(Fault::new(Blame::Pending, "rows are being given anew"));
+            }
+            training.stage = Stage::Begun;
+            training.attempts += 1;
+            training.note = None;
+            Ok(())
+        })
+    }
+
+    /// Keeps what a stretch of iterations left. What is opened makes it the last one.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) fn keep_training(&self, upload: Id, left: Left<'_>) -> Result<()> {
+        let Left { checkpoint, losses, opened, spent } = left;
+        let seal = |bytes: &[&[u8]]| -> Result<Id> {
+            let mut file = self.store.create()?;
+            let what = "what a training opened cannot be kept";
+            bytes.iter().try_for_each(|b| file.write_all(b)).map_err(|e| of_io(what, &e))?;
+            file.finish()
+        };
+        let losses = losses.map(|(made, before, all)| -> Result<Losses> {
+            let shares = seal(&all.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+            Ok(Losses { made, before, count: all.len(), shares })
+        });
+        let losses = losses.transpose()?;
+        let opened = opened.map(|bytes| seal(&[bytes])).transpose()?;
+        let fresh: Vec<Id> =
+            [checkpoint.shares].into_iter().chain(losses.iter().map(|l| l.shares)).chain(opened).collect();
+        let mut gone = vec![];
+        let changed = self.store.change_model(upload, |model| {
+            let training = training(model)?;
+            training.attempts = 0;
+            training.spent = spent;
+            training.kept.push(checkpoint);
+            while training.kept.len() > KEPT {
+                gone.push(training.kept.remove(0).shares);
+            }
+            training.losses.extend(losses);
+            if let Some(opened) = opened {
+                training.stage = Stage::Trained;
+                gone.extend(training.opened.replace(opened));
+            }
+            Ok(())
+        });
+        changed.inspect_err(|_| self.store.discard(fresh))?;
+        self.store.discard(gone);
+        Ok(())
+    }
+
+    /// Goes back to a checkpoint, or to the start: what came after it is forgotten.
+    ///
+    /// # Errors
+    /// When this server does not have it; those of the store.
+    pub(crate) fn back_to(&self, upload: Id, made: Option<Made>) -> Result<Model> {
+        let mut gone = vec![];
+        let model = self.store.change_model(upload, |model| {
+            let training = training(model)?;
+            let at = made.map(|made| training.kept.iter().position(|k| k.made == made));
+            let keep = match at {
+                None => 0,
+                Some(Some(at)) => at + 1,
+                Some(None) => return Err(Fault::internal("the training", &"its checkpoint is gone")),
+            };
+            gone.extend(training.kept.split_off(keep).iter().map(|k| k.shares));
+            let done = training.done();
+            let (stay, later) = std::mem::take(&mut training.losses).into_iter().partition(|l| l.before < done);
+            training.losses = stay;
+            gone.extend(later.iter().map(|l: &Losses| l.shares));
+            Ok(())
+        })?;
+        self.store.discard(gone);
+        Ok(model)
+    }
+
+    /// All three servers have what the model became: it answers from now on, and what it was made from goes.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) fn trained(&self, upload: Id) -> Result<Model> {
+        let mut gone = vec![];
+        let model = self.store.change_model(upload, |model| {
+            let start = model.shares;
+            let training = training(model)?;
+            if training.stage != Stage::Trained {
+                return Ok(());
+            }
+            training.stage = Stage::Done;
+            gone.extend(training.rows.iter_mut().filter_map(|r| r.given.take()).map(|r| r.shares));
+            let last = training.kept.split_off(training.kept.len() - 1);
+            gone.extend(std::mem::replace(&mut training.kept, last).iter().map(|k| k.shares));
+            gone.push(start);
+            model.shares = training.kept[0].shares;
+            Ok(())
+        })?;
+        self.store.discard(gone);
+        tracing::info!(party = self.config.party, model = %model.name, "a model is trained");
+        Ok(model)
+    }
+
+    /// A session failed while it trained: it goes on from its last checkpoint, or fails if it was begun often enough without getting on.
+    pub(crate) fn training_broken_off(&self, upload: Id, fault: &Fault) {
+        let noted = self.store.change_model(upload, |model| {
+            let training = training(model)?;
+            if training.stage != Stage::Begun {
+                return Ok(());
+            }
+            if training.kept.is_empty() {
+                // Nothing has come of the rows yet: their owners may give them anew.
+                training.stage = Stage::Waiting;
+            }
+            if fault.kind == Blame::Pending {
+                training.attempts -= training.attempts.min(1);
+                return Ok(());
+            }
+            training.note = Some(format!("attempt {} of {ATTEMPTS} failed: {fault}", training.attempts));
+            // What takes too long, or does not fit, does so again.
+            if training.attempts >= ATTEMPTS || matches!(fault.kind, Blame::Limit | Blame::Usage) {
+                training.stage = Stage::Failed(fault.clone());
+            }
+            Ok(())
+        });
+        match noted {
+            Ok(model) => {
+                let blame = fault.kind.name();
+                tracing::warn!(party = self.config.party, model = %model.name, blame, "a training was broken off: {fault}");
+            }
+            // A model that is gone needs no note.
+            Err(e) if e.kind == Blame::Unknown => {}
+            Err(e) => {
+                tracing::error!(party = self.config.party, upload = %upload, "a training cannot be put back: {e}")
+            }
+        }
+    }
+
+    /// Ends a training that cannot be done.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) fn fail_training(&self, upload: Id, fault: Fault) -> Result<()> {
+        self.store.change_model(upload, |model| {
+            let training = training(model)?;
+            if !training.is_done() {
+                training.stage = Stage::Failed(fault);
+            }
+            Ok(())
+        })?;
+        Ok(())
+    }
+}
