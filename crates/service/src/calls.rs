@@ -199,6 +199,8 @@ fn client(engine: &Engine, call: &Call, client: &str, body: Pieces) -> Result<Sa
         ("PUT", ["v1", "models", name]) => view(engine.take_model(name, client, body)?),
         ("DELETE", ["v1", "models", name]) => engine.remove_model(name, client).map(|()| Said::Nothing),
         ("PUT", ["v1", "models", name, "rows"]) => view(engine.take_rows(name, client, body)?),
+        ("DELETE", ["v1", "models", name, "rows"]) => engine.withdraw_rows(name, client).map(|()| Said::Nothing),
+        ("POST", ["v1", "models", name, "again"]) => view(engine.try_training_again(name, client)?),
         ("GET", ["v1", "models", name, "losses", stretch]) => {
             let losses = |t: &Training| t.losses.get(stretch.parse::<usize>().ok()?).map(|l| (l.shares, l.made));
             opened(engine, name, client, losses)

@@ -252,7 +252,7 @@ impl Client {
         })
     }
 
-    fn all(&self, method: &Method, path: &str, body: Option<Bytes>) -> Result<[Reply; PARTIES]> {
+    pub(crate) fn all(&self, method: &Method, path: &str, body: Option<Bytes>) -> Result<[Reply; PARTIES]> {
         let body = || body.clone().map_or(Body::Empty, Body::Whole);
         let replies = self.everywhere(method, path, [body(), body(), body()], self.patience);
         let partly = *method != Method::GET && replies.iter().any(Result::is_ok);

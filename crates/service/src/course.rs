@@ -5,9 +5,12 @@ use crate::names;
 use crate::shares::{MOST_RUNS, is_whole};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use sordino::training::{Length, Order, order};
+use sordino::training::{order_of, rows_of};
 use sordino_mpc::{Kind, MOST_OWNERS};
 use sordino_nn::program::Program;
+
+/// Rows of all batches, and samples, at most.
+const MOST_ROWS: usize = 1 << 26;
 
 /// A training, as everybody knows it.
 #[derive(Clone, Serialize, Deserialize)]
@@ -50,13 +53,11 @@ impl Course {
         !self.step.outputs.is_empty()
     }
 
-    /// Which rows every batch takes of every owner.
-    ///
-    /// # Errors
-    /// When the numbers do not fit together.
-    pub fn order(&self) -> Result<Order> {
-        let length = Length { epochs: None, iterations: Some(self.iterations) };
-        order(&self.samples, self.batch, length, self.seed).map_err(|e| Fault::usage(e.to_string()))
+    /// Which rows every batch takes of an owner.
+    #[must_use]
+    pub fn order_of(&self, owner: usize) -> Vec<Vec<usize>> {
+        let rows = self.step.inputs[owner].dims.first().copied().unwrap_or(0);
+        order_of(self.samples[owner], rows, self.iterations, self.seed, owner)
     }
 
     /// Whether servers run it, and `answer` answers with what it leaves.
@@ -81,12 +82,23 @@ impl Course {
         if step.states.is_empty() || step.states.iter().any(|s| s.start.is_none()) {
             return wrong("has no states that start from what its owner shares");
         }
-        if step.guarded > 0 || step.outputs.len() > 1 {
+        // One number an iteration; what it is, the program says, which is its owner's.
+        if step.guarded > 0 || step.outputs.iter().map(|o| step.slots[o.slot].shape.len()).sum::<usize>() > 1 {
             return wrong("opens more than a loss");
         }
         // Every owner has samples and labels of every batch, in the order of the program's inputs.
         if step.inputs.len() != 2 * n || step.inputs.iter().enumerate().any(|(i, p)| usize::from(p.owner) != i % n) {
             return wrong("does not take samples and labels of each owner");
+        }
+        let rows: Vec<usize> = step.inputs[..n].iter().map(|p| p.dims.first().copied().unwrap_or(0)).collect();
+        let alike =
+            step.inputs.iter().zip(rows.iter().cycle()).all(|(p, rows)| p.dims.first() == Some(rows) && *rows > 0);
+        let most = |a: usize, b: usize| a.checked_mul(b).is_some_and(|rows| rows <= MOST_ROWS);
+        let all = self.samples.iter().try_fold(0usize, |sum, n| sum.checked_add(*n).filter(|sum| *sum <= MOST_ROWS));
+        let fits = all.is_some_and(|all| (1..=all).contains(&self.batch)) && most(self.iterations, self.batch);
+        if !alike || !fits || rows.iter().sum::<usize>() != self.batch || rows_of(&self.samples, self.batch) != Ok(rows)
+        {
+            return wrong("takes other rows than its program, or too many");
         }
         if self.opened > step.states.len() {
             return wrong("opens more states than it has");

@@ -192,6 +192,13 @@ impl Engine {
         }
     }
 
+    /// A training is over, and its progress with it.
+    pub(crate) fn forget_progress(&self, upload: Id) {
+        if let Ok(mut progress) = self.progress.lock() {
+            progress.remove(&upload);
+        }
+    }
+
     /// What [`Engine::progress`] was told last, if this process trained.
     pub(crate) fn progressed(&self, upload: Id) -> Option<usize> {
         self.progress.lock().ok()?.get(&upload).copied()
@@ -261,6 +268,7 @@ impl Engine {
     }
 
     fn gone(&self, model: &Model, why: &str) -> Result<()> {
+        self.forget_progress(model.upload);
         self.queue.forget(model.upload);
         self.queue.close(model.upload);
         self.store.discard(model.files().into_iter().map(|(id, _)| id));

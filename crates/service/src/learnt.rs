@@ -56,7 +56,8 @@ impl Client {
         let path = format!("/v1/models/{}/rows", model.view.name);
         let mut again = 0;
         loop {
-            let rows = head(&RowsHead { id: Id::fresh()?, upload: model.view.upload, owner })?;
+            let program = model.view.program.clone();
+            let rows = head(&RowsHead { id: Id::fresh()?, upload: model.view.upload, program, owner })?;
             let inputs = &mut inputs;
             let given =
                 self.upload(&Method::PUT, &path, &rows, each, sent, |out| share_inputs(step, owner, runs, inputs, out));
@@ -68,6 +69,24 @@ impl Client {
             }
             again += 1;
         }
+    }
+
+    /// Takes this client's rows back from a training that is not under way.
+    ///
+    /// # Errors
+    /// When there are none, or it is; those of the calls.
+    pub fn withdraw_rows(&self, name: &str) -> Result<()> {
+        crate::names::model(name)?;
+        self.all(&Method::DELETE, &format!("/v1/models/{name}/rows"), None).map(drop)
+    }
+
+    /// Tries a training of this client's that failed again, from its last checkpoint on.
+    ///
+    /// # Errors
+    /// Those of the calls.
+    pub fn try_training_again(&self, name: &str) -> Result<()> {
+        crate::names::model(name)?;
+        self.all(&Method::POST, &format!("/v1/models/{name}/again"), None).map(drop)
     }
 
     /// A model as each server sees it.

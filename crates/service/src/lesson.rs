@@ -53,12 +53,18 @@ impl OnDevice for Lesson<'_> {
         let course = public.course()?;
         let others = engine.peers.others();
         let upload = model.upload;
+        let held: Vec<(Made, usize)> =
+            model.training.iter().flat_map(|t| &t.kept).map(|k| (k.made, k.iteration)).collect();
+        let from = common(&net, others, &held)?;
+        if from.is_none() {
+            engine.loosen(upload)?;
+        }
         // Everybody has the same rows, and those of each owner fit together.
         let rows = engine.judge_rows(session, model);
         let ready = |results: &[Result<Agreed>]| {
             // Begun before any of us goes on: rows cannot be given anew from now on.
             let all = results.iter().all(Result::is_ok);
-            let result = if all { engine.begin_training(model).map(|_| begun.set(true)) } else { Ok(()) };
+            let result = if all { engine.begin_training(session, model).map(|()| begun.set(true)) } else { Ok(()) };
             results.iter().map(|_| result.clone()).collect()
         };
         let agreed = agree(&net, others, &rows, ready)?;
@@ -72,18 +78,15 @@ impl OnDevice for Lesson<'_> {
                 return Err(fault);
             }
         }
-        let held: Vec<(Made, usize)> =
-            model.training.iter().flat_map(|t| &t.kept).map(|k| (k.made, k.iteration)).collect();
-        let from = common(&net, others, &held)?;
         let info = SessionInfo { session: session.0, program: public.digest() };
         let keys = establish(&net, &info, &System).map_err(|e| of_session(&e.into()))?;
-        let model = &engine.back_to(upload, from.map(|f| f.0))?;
         let training = model.training.as_ref().ok_or_else(|| Fault::unknown("the training is gone"))?;
+        let last = from.and_then(|(made, _)| training.kept.iter().find(|k| k.made == made));
         let party = Rep3::new(device, net, keys, course.step.settings).map_err(|e| of_session(&e.into()))?;
         let mut steps = Steps::new(session.0);
         mail.model.leave(engine.store.opener(model.shares)?);
         let loaded = Loaded::load(&party, steps.load(), &course.step, None).map_err(|e| of_session(&e))?;
-        let done = match training.kept.last() {
+        let done = match last {
             Some(last) => {
                 let kept = states(engine, &party, &course.step, last.shares)?;
                 loaded.resume(&party, steps.agree(), Some(kept), last.iteration).map_err(|e| of_session(&e))?;
@@ -98,7 +101,7 @@ impl OnDevice for Lesson<'_> {
         engine.saw(None);
         let name = &model.name;
         tracing::info!(party = engine.config.party, session = %session, model = %name, iteration = done, "a training goes on");
-        let spent = training.spent;
+        let (spent, from) = (training.spent, last.map(|k| (k.made, k.iteration)));
         let under = Under {
             engine,
             session,
@@ -110,8 +113,19 @@ impl OnDevice for Lesson<'_> {
             mail,
             steps,
             spent,
+            from,
         };
         under.on(done, course.iterations, course.opened)
+    }
+}
+
+impl Engine {
+    /// A training is over at all three servers: each says so, and knows then that all know.
+    pub(crate) fn over(&self, net: &Net, upload: Id, made: Made) -> Result<Model> {
+        let own = self.trained(upload, made).map(drop);
+        let mut told = kept(net, self.peers.others(), vec![own])?;
+        told.pop().unwrap_or(Ok(()))?;
+        self.confirm_trained(upload)
     }
 }
 
@@ -140,6 +154,8 @@ struct Under<'a, D: Device> {
     mail: &'a Mails,
     steps: Steps,
     spent: Spent,
+    /// The checkpoint it began from, and the iterations that has.
+    from: Option<(Made, usize)>,
 }
 
 impl<D: Device> Under<'_, D> {
@@ -153,6 +169,9 @@ impl<D: Device> Under<'_, D> {
             losses.push(self.iteration()?);
             done += 1;
             engine.progress(self.upload, done);
+            if engine.leads() {
+                engine.queue.works(self.upload);
+            }
             let asked = wish(net, others, self.wish(done == iterations, kept_at.elapsed() >= pause)?)?;
             if asked == Wish::Leave {
                 return Err(Fault::unknown("the model is gone, or a server leaves"));
@@ -172,7 +191,7 @@ impl<D: Device> Under<'_, D> {
             self.mail.model.opened().iter().for_each(|frame| states.extend_from_slice(frame));
         }
         self.keep(done, (before, losses), Some(&states))?;
-        engine.trained(self.upload).map(drop)
+        engine.over(net, self.upload, Made { session: self.session, run: self.steps.runs(), row: None }).map(drop)
     }
 
     /// What this server wants after an iteration.
@@ -227,7 +246,8 @@ impl<D: Device> Under<'_, D> {
             let checkpoint = Checkpoint { made: made(run), iteration, shares: file.finish()? };
             let first = run + 1 - losses.len() as u64;
             let losses = (!losses.is_empty() && !losses[0].is_empty()).then(|| (made(first), before, losses));
-            engine.keep_training(self.upload, Left { checkpoint, losses, opened, spent: self.spent })
+            let (from, spent) = (self.from, self.spent);
+            engine.keep_training(self.upload, Left { from, checkpoint, losses, opened, spent })
         };
         let mut results = kept(party_net(self.party), engine.peers.others(), vec![keep()])?;
         results.pop().unwrap_or(Ok(()))?;

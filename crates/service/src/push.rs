@@ -216,6 +216,8 @@ pub struct RowsHead {
     pub id: Id,
     /// The upload of the model that they are for.
     pub upload: Id,
+    /// Hash of what is public of it, as their owner has seen it.
+    pub program: String,
     /// Which of the training's data owners they are of.
     pub owner: usize,
 }

@@ -245,8 +245,8 @@ impl Queue {
 
     /// The session of an upload trains: it waits no more, and is busy until it ends.
     pub(crate) fn trains(&self, upload: Id) {
-        self.forget(upload);
         self.change(|h| h.sessions.get_mut(&upload).into_iter().for_each(|s| s.busy = true));
+        self.forget(upload);
     }
 
     /// Whether the session of an upload is to end when it can.

@@ -81,11 +81,6 @@ impl Model {
         self.training.as_ref().is_none_or(|t| t.became().is_some())
     }
 
-    /// Whether no training is to be done any more.
-    pub(crate) fn is_trained(&self) -> bool {
-        self.training.as_ref().is_none_or(Training::is_done)
-    }
-
     /// Whether a client may know of it: it is the client's, was granted to it, or is trained on its rows.
     #[must_use]
     pub fn is_known_to(&self, client: &str) -> bool {

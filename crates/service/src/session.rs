@@ -51,7 +51,7 @@ impl Engine {
         };
         // A training that is not over waits for its next turn, behind what waits already.
         match self.store.models() {
-            Ok(models) => models.iter().filter(|m| m.upload == upload && !m.is_trained()).for_each(|m| self.enqueue(m)),
+            Ok(models) => models.iter().filter(|m| m.upload == upload).for_each(|m| self.enqueue(m)),
             Err(e) => {
                 tracing::error!(party = self.config.party, upload = %upload, "a training cannot be put back: {e}")
             }
@@ -97,7 +97,7 @@ impl Engine {
         if let Err(fault) = &result {
             self.broken_off(session, &reached.jobs.take(), fault);
             if let Some(upload) = reached.upload.get().filter(|_| reached.trains.get()) {
-                self.training_broken_off(upload, fault);
+                self.training_broken_off(session, upload, fault);
             }
         }
         self.peers.forget(session);
@@ -148,8 +148,9 @@ impl Engine {
         let trains = match (&model.training, agreed) {
             (None, agreed) => agreed.map(|_| false)?,
             (Some(_), Ok(Agreed::Do)) => true,
-            (Some(_), Ok(Agreed::Done)) => {
-                model = self.trained(upload)?;
+            (Some(training), Ok(Agreed::Done)) => {
+                let became = training.became().ok_or_else(|| Fault::internal("the training", &"its end is gone"))?;
+                model = self.over(&net, upload, became.made)?;
                 false
             }
             (Some(training), Err(fault)) => {
@@ -160,19 +161,20 @@ impl Engine {
                 return Err(fault);
             }
         };
-        if self.leads() && model.training.is_some() {
-            // What waits for it from now on are jobs.
-            self.queue.forget(upload);
-        }
         let public = self.public(model.public, &model.program)?;
         let failed = |e: sordino_ring::DeviceError| Fault::internal("the device", &e);
         let (compute, me) = (self.config.compute(), Endpoint(self.config.party as u8));
         let (model, public, mail) = (&model, &*public, &mail);
         if trains {
+            // Busy, before what else waits can tell it to end.
             self.queue.trains(upload);
             let begun = &reached.trains;
             let lesson = Lesson { engine: self, session, model, public, net, mail, begun };
             return on_device(&compute, me, lesson).map_err(failed)?;
+        }
+        if model.training.is_some() {
+            // What waits for it from now on are jobs.
+            self.queue.forget(upload);
         }
         let agreed = Agreeing { engine: self, session, model, public, net, mail, lead, reached };
         on_device(&compute, me, agreed).map_err(failed)?

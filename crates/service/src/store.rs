@@ -22,13 +22,17 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use zeroize::Zeroizing;
 
 /// What this version writes. A store of a later one is refused.
-const SCHEMA: u64 = 1;
+const SCHEMA: u64 = 2;
+/// What it also reads: version 1 had no trainings, and forgot uploads whose models were gone.
+const OLDEST: u64 = 1;
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const MODELS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("models");
 const JOBS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("jobs");
 /// Charges of a client's queries of a model, by "MODEL CLIENT".
 const BUDGETS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("budgets");
+/// Every upload there ever was: what somebody has seen under an id is never something else later.
+const UPLOADS: TableDefinition<'_, &[u8; 16], ()> = TableDefinition::new("uploads");
 /// Small sealed files.
 const SMALL: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("small files");
 
@@ -166,7 +170,8 @@ impl Store {
                     meta.insert("schema", SCHEMA).map_err(fault)?;
                     meta.insert("key", self.files.key_mark()).map_err(fault)?;
                 }
-                Some(SCHEMA) => {
+                Some(OLDEST..=SCHEMA) => {
+                    meta.insert("schema", SCHEMA).map_err(fault)?;
                     let mark = meta.get("key").map_err(fault)?.map(|v| v.value());
                     if mark != Some(self.files.key_mark()) {
                         let why = format!("{}: it is not the key of this store", self.key.display());
@@ -183,6 +188,7 @@ impl Store {
             txn.open_table(MODELS).map_err(fault)?;
             txn.open_table(JOBS).map_err(fault)?;
             txn.open_table(BUDGETS).map_err(fault)?;
+            txn.open_table(UPLOADS).map_err(fault)?;
             Ok(())
         })?;
         let named: BTreeSet<Id> = self.named()?.into_iter().map(|(id, _)| id).collect();
@@ -332,6 +338,11 @@ impl Store {
                 if other.name == model.name {
                     before = Some(other);
                 }
+            }
+            // Nor one that somebody had, whose users may still be about to send something for it.
+            let mut uploads = txn.open_table(UPLOADS).map_err(fault)?;
+            if uploads.insert(&model.upload.0, ()).map_err(fault)?.is_some() {
+                return Err(Fault::new(Blame::Conflict, "the upload's id was used before"));
             }
             if before.is_none() && count >= most {
                 return Err(Fault::limit(format!("{count} models are kept, and no more are taken")));

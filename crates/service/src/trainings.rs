@@ -29,6 +29,10 @@ pub struct Training {
     pub rows: Vec<RowsOf>,
     /// Where it is.
     pub stage: Stage,
+    /// The session that trains it, or did last: what an older one still does counts no more.
+    pub session: Option<Id>,
+    /// Whether all three servers know that it is over, as far as this one heard.
+    pub confirmed: bool,
     /// The last checkpoints, the latest one last.
     pub kept: Vec<Checkpoint>,
     /// Shares of the losses, from checkpoint to checkpoint, if they are opened.
@@ -122,6 +126,8 @@ impl Eq for Spent {}
 
 /// What an end of a stretch of iterations leaves.
 pub(crate) struct Left<'a> {
+    /// The checkpoint that the session began from, and the iterations it has.
+    pub(crate) from: Option<(Made, usize)>,
     pub(crate) checkpoint: Checkpoint,
     /// Losses since the last checkpoint: what was opened, and where and after how many iterations the first was.
     pub(crate) losses: Option<(Made, usize, Vec<Vec<u8>>)>,
@@ -139,6 +145,8 @@ impl Training {
             iterations: course.iterations,
             rows: rows.map(|(owner, &samples)| RowsOf { owner: owner.clone(), samples, given: None }).collect(),
             stage: Stage::Waiting,
+            session: None,
+            confirmed: false,
             kept: vec![],
             losses: vec![],
             opened: None,
@@ -169,6 +177,11 @@ impl Training {
             && self.rows.iter().all(|r| r.given.is_some())
     }
 
+    /// Whether there is something to do in a session: iterations, or telling everybody that they are over.
+    fn needs_session(&self) -> bool {
+        self.is_due() || self.stage == Stage::Done && !self.confirmed
+    }
+
     /// Iterations that a checkpoint has.
     #[must_use]
     pub fn done(&self) -> usize {
@@ -177,7 +190,15 @@ impl Training {
 
     /// What the model became, if this server has it.
     pub(crate) fn became(&self) -> Option<&Checkpoint> {
-        self.kept.last().filter(|_| matches!(self.stage, Stage::Trained | Stage::Done))
+        let is_over = matches!(self.stage, Stage::Trained | Stage::Done);
+        self.kept.last().filter(|k| is_over && k.iteration == self.iterations)
+    }
+
+    /// With other rows nothing stays of what was learnt: its files.
+    fn start_anew(&mut self) -> Vec<Id> {
+        let kept = std::mem::take(&mut self.kept).into_iter().map(|k| k.shares);
+        let losses = std::mem::take(&mut self.losses).into_iter().map(|l| l.shares);
+        kept.chain(losses).chain(self.opened.take()).collect()
     }
 
     /// Its sealed files.
@@ -203,13 +224,14 @@ impl Engine {
         if self.is_stopping() {
             return Err(Fault::limit("the server is stopping; ask again in a moment"));
         }
-        let RowsHead { id, upload, owner } = read_head(&mut body, ROWS_HEAD)?;
+        let RowsHead { id, upload, program, owner } = read_head(&mut body, ROWS_HEAD)?;
         let model = self.known_model(name, client)?;
-        if model.upload != upload {
-            let why = format!("{name} was pushed anew since the rows were made for it; ask again");
-            return Err(Fault::new(Blame::Conflict, why));
-        }
         let open = |model: &Model| -> Result<()> {
+            // Rows are for what their owner has seen, and for nothing else.
+            if (model.upload, &model.program) != (upload, &program) {
+                let why = format!("{name} was pushed anew since the rows were made for it; ask again");
+                return Err(Fault::new(Blame::Conflict, why));
+            }
             let training = model.training.as_ref();
             let training =
                 training.ok_or_else(|| Fault::usage(format!("{name} takes no rows: it is not trained here")))?;
@@ -235,12 +257,14 @@ impl Engine {
         let splitter = Splitter::new(&course.step, what, party).times(course.iterations);
         let components = take_shares(&mut body, &mut file, splitter)?;
         let shares = file.finish()?;
-        let mut before = None;
+        let mut before = vec![];
         let changed = self.store.change_model(upload, |model| {
             // It may have been begun meanwhile.
             open(model)?;
-            let rows = &mut training(model)?.rows[owner];
-            before = rows.given.replace(Rows { upload: id, shares, components }).map(|r| r.shares);
+            let training = training(model)?;
+            let given = training.rows[owner].given.replace(Rows { upload: id, shares, components });
+            before.extend(given.map(|r| r.shares));
+            before.extend(training.start_anew());
             Ok(())
         });
         let model = changed.inspect_err(|_| self.store.discard([shares]))?;
@@ -250,9 +274,56 @@ impl Engine {
         Ok(model)
     }
 
-    /// A training that is due waits for its turn, if this server leads.
+    /// A data owner takes its rows back, of a training that is not under way.
+    ///
+    /// # Errors
+    /// When there are none; those of the store.
+    pub fn withdraw_rows(&self, name: &str, client: &str) -> Result<()> {
+        let model = self.known_model(name, client)?;
+        let mut before = vec![];
+        self.store.change_model(model.upload, |model| {
+            let training = training(model)?;
+            if !matches!(training.stage, Stage::Waiting | Stage::Failed(_)) {
+                return Err(Fault::new(Blame::Conflict, format!("the training of {name} was begun: its rows stay")));
+            }
+            let own = training.rows.iter_mut().filter(|r| r.owner == client);
+            before.extend(own.filter_map(|r| r.given.take()).map(|r| r.shares));
+            if before.is_empty() {
+                return Err(Fault::new(Blame::Conflict, format!("{name} has no rows of {client}")));
+            }
+            before.extend(training.start_anew());
+            Ok(())
+        })?;
+        self.queue.forget(model.upload);
+        self.store.discard(before);
+        tracing::info!(party = self.config.party, model = name, from = client, "rows were taken back");
+        Ok(())
+    }
+
+    /// A training that failed is to be tried again, from its last checkpoint on.
+    ///
+    /// # Errors
+    /// When it is not this client's; those of the store.
+    pub fn try_training_again(&self, name: &str, client: &str) -> Result<Model> {
+        let model = self.known_model(name, client)?;
+        if model.owner != client {
+            return Err(Fault::refused(format!("{name} belongs to {}", model.owner)));
+        }
+        let model = self.store.change_model(model.upload, |model| {
+            let training = training(model)?;
+            if matches!(training.stage, Stage::Failed(_)) {
+                training.stage = Stage::Waiting;
+                (training.attempts, training.note) = (0, None);
+            }
+            Ok(())
+        })?;
+        self.enqueue(&model);
+        Ok(model)
+    }
+
+    /// A training that needs a session waits for its turn, if this server leads.
     pub(crate) fn enqueue(&self, model: &Model) {
-        if self.leads() && model.training.as_ref().is_some_and(Training::is_due) {
+        if self.leads() && model.training.as_ref().is_some_and(Training::needs_session) {
             self.queue.push(Waiting::of_training(model));
         }
     }
@@ -293,95 +364,106 @@ impl Engine {
         .collect()
     }
 
-    /// A training is begun, once more, with the rows that it was judged with.
-    pub(crate) fn begin_training(&self, judged: &Model) -> Result<Model> {
+    /// No checkpoint of it is common to all servers: it begins from its start, and rows may be given anew until it does.
+    pub(crate) fn loosen(&self, upload: Id) -> Result<()> {
+        self.store.change_model(upload, |model| {
+            let training = training(model)?;
+            if training.stage == Stage::Begun {
+                training.stage = Stage::Waiting;
+            }
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    /// A training is begun, once more, in a session, with the rows that it was judged with.
+    pub(crate) fn begin_training(&self, session: Id, judged: &Model) -> Result<()> {
         self.store.change_model(judged.upload, |model| {
             let training = training(model)?;
             if judged.training.as_ref().is_none_or(|t| t.rows != training.rows) || !training.is_due() {
                 return Err(Fault::new(Blame::Pending, "rows are being given anew"));
             }
             training.stage = Stage::Begun;
+            training.session = Some(session);
             training.attempts += 1;
             training.note = None;
             Ok(())
-        })
-    }
-
-    /// Keeps what a stretch of iterations left. What is opened makes it the last one.
-    ///
-    /// # Errors
-    /// Those of the store.
-    pub(crate) fn keep_training(&self, upload: Id, left: Left<'_>) -> Result<()> {
-        let Left { checkpoint, losses, opened, spent } = left;
-        let seal = |bytes: &[&[u8]]| -> Result<Id> {
-            let mut file = self.store.create()?;
-            let what = "what a training opened cannot be kept";
-            bytes.iter().try_for_each(|b| file.write_all(b)).map_err(|e| of_io(what, &e))?;
-            file.finish()
-        };
-        let losses = losses.map(|(made, before, all)| -> Result<Losses> {
-            let shares = seal(&all.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
-            Ok(Losses { made, before, count: all.len(), shares })
-        });
-        let losses = losses.transpose()?;
-        let opened = opened.map(|bytes| seal(&[bytes])).transpose()?;
-        let fresh: Vec<Id> =
-            [checkpoint.shares].into_iter().chain(losses.iter().map(|l| l.shares)).chain(opened).collect();
-        let mut gone = vec![];
-        let changed = self.store.change_model(upload, |model| {
-            let training = training(model)?;
-            training.attempts = 0;
-            training.spent = spent;
-            training.kept.push(checkpoint);
-            while training.kept.len() > KEPT {
-                gone.push(training.kept.remove(0).shares);
-            }
-            training.losses.extend(losses);
-            if let Some(opened) = opened {
-                training.stage = Stage::Trained;
-                gone.extend(training.opened.replace(opened));
-            }
-            Ok(())
-        });
-        changed.inspect_err(|_| self.store.discard(fresh))?;
-        self.store.discard(gone);
+        })?;
         Ok(())
     }
 
-    /// Goes back to a checkpoint, or to the start: what came after it is forgotten.
+    /// Keeps what a stretch of iterations left. What is opened makes it the last one. Checkpoints of other lines go only now: until there is a new
+    /// one, whatever a server says, none is lost.
     ///
     /// # Errors
-    /// When this server does not have it; those of the store.
-    pub(crate) fn back_to(&self, upload: Id, made: Option<Made>) -> Result<Model> {
+    /// When another session trains it; those of the store.
+    pub(crate) fn keep_training(&self, upload: Id, left: Left<'_>) -> Result<()> {
+        let Left { from, checkpoint, losses, opened, spent } = left;
+        let session = checkpoint.made.session;
+        let mut fresh = vec![checkpoint.shares];
         let mut gone = vec![];
-        let model = self.store.change_model(upload, |model| {
-            let training = training(model)?;
-            let at = made.map(|made| training.kept.iter().position(|k| k.made == made));
-            let keep = match at {
-                None => 0,
-                Some(Some(at)) => at + 1,
-                Some(None) => return Err(Fault::internal("the training", &"its checkpoint is gone")),
-            };
-            gone.extend(training.kept.split_off(keep).iter().map(|k| k.shares));
-            let done = training.done();
-            let (stay, later) = std::mem::take(&mut training.losses).into_iter().partition(|l| l.before < done);
-            training.losses = stay;
-            gone.extend(later.iter().map(|l: &Losses| l.shares));
+        let mut seal = |bytes: &[&[u8]]| -> Result<Id> {
+            let mut file = self.store.create()?;
+            let what = "what a training opened cannot be kept";
+            bytes.iter().try_for_each(|b| file.write_all(b)).map_err(|e| of_io(what, &e))?;
+            let id = file.finish()?;
+            fresh.push(id);
+            Ok(id)
+        };
+        let keep = || -> Result<()> {
+            let losses = losses.map(|(made, before, all)| -> Result<Losses> {
+                let shares = seal(&all.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+                Ok(Losses { made, before, count: all.len(), shares })
+            });
+            let losses = losses.transpose()?;
+            let opened = opened.map(|bytes| seal(&[bytes])).transpose()?;
+            self.store.change_model(upload, |model| {
+                let training = training(model)?;
+                if training.stage != Stage::Begun || training.session != Some(session) {
+                    return Err(Fault::new(Blame::Conflict, "another session trains the model"));
+                }
+                let (base, done) = (from.map(|f| f.0), from.map_or(0, |f| f.1));
+                let ours = |made: Made| made.session == session || Some(made) == base;
+                let (stay, other) = std::mem::take(&mut training.kept).into_iter().partition(|k| ours(k.made));
+                training.kept = stay;
+                gone.extend(other.iter().map(|k: &Checkpoint| k.shares));
+                let (stay, later) = std::mem::take(&mut training.losses)
+                    .into_iter()
+                    .partition(|l: &Losses| l.made.session == session || l.before < done);
+                training.losses = stay;
+                gone.extend(later.iter().map(|l: &Losses| l.shares));
+                training.attempts = 0;
+                training.spent = spent;
+                training.kept.push(checkpoint);
+                while training.kept.len() > KEPT {
+                    gone.push(training.kept.remove(0).shares);
+                }
+                training.losses.extend(losses);
+                if let Some(opened) = opened {
+                    training.stage = Stage::Trained;
+                    gone.extend(training.opened.replace(opened));
+                }
+                Ok(())
+            })?;
             Ok(())
-        })?;
-        self.store.discard(gone);
-        Ok(model)
+        };
+        let kept = keep();
+        self.store.discard(if kept.is_ok() { gone } else { fresh });
+        kept
     }
 
     /// All three servers have what the model became: it answers from now on, and what it was made from goes.
     ///
     /// # Errors
-    /// Those of the store.
-    pub(crate) fn trained(&self, upload: Id) -> Result<Model> {
+    /// When this server has something else; those of the store.
+    pub(crate) fn trained(&self, upload: Id, made: Made) -> Result<Model> {
         let mut gone = vec![];
         let model = self.store.change_model(upload, |model| {
             let start = model.shares;
             let training = training(model)?;
+            if training.became().is_none_or(|c| c.made != made) {
+                return Err(Fault::new(Blame::Conflict, "the model became something else meanwhile"));
+            }
             if training.stage != Stage::Trained {
                 return Ok(());
             }
@@ -398,22 +480,35 @@ impl Engine {
         Ok(model)
     }
 
-    /// A session failed while it trained: it goes on from its last checkpoint, or fails if it was begun often enough without getting on.
-    pub(crate) fn training_broken_off(&self, upload: Id, fault: &Fault) {
+    /// All servers know that a training is over.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) fn confirm_trained(&self, upload: Id) -> Result<Model> {
+        self.forget_progress(upload);
+        self.store.change_model(upload, |model| {
+            training(model)?.confirmed = true;
+            Ok(())
+        })
+    }
+
+    /// A session failed while it trained: the training goes on from its last checkpoint, or fails if it was begun often enough without getting on. Peers that are
+    /// lost come back.
+    pub(crate) fn training_broken_off(&self, session: Id, upload: Id, fault: &Fault) {
         let noted = self.store.change_model(upload, |model| {
             let training = training(model)?;
-            if training.stage != Stage::Begun {
+            if training.stage != Stage::Begun || training.session != Some(session) {
                 return Ok(());
             }
             if training.kept.is_empty() {
                 // Nothing has come of the rows yet: their owners may give them anew.
                 training.stage = Stage::Waiting;
             }
-            if fault.kind == Blame::Pending {
+            training.note = Some(format!("attempt {} failed: {fault}", training.attempts));
+            if matches!(fault.kind, Blame::Pending | Blame::PeerLost) {
                 training.attempts -= training.attempts.min(1);
                 return Ok(());
             }
-            training.note = Some(format!("attempt {} of {ATTEMPTS} failed: {fault}", training.attempts));
             // What takes too long, or does not fit, does so again.
             if training.attempts >= ATTEMPTS || matches!(fault.kind, Blame::Limit | Blame::Usage) {
                 training.stage = Stage::Failed(fault.clone());
@@ -440,7 +535,8 @@ impl Engine {
     pub(crate) fn fail_training(&self, upload: Id, fault: Fault) -> Result<()> {
         self.store.change_model(upload, |model| {
             let training = training(model)?;
-            if !training.is_done() {
+            // What this server has of the end stays.
+            if training.became().is_none() {
                 training.stage = Stage::Failed(fault);
             }
             Ok(())

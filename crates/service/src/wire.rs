@@ -10,6 +10,8 @@
 //! | `PUT /v1/models/NAME` | head, share set | [`ModelView`] |
 //! | `DELETE /v1/models/NAME` | | |
 //! | `PUT /v1/models/NAME/rows` | head, share set | [`ModelView`], of a model that is trained |
+//! | `DELETE /v1/models/NAME/rows` | | the caller's rows are gone, if the training is not under way |
+//! | `POST /v1/models/NAME/again` | | [`ModelView`]; a training that failed is tried again |
 //! | `GET /v1/models/NAME/losses/I` | | shares of the I-th stretch of losses |
 //! | `GET /v1/models/NAME/opened` | | share of the states that are opened at the end |
 //! | `PUT /v1/models/NAME/grants/CLIENT` | [`crate::records::Grant`] | [`ModelView`] |

@@ -1,5 +1,5 @@
-//! The network between the servers is cut, or stands still, at one record of a job after the other: the job is answered all the same, rightly, and
-//! nothing is left behind.
+//! The network between the servers is cut, stands still, or repeats, swaps and changes what it carries, at one record of a job after the other: the job is
+//! answered all the same, rightly, and nothing is left behind.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -25,6 +25,12 @@ enum Trouble {
     Cut(usize),
     /// Nothing passes to that server for longer than the deadline.
     Still(usize),
+    /// The next record to that server comes twice.
+    Twice(usize),
+    /// The next record to that server comes after the one that follows it.
+    Swapped(usize),
+    /// A bit of the next record to that server is another.
+    Flipped(usize),
 }
 
 /// What stands between the servers: passes on the records of TLS one by one, and makes trouble after so many.
@@ -37,6 +43,8 @@ struct Middle {
     /// Connections, by the server they lead to.
     open: Mutex<Vec<(usize, TcpStream)>>,
     still: Mutex<Option<(usize, Instant)>>,
+    /// What becomes of the next record to a server.
+    forged: Mutex<Option<Trouble>>,
     over: AtomicBool,
 }
 
@@ -74,13 +82,31 @@ impl Middle {
             Some((_, Trouble::Still(to))) => {
                 *self.still.lock().unwrap() = Some((to, Instant::now() + Duration::from_secs_f64(DEADLINE + 0.5)));
             }
-            None => {}
+            forged => *self.forged.lock().unwrap() = forged.map(|(_, trouble)| trouble),
+        }
+    }
+
+    /// What becomes of a record to a server; what it is swapped with waits.
+    fn forge(&self, target: usize, record: &mut Vec<u8>, waits: &mut Vec<u8>) {
+        let forged = {
+            let mut forged = self.forged.lock().unwrap();
+            let is_here = |t: &mut Trouble| matches!(*t, Trouble::Twice(to) | Trouble::Swapped(to) | Trouble::Flipped(to) if to == target);
+            forged.take_if(is_here)
+        };
+        match forged {
+            Some(Trouble::Twice(_)) => record.extend_from_within(..),
+            Some(Trouble::Swapped(_)) => std::mem::swap(record, waits),
+            Some(Trouble::Flipped(_)) => {
+                let at = record.len() - 1;
+                record[at] ^= 4;
+            }
+            _ => record.append(waits),
         }
     }
 
     fn pass(&self, mut from: TcpStream, mut to: TcpStream, target: usize) {
         let mut head = [0; 5];
-        let mut body = vec![];
+        let (mut body, mut waits) = (vec![], vec![]);
         while from.read_exact(&mut head).is_ok() {
             body.resize(usize::from(u16::from_be_bytes([head[3], head[4]])), 0);
             if from.read_exact(&mut body).is_err() {
@@ -95,7 +121,9 @@ impl Middle {
                     _ => break,
                 }
             }
-            if to.write_all(&head).and_then(|()| to.write_all(&body)).is_err() {
+            let mut record = [&head[..], &body].concat();
+            self.forge(target, &mut record, &mut waits);
+            if to.write_all(&record).is_err() {
                 break;
             }
             self.record();
@@ -133,7 +161,7 @@ impl Middle {
 struct Scene {
     middle: Arc<Middle>,
     ends: [SocketAddr; 3],
-    _world: World,
+    world: World,
     alice: Client,
     model: Known,
 }
@@ -155,7 +183,7 @@ impl Scene {
         let ends: Vec<SocketAddr> = between.into_inner().unwrap().into_values().collect();
         let alice = world.push("mnist", BTreeMap::new());
         let model = alice.model("mnist").unwrap();
-        Self { middle, ends: ends.try_into().unwrap(), _world: world, alice, model }
+        Self { middle, ends: ends.try_into().unwrap(), world, alice, model }
     }
 
     /// A job, whatever happens; how many times it was begun.
@@ -218,6 +246,28 @@ fn cut_at_many_records() {
     while held().iter().zip(before).any(|(now, then)| *now > then + 12) {
         assert!(Instant::now() < until, "{before:?} {:?}", held());
         std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn what_is_replayed_or_reordered_is_refused() {
+    let scene = Scene::new();
+    let length = scene.length();
+    let failed = || -> u64 {
+        let of = |party: usize| {
+            let engine = scene.world.demo.servers[party].as_ref().unwrap().engine();
+            let told = engine.metrics.text(&engine.gauges().unwrap());
+            let lines = told.lines().filter(|l| l.starts_with("sordino_sessions_failed_total{"));
+            lines.map(|l| l.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum::<u64>()
+        };
+        (0..3).map(of).sum()
+    };
+    for (i, trouble) in [Trouble::Twice, Trouble::Swapped, Trouble::Flipped].into_iter().enumerate() {
+        let before = failed();
+        // Of a handshake, of the keys' agreement, of the model, of the job.
+        cut_at(&scene, (0..6).map(|k| k * length / 6 + i as i64), trouble);
+        // Beyond the cuts that begin each session anew, which fail it at one server at least.
+        assert!(failed() > before + 6, "{} sessions failed", failed() - before);
     }
 }
 

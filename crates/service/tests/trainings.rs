@@ -140,7 +140,7 @@ fn over(client: &Client, name: &str) -> Stage {
         if let Ok(views) = &views {
             let stages = views.each_ref().map(|v| v.training.as_ref().unwrap().stage.clone());
             let ended = |s: &Stage| matches!(s, Stage::Done | Stage::Failed(_));
-            if stages.iter().all(ended) {
+            if matches!(stages[0], Stage::Failed(_)) || stages.iter().all(ended) {
                 return failure(views).map_or(Stage::Done, |f| Stage::Failed(f.clone()));
             }
         }
@@ -245,6 +245,15 @@ fn what_does_not_fit_is_refused() {
     let mut other = course();
     other.step.states.pop();
     with(Some(other), "cannot be taken");
+    // A row as the loss, order that hangs, a batch that is another.
+    let mut tells = course();
+    tells.step.outputs[0].slot = tells.step.inputs[1].slot;
+    tells.step.outputs[0].dims = tells.step.inputs[1].dims.clone();
+    with(Some(tells), "more than a loss");
+    with(Some(Course { samples: vec![1 << 62, 8], batch: 1 << 40, ..course() }), "other rows");
+    with(Some(Course { samples: vec![1 << 26, 8], ..course() }), "other rows");
+    with(Some(Course { batch: 5, ..course() }), "other rows");
+    with(Some(Course { samples: vec![2, 18], ..course() }), "other rows");
     for (public, says) in bad {
         let refused = alice.push("bad", public, &lesson.prepared.secrets, None, &Arc::default()).unwrap_err();
         assert!(refused.kind == Blame::Usage && refused.why.contains(says), "{refused} instead of {says}");
@@ -253,7 +262,9 @@ fn what_does_not_fit_is_refused() {
     // A plain model takes no rows.
     let (public, secrets) = compiled();
     alice.push("plain", public, &secrets, None, &Arc::default()).unwrap();
-    let plain = head(&RowsHead { id: model.view.upload, upload: alice.model("plain").unwrap().view.upload, owner: 0 });
+    let plain = alice.model("plain").unwrap();
+    let plain =
+        head(&RowsHead { id: model.view.upload, upload: plain.view.upload, program: plain.view.program, owner: 0 });
     let refused = alice.raw(0, "PUT", "/v1/models/plain/rows", plain.unwrap()).unwrap_err();
     assert!(refused.why.contains("not trained"), "{refused}");
     // Rows that are too short, too long, of nobody, of another upload, of somebody else.
@@ -261,7 +272,12 @@ fn what_does_not_fit_is_refused() {
     share_inputs(&course().step, 1, ITERATIONS, lesson.rows(1), sets.clone()).unwrap();
     let set = |party: usize| sets[party].0.lock().unwrap().clone();
     let rows = |change: &dyn Fn(&mut RowsHead)| {
-        let mut rows = RowsHead { id: model.view.upload, upload: model.view.upload, owner: 1 };
+        let mut rows = RowsHead {
+            id: model.view.upload,
+            upload: model.view.upload,
+            program: model.view.program.clone(),
+            owner: 1,
+        };
         change(&mut rows);
         head(&rows).unwrap()
     };
@@ -271,6 +287,7 @@ fn what_does_not_fit_is_refused() {
     assert_eq!(give(rows(&|r| r.owner = 9)).kind, Blame::Refused);
     assert_eq!(give(rows(&|r| r.owner = 0)).kind, Blame::Refused);
     assert_eq!(give(rows(&|r| r.upload.0[0] ^= 1)).kind, Blame::Conflict);
+    assert_eq!(give(rows(&|r| r.program = "ab".repeat(32))).kind, Blame::Conflict);
     // Rows that differ between servers are not computed with: the training fails, and says so, at all of them.
     lesson.give(&alice, &model, 0).unwrap();
     for party in 0..3 {
@@ -284,6 +301,14 @@ fn what_does_not_fit_is_refused() {
         stage => panic!("{stage:?}"),
     }
     assert_eq!(lesson.give(&bob, &bob.model("digits").unwrap(), 1).unwrap_err().kind, Blame::Conflict);
+    // Bob takes his rows back, and gives them rightly; alice has it tried again.
+    bob.withdraw_rows("digits").unwrap();
+    assert_eq!(bob.withdraw_rows("digits").unwrap_err().kind, Blame::Conflict);
+    assert_eq!(bob.try_training_again("digits").unwrap_err().kind, Blame::Refused);
+    alice.try_training_again("digits").unwrap();
+    lesson.give(&bob, &bob.model("digits").unwrap(), 1).unwrap();
+    assert_eq!(over(&alice, "digits"), Stage::Done);
+    lesson.is_learnt(&alice, &model);
     // It is pushed anew, and trained.
     let model = lesson.push(&alice, "digits");
     lesson.give(&alice, &model, 0).unwrap();

@@ -93,7 +93,7 @@ fn calls_and_answers() {
     };
     holds("model-trained.json", &ModelView { training: Some(training.clone()), ..view });
     refuses(&training, &["note", "losses", "made"], false);
-    let rows = RowsHead { id: id(4), upload: id(1), owner: 1 };
+    let rows = RowsHead { id: id(4), upload: id(1), program: "ab".repeat(32), owner: 1 };
     holds("rows-head.json", &rows);
     refuses(&rows, &[], true);
     for (name, state, note) in [

@@ -56,11 +56,40 @@ pub struct Length {
 /// ordered.
 pub fn order(sizes: &[usize], batch: usize, limit: Length, seed: u64) -> Result<Order> {
     let all: usize = sizes.iter().sum();
+    let rows = rows_of(sizes, batch).map_err(Error::Usage)?;
+    // So many batches that every row of the first has been in one; the last goes on with the next permutation's rows.
+    let epochs = limit.epochs.unwrap_or(if limit.iterations.is_some() { usize::MAX } else { 1 });
+    let counted = epochs.saturating_mul(all).div_ceil(batch);
+    let iterations = counted.min(limit.iterations.unwrap_or(usize::MAX));
+    let drawn = iterations.saturating_mul(batch).saturating_add(all);
+    if drawn.max(iterations.saturating_mul(batch)) > MOST_ROWS {
+        return Err(Error::Usage(format!(
+            "{iterations} iterations of {batch} samples are more than can be ordered at once; lower --epochs or --iterations"
+        )));
+    }
+    let each: Vec<Vec<Vec<usize>>> =
+        (0..sizes.len()).map(|k| order_of(sizes[k], rows[k], iterations, seed, k)).collect();
+    Ok((0..iterations).map(|i| each.iter().map(|own| own[i].clone()).collect()).collect())
+}
+
+/// Which rows every batch takes of one owner.
+#[must_use]
+pub fn order_of(size: usize, rows: usize, iterations: usize, seed: u64, owner: usize) -> Vec<Vec<usize>> {
+    let stream = permuted(size, (iterations * rows).div_ceil(size), seed, owner).concat();
+    stream.chunks_exact(rows).take(iterations).map(<[usize]>::to_vec).collect()
+}
+
+/// How many rows of every batch each owner gives, by the sizes of their sets.
+///
+/// # Errors
+/// What does not go together.
+pub fn rows_of(sizes: &[usize], batch: usize) -> std::result::Result<Vec<usize>, String> {
+    let all: usize = sizes.iter().sum();
     if all < batch {
-        return Err(Error::Usage(format!("{all} samples are fewer than the batch of {batch}; lower --batch")));
+        return Err(format!("{all} samples are fewer than the batch of {batch}; lower --batch"));
     }
     if sizes.len() > batch {
-        return Err(Error::Usage(format!("a batch of {batch} cannot have a sample of each of {} owners", sizes.len())));
+        return Err(format!("a batch of {batch} cannot have a sample of each of {} owners", sizes.len()));
     }
     // Shares by size, each at least one; what rounding leaves goes to, or comes from, whoever has most for its share.
     let mut rows: Vec<usize> = sizes.iter().map(|n| (n * batch / all).max(1)).collect();
@@ -72,24 +101,10 @@ pub fn order(sizes: &[usize], batch: usize, limit: Length, seed: u64) -> Result<
         let Some(i) = pick else { break };
         rows[i] = if less { rows[i] - 1 } else { rows[i] + 1 };
     }
-    if let Some(owner) = (0..sizes.len()).find(|&i| sizes[i] < rows[i]) {
-        return Err(Error::Usage(format!("data owner {} has too few samples for a batch of {batch}", owner + 1)));
+    match (0..sizes.len()).find(|&i| sizes[i] < rows[i]) {
+        Some(owner) => Err(format!("data owner {} has too few samples for a batch of {batch}", owner + 1)),
+        None => Ok(rows),
     }
-    // So many batches that every row of the first has been in one; the last goes on with the next permutation's rows.
-    let epochs = limit.epochs.unwrap_or(if limit.iterations.is_some() { usize::MAX } else { 1 });
-    let counted = epochs.saturating_mul(all).div_ceil(batch);
-    let iterations = counted.min(limit.iterations.unwrap_or(usize::MAX));
-    let drawn = iterations.saturating_mul(batch).saturating_add(all);
-    if drawn.max(iterations.saturating_mul(batch)) > MOST_ROWS {
-        return Err(Error::Usage(format!(
-            "{iterations} iterations of {batch} samples are more than can be ordered at once; lower --epochs or --iterations"
-        )));
-    }
-    let streams: Vec<Vec<usize>> = (0..sizes.len())
-        .map(|k| permuted(sizes[k], (iterations * rows[k]).div_ceil(sizes[k]), seed, k).concat())
-        .collect();
-    let batch = |i: usize| (0..sizes.len()).map(|k| streams[k][i * rows[k]..(i + 1) * rows[k]].to_vec()).collect();
-    Ok((0..iterations).map(batch).collect())
 }
 
 /// One permutation of so many rows.

@@ -25,7 +25,7 @@ pub(crate) struct Contribute {
     #[command(flatten)]
     to: To,
     /// Samples, as for `sordino train`: one folder, .npz file or table that holds labels too, or files with --labels.
-    #[arg(long, num_args = 1.., required = true)]
+    #[arg(long, num_args = 1.., required_unless_present = "withdraw")]
     data: Vec<PathBuf>,
     /// Their labels.
     #[arg(long)]
@@ -36,6 +36,12 @@ pub(crate) struct Contribute {
     /// Show what the training takes and what it opens, and send nothing.
     #[arg(long)]
     show: bool,
+    /// Give rows only to the training whose program has this hash, as --show tells it.
+    #[arg(long, value_name = "HASH")]
+    program: Option<String>,
+    /// Instead of giving rows: take back those that are there, of a training that is not under way.
+    #[arg(long, conflicts_with_all = ["show", "program", "data", "labels", "target"])]
+    withdraw: bool,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -46,6 +52,10 @@ pub(crate) struct Contribute {
 struct Given {
     model: String,
     model_owner: String,
+    /// Hash of all that is public of it.
+    program: String,
+    /// Whose rows it takes, this client's too.
+    owners: Vec<String>,
     samples: usize,
     /// Of these samples in each iteration, and how many iterations there are.
     rows: usize,
@@ -53,40 +63,61 @@ struct Given {
     /// Whether the model's owner hears the loss of every iteration, and gets the trained model.
     tells_loss: bool,
     opens_model: bool,
+    /// Samples of all owners in an iteration.
+    batch: usize,
     bytes: [u64; 3],
     seconds: f64,
 }
 
 impl Given {
     fn shown(&self) -> String {
-        let tells = match (self.tells_loss, self.opens_model) {
-            (false, false) => "nothing is opened: the model stays shared".to_string(),
-            (true, false) => format!("{} hears the loss of every iteration; the model stays shared", self.model_owner),
-            (false, true) => format!("{} gets the trained model", self.model_owner),
-            (true, true) => {
-                format!("{} hears the loss of every iteration, and gets the trained model", self.model_owner)
-            }
-        };
-        format!(
-            "{} of {}: {} iterations, each with {} of your {} samples\npublic: how many samples, and their order; secret: samples and labels; {tells}\nshares: {}, {} and {} for servers 0, 1 and 2\n",
+        let owner = &self.model_owner;
+        let mut opened = vec![];
+        if self.tells_loss {
+            opened.push(format!("a number of every iteration (its loss) to {owner}"));
+        }
+        if self.opens_model {
+            opened.push(format!("the trained model to {owner}"));
+        }
+        opened.push(format!("answers of the model to whom {owner} lets ask it"));
+        let mut text = format!(
+            "{} of {owner}, program {}\n{} iterations with {} samples of {}, {} of them of your {}\npublic: how many samples, and their order; secret: samples and labels\nopened: {}. What these tell is up to the program, which is {owner}'s\nshares: {}, {} and {} for servers 0, 1 and 2\n",
             self.model,
-            self.model_owner,
+            self.program,
             self.iterations,
+            self.batch,
+            self.owners.join(", "),
             self.rows,
             self.samples,
+            opened.join("; "),
             human_bytes(self.bytes[0]),
             human_bytes(self.bytes[1]),
             human_bytes(self.bytes[2]),
-        )
+        );
+        if self.iterations < FEW || self.batch < FEW || self.samples < FEW {
+            text += "few samples or iterations: what is opened may tell single samples\n";
+        }
+        text
     }
 }
+
+/// Fewer samples or iterations than this hide a sample badly.
+const FEW: usize = 8;
 
 impl Contribute {
     pub(crate) fn run(self) -> Result<()> {
         let start = Instant::now();
         let fleet = self.to.fleet()?;
         let client = &fleet.clients()[0];
+        if self.withdraw {
+            client.withdraw_rows(&self.model)?;
+            return print(&format!("your rows of {} are gone\n", self.model));
+        }
         let known = client.model(&self.model)?;
+        if let Some(other) = self.program.as_ref().filter(|p| **p != known.view.program) {
+            let why = format!("the program of {} is {}, and not {other}", self.model, known.view.program);
+            return Err(Error::Usage(why));
+        }
         let training = known.view.training.as_ref();
         let training =
             training.ok_or_else(|| Error::Usage(format!("{} takes no rows: it is not trained there", self.model)))?;
@@ -99,11 +130,14 @@ impl Contribute {
             let why = format!("{} takes the rows of {}, and none of {}", self.model, names.join(", "), client.name());
             return Err(Error::Usage(why));
         };
-        let bytes =
-            [0, 1, 2].map(|party| share_bytes(&course.step, What::Rows(owner), party) * course.iterations as u64);
+        let each = |party| share_bytes(&course.step, What::Rows(owner), party).saturating_mul(course.iterations as u64);
+        let bytes = [0, 1, 2].map(each);
         let mut given = Given {
             model: self.model.clone(),
             model_owner: known.view.owner.clone(),
+            program: known.view.program.clone(),
+            owners: course.owners.clone(),
+            batch: course.batch,
             samples: course.samples[owner],
             rows: course.step.inputs[owner].dims.first().copied().unwrap_or(0),
             iterations: course.iterations,
@@ -119,10 +153,10 @@ impl Contribute {
             print(&given.shown())?;
         }
         let set = self.set(&known, course, owner)?;
-        let order = course.order()?;
+        let order = course.order_of(owner);
         let answers = labels(course, owner)?.dims.last().copied().unwrap_or(0);
         let inputs = |run: usize| -> sordino_service::Result<Vec<Vec<i64>>> {
-            let batch = set.batch(&order[run][owner], answers);
+            let batch = set.batch(&order[run], answers);
             let mut own = batch.iter();
             let encode = |port: &Port| match (usize::from(port.owner) == owner).then(|| own.next()).flatten() {
                 Some(x) => encode_input(&course.step, port, x).map_err(|e| Fault::usage(e.to_string())),

@@ -184,7 +184,12 @@ impl Remote {
         let found = client.model(&name);
         let sent = Arc::default();
         match (&found, train.resume) {
-            (Ok(known), true) if known.view.program == public.hash() => {}
+            (Ok(known), true) if known.view.program == public.hash() => {
+                if failure(&client.views(&name)?).is_some() {
+                    client.try_training_again(&name)?;
+                    tell("the training failed before; it is tried again from its last checkpoint on");
+                }
+            }
             (Ok(_), true) => {
                 let why = format!(
                     "{name} at the servers is another model, or trained in another way; --resume needs the same model, data and options"
