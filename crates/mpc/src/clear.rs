@@ -217,6 +217,11 @@ impl<D: Device> Protocol for Clear<D> {
         let z = x.values.iter().zip(y.values.iter()).map(|(a, b)| a.wrapping_mul(*b));
         Ok(self.rounded(x.shape.clone(), z, bias, shift))
     }
+    fn flip(&self, _at: Step, x: &ClearTensor, signs: &ClearTensor) -> Result<ClearTensor> {
+        crate::fit::fits_signs(&x.shape, &signs.shape)?;
+        let values = x.values.iter().zip(signs.values.iter().cycle()).map(|(x, s)| x.wrapping_mul(*s)).collect();
+        Ok(self.tensor(x.shape.clone(), Width::Narrow, values))
+    }
     fn truncate(&self, _at: Step, x: &ClearTensor, shift: u32) -> Result<ClearTensor> {
         Ok(self.rounded(x.shape.clone(), x.values.iter().copied(), None, shift))
     }

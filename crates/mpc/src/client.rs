@@ -132,6 +132,9 @@ impl Protocol for Client<'_> {
     fn mul(&self, at: Step, x: &Symbol, y: &Symbol, bias: Option<&Symbol>, shift: u32) -> Result<Symbol> {
         self.shapes.mul(at, x, y, bias, shift)
     }
+    fn flip(&self, at: Step, x: &Symbol, signs: &Symbol) -> Result<Symbol> {
+        self.shapes.flip(at, x, signs)
+    }
     fn truncate(&self, at: Step, x: &Symbol, shift: u32) -> Result<Symbol> {
         self.shapes.truncate(at, x, shift)
     }

@@ -123,6 +123,14 @@ pub trait Costs {
         let _ = n;
         refused("a product of two shared values")
     }
+    /// Signs of so many channels of `n` elements in all.
+    ///
+    /// # Errors
+    /// When the protocol does not offer it.
+    fn flip(&self, n: usize, channels: usize) -> Result<Cost> {
+        let _ = (n, channels);
+        refused("signs of channels")
+    }
     /// A gradient of weights, before the truncation.
     ///
     /// # Errors

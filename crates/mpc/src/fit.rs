@@ -88,3 +88,11 @@ pub(crate) fn fits_gradient(x: &Shape, dy: &Shape, op: &Conv2d) -> Result<()> {
     }
     Err(Error::Usage(format!("a gradient of weights of {} from {x} and {dy}", op.weight())))
 }
+
+/// Elements and channels of a tensor that takes a sign for each channel, its last axis.
+pub(crate) fn fits_signs(x: &Shape, signs: &Shape) -> Result<(usize, usize)> {
+    match x.dims().last() {
+        Some(&channels) if channels > 0 && signs.len() == channels => Ok((x.len(), channels)),
+        _ => Err(Error::Usage(format!("{signs} signs for channels of {x}"))),
+    }
+}

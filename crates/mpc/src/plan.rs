@@ -248,6 +248,13 @@ impl<C: Costs> Protocol for Plan<C> {
         self.spend(self.costs.mul(x.shape.len())?);
         Ok(self.truncated(&x.shape, shift))
     }
+    fn flip(&self, _at: Step, x: &Symbol, signs: &Symbol) -> Result<Symbol> {
+        let (n, channels) = crate::fit::fits_signs(&x.shape, &signs.shape)?;
+        self.spend(self.costs.flip(n, channels)?);
+        // Both pads.
+        drop(self.lease(24 * n as u64));
+        Ok(self.symbol(x.shape.clone(), Width::Narrow))
+    }
     fn truncate(&self, _at: Step, x: &Symbol, shift: u32) -> Result<Symbol> {
         Ok(self.truncated(&x.shape, shift + x.guard))
     }

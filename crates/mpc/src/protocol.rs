@@ -261,6 +261,15 @@ pub trait Protocol {
         let _ = (at, x, y, bias, shift);
         refused("a product of two shared values")
     }
+    /// Narrow x times a sign for each of its channels, the last axis; narrow. `signs` are 1 or -1, an input of the model's owner, who alone
+    /// learns them.
+    ///
+    /// # Errors
+    /// Lost peers; shapes that do not fit; by default, as a protocol without it.
+    fn flip(&self, at: Step, x: &Self::Arith, signs: &Self::Arith) -> Result<Self::Arith> {
+        let _ = (at, x, signs);
+        refused("signs of channels")
+    }
     /// `round(x / 2^shift)`, narrow, for wide x.
     ///
     /// # Errors

@@ -36,6 +36,10 @@ enum Op {
     },
     /// Functions that are constant between thresholds.
     Piecewise,
+    /// A sign for each of so many channels.
+    Flip {
+        channels: usize,
+    },
 }
 
 struct One {
@@ -155,6 +159,13 @@ impl Job for One {
                 let functions = [vec![1, -2, 3, 1 << 30], vec![0, 0, -7, 5]];
                 p.piecewise_constant(step, &low(&wide)?, &thresholds, &functions)?
             }
+            Op::Flip { channels } => {
+                let shape = Shape::new(&[self.x.len() / channels, channels]);
+                let x = p.local(&Local::Reshape(shape), &[&low(&wide)?])?;
+                let signs: Vec<i64> = (0..channels as i64).map(|c| 1 - 2 * ((c * 7 + 1) / 3 % 2)).collect();
+                let signs = p.input(at.child("s"), Role::ModelOwner, Some(&signs), &Shape::new(&[channels]))?;
+                p.flip(step, &x, &signs)?
+            }
             Op::Max => {
                 let [a, b] = [&wide, &other].map(low);
                 p.max(step, &a?, &b?)?
@@ -218,6 +229,10 @@ fn every_operation_equals_the_oracle_at_its_declared_cost() {
         }
         check(op, 300, settings(25, 37));
     }
+    for (n, channels) in [(1, 1), (3, 3), (64, 4), (130, 65), (1000, 200), (4096, 2)] {
+        check(Op::Flip { channels }, n, Settings { transfers: Transfers::Softspoken, ..settings(25, 37) });
+        check(Op::Flip { channels }, n, settings(16, 30));
+    }
 }
 
 /// Every pair of shares: x_0 + x_1 for all x_0 and x_1 of so many bits, and what an operation makes of each.
@@ -251,6 +266,15 @@ impl Job for Pairs {
             Op::ReluTruncated { shift, out } => p.relu_truncated(step, &x, shift, out)?.0,
             Op::Relu(out) => p.relu(step, &low()?, out)?,
             Op::Extend => p.extend(step, &low()?)?,
+            Op::Flip { .. } => {
+                // Every pair twice, once with either sign.
+                let twice = p.local(
+                    &Local::Concat { outer: shape.len(), widths: vec![1, 1], shape: Shape::new(&[shape.len(), 2]) },
+                    &[&low()?, &low()?],
+                )?;
+                let signs = p.input(at.child("signs"), Role::ModelOwner, Some(&[1, -1]), &Shape::new(&[2]))?;
+                p.flip(step, &twice, &signs)?
+            }
             Op::Msb => {
                 let bit = p.msb(step, &low()?)?;
                 let one = p.constant(&vec![1; shape.len()], &shape, Width::Narrow);
@@ -301,6 +325,20 @@ fn every_pair_of_shares_at_small_widths() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn signs_of_every_pair_of_shares() {
+    let bits = 5;
+    let settings = Settings { transfers: Transfers::Softspoken, ..settings(bits, 8) };
+    let job = Pairs { bits, op: Op::Flip { channels: 2 } };
+    let [a, b] = job.shares();
+    let ((width, got), ..) = World { settings, ..World::default() }.run(&job).unwrap();
+    assert_eq!(width, Width::Narrow);
+    for ((a, b), got) in a.iter().zip(&b).zip(got.unwrap().chunks(2)) {
+        let ring = |v: i64| v << (64 - bits);
+        assert_eq!([ring(got[0]), ring(got[1])], [ring(a + b), ring(-a - b)], "signs of {a} + {b}");
     }
 }
 

@@ -56,6 +56,11 @@ impl Job for All {
         p.piecewise_constant(at.child("functions"), &low, &[-5, 70], &[vec![1, 2], vec![3, 4]])?;
         p.extend(at.child("extend"), &low)?;
         p.max(at.child("max"), &low, &low)?;
+        // Two transfers a channel; signs by the value.
+        let channels = p.local(&Local::Reshape(Shape::new(&[N / 32, 32])), &[&low])?;
+        let sign = 1 - 2 * i64::from(self.value < 0);
+        let signs = p.input(at.child("signs"), Role::ModelOwner, Some(&[sign; 32]), &Shape::new(&[32]))?;
+        p.flip(at.child("flip"), &channels, &signs)?;
         Ok(())
     }
 }
@@ -115,6 +120,18 @@ fn a_table_under_one_pad_is_noticed() {
     };
     assert!(alone(|v| table(v, false)) < BOUND);
     assert!(alone(|v| table(v, true)) > BOUND);
+}
+
+/// What a client offers for signs of channels, with a pad of its own for every element, and with one for all elements of a channel.
+#[test]
+fn one_pad_for_a_channel_is_noticed() {
+    let offer = |value: i64, own: bool| {
+        let (mut random, once) = (fresh(), fresh().words(1)[0]);
+        let pads = random.words(N);
+        pads.iter().map(|pad| if own { *pad } else { once }.wrapping_sub((2 * value) as u64)).collect::<Vec<u64>>()
+    };
+    assert!(alone(|value| offer(value, true)) < BOUND);
+    assert!(alone(|value| offer(value, false)) > BOUND);
 }
 
 #[test]

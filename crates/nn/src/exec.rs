@@ -447,6 +447,7 @@ impl<'p, P: Protocol> Loaded<'p, P> {
                 // The operand as it is held: whether it is needed in the narrow ring is not up to the guard.
                 held[*x].wide.clone().or_else(|| held[*x].narrow.clone()).ok_or_else(missing)?
             }
+            Op::Flip { x, signs } => p.flip(at, &narrow(*x)?, &wide(*signs)?)?,
             Op::Extend { x } => p.extend(at, &narrow(*x)?)?,
             Op::Piecewise { x, thresholds, functions, watched } => {
                 let ends = watched.unwrap_or_default();

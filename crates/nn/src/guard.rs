@@ -103,7 +103,7 @@ impl Guard<'_> {
         let limit = 1i64 << (self.program.settings.narrow_bits - 2);
         match op {
             Op::Secret(_) | Op::Relu { shift: None, .. } | Op::Max { .. } => true,
-            Op::Reshape { x, .. } | Op::Extend { x } | Op::Select { x, .. } => self.within[*x],
+            Op::Reshape { x, .. } | Op::Extend { x } | Op::Select { x, .. } | Op::Flip { x, .. } => self.within[*x],
             Op::Gather { x, fill, .. } => self.within[*x] && fill.abs() < limit,
             Op::Concat { xs, .. } => xs.iter().all(|x| self.within[*x]),
             _ => false,

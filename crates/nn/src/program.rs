@@ -202,6 +202,11 @@ pub enum Op {
         y: Slot,
         keep: Option<usize>,
     },
+    /// Times a secret sign for each channel, the last axis: `signs` are 1 or -1.
+    Flip {
+        x: Slot,
+        signs: Slot,
+    },
     /// Takes note of elements outside their range, for each of so many equal runs by itself; the result is the operand.
     Watch {
         x: Slot,
@@ -491,6 +496,7 @@ impl Op {
             | Self::Gather { x, .. }
             | Self::WindowSum { x, .. } => vec![*x],
             Self::Max { x, y, .. } | Self::Add { x, y } | Self::Sub { x, y } => vec![*x, *y],
+            Self::Flip { x, signs } => vec![*x, *signs],
             Self::Concat { xs, .. } => xs.clone(),
         }
     }

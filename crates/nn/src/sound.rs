@@ -191,6 +191,9 @@ impl Program {
                     && out.len().is_multiple_of(*rows)
                     && shape(*x) == out
             }
+            Op::Flip { x, signs } => {
+                shape(*x) == out && out.dims().last().is_some_and(|c| *c > 0 && shape(*signs).len() == *c)
+            }
             Op::Extend { x } | Op::Scale { x, .. } | Op::Offset { x, .. } => shape(*x).len() == out.len(),
             Op::Add { x, .. } | Op::Sub { x, .. } => shape(*x).len() == out.len(),
         }

@@ -8,8 +8,10 @@ use sordino::owners::{Finished, Owners};
 use sordino::session::{Job, Outputs};
 use sordino::{Graph, Options, Tensor, exec, model};
 use sordino_mpc::{Clear, Kind, Plan, Settings, Step, Transfers, two};
+use sordino_nn::Constant;
 use sordino_nn::exec::Loaded;
-use sordino_nn::program::{Program, Secrets};
+use sordino_nn::graph::{Attribute, Dim, Node};
+use sordino_nn::program::{Op, Program, Secrets};
 use sordino_nn::zoo;
 use sordino_ring::{Cpu, PrgKey};
 use std::path::Path;
@@ -100,6 +102,72 @@ fn networks_with_shortcuts_and_concatenations_answer_as_the_oracle() {
         let x = Tensor::new(&dims, words.iter().map(|w| (w % 2001) as f32 / 1000.0 - 1.0).collect());
         let (program, secrets) = compiled(&graph, settings(), std::slice::from_ref(&x));
         check(&program, &secrets, &[x]);
+    }
+}
+
+/// A convolution beside its input, a norm over both, a ReLU, and a layer behind it: what DenseNet is made of.
+fn dense(pad: i64) -> Graph {
+    let node = |name: &str, op: &str, inputs: &[&str], attributes: &[(&str, Attribute)]| Node {
+        name: name.into(),
+        op: op.into(),
+        inputs: inputs.iter().map(|i| (*i).to_string()).collect(),
+        outputs: vec![name.into()],
+        attributes: attributes.iter().map(|(n, a)| ((*n).to_string(), a.clone())).collect(),
+    };
+    let drawn = |seed: u8, dims: &[usize]| {
+        let words: Vec<u32> = PrgKey::new([seed; 16]).words(dims.iter().product());
+        Tensor::new(dims, words.iter().map(|w| (w % 2001) as f32 / 1000.0 - 1.0).collect())
+    };
+    // Signs of both kinds; channels that let everything through, or nothing, or depend on nothing.
+    let scale = vec![1.5, -0.5, 0.75, -2.0, 0.01, 0.01, 0.0, 0.0];
+    let shift = vec![0.1, 0.2, -0.3, 0.4, 3.0, -3.0, 0.6, -0.6];
+    let list = |values: Vec<f32>| Tensor::new(&[values.len()], values);
+    let constants = [
+        ("w", drawn(1, &[5, 3, 3, 3])),
+        ("scale", list(scale)),
+        ("shift", list(shift)),
+        ("mean", list(vec![0.05; 8])),
+        ("variance", list(vec![1.0; 8])),
+        ("v", drawn(2, &[4, 8, 1 + 2 * pad as usize, 1 + 2 * pad as usize])),
+    ];
+    let around = |pad: i64| ("pads", Attribute::Ints(vec![pad; 4]));
+    Graph {
+        opset: 13,
+        inputs: vec![("x".into(), [1, 3, 6, 5].map(Dim::Fixed).to_vec())],
+        outputs: vec!["y".into()],
+        constants: constants.into_iter().map(|(n, t)| (n.to_string(), Constant::Float(t.into()))).collect(),
+        nodes: vec![
+            node("c", "Conv", &["x", "w"], &[around(1)]),
+            node("d", "Concat", &["x", "c"], &[("axis", Attribute::Int(1))]),
+            node("n", "BatchNormalization", &["d", "scale", "shift", "mean", "variance"], &[]),
+            node("r", "Relu", &["n"], &[]),
+            node("y", "Conv", &["r", "v"], &[around(pad)]),
+        ],
+        ..Graph::default()
+    }
+}
+
+#[test]
+fn norms_that_do_not_fold_move_through_their_relus() {
+    let words: Vec<u32> = PrgKey::new([7; 16]).words(90);
+    let x = Tensor::new(&[1, 3, 6, 5], words.iter().map(|w| (w % 2001) as f32 / 1000.0 - 1.0).collect());
+    let has_flips = |program: &Program| program.instructions.iter().any(|i| matches!(i.op, Op::Flip { .. }));
+    for (pad, moves) in [(0, true), (1, false)] {
+        let graph = dense(pad);
+        let (program, secrets) = compiled(&graph, settings(), std::slice::from_ref(&x));
+        // Behind zeros that pad, what a ReLU lets through cannot be added.
+        assert_eq!(has_flips(&program), moves);
+        check(&program, &secrets, std::slice::from_ref(&x));
+        let inputs = exec::encode_inputs(&program, std::slice::from_ref(&x)).unwrap();
+        let got = exec::decode_outputs(&program, &oracle(&program, &secrets, &inputs));
+        let net = sordino_nn::import(&graph, 1).unwrap();
+        let want = sordino_nn::float::evaluate(&net, std::slice::from_ref(&x), |_, _| ()).unwrap();
+        for (got, want) in got[0].data.iter().zip(&want[0].data) {
+            assert!((got - want).abs() < 0.01, "{got} where {want} is right, pad {pad}");
+        }
+        // Servers fold the same norm into nothing, and multiply.
+        let (three, _) = compiled(&graph, Settings::default(), std::slice::from_ref(&x));
+        assert!(!has_flips(&three));
     }
 }
 

@@ -1,6 +1,7 @@
 //! Declared cost of two parties: what is sent, exactly, as a formula of size and width.
 
 use super::compare::{Digits, levels};
+use super::flip::SEED;
 use super::keys::method;
 use super::linear::{layout, params};
 use super::product::{PIECE as PRODUCTS, product_widths};
@@ -222,6 +223,12 @@ impl Costs for Declared {
             made + self.both(bits, bits) + self.both(values, values)
         };
         Ok((0..n).step_by(PRODUCTS).map(piece).sum())
+    }
+    fn flip(&self, n: usize, channels: usize) -> Result<Cost> {
+        let transfers = SEED * channels;
+        let made = self.make(Transfers { from_owner: 0, from_client: transfers });
+        let offer = packed_words(n, self.settings.narrow_bits);
+        Ok(made + self.send(Said::Owner(transfers.div_ceil(64))) + self.send(Said::Client(offer)))
     }
     fn piecewise(&self, n: usize, thresholds: usize, _functions: usize) -> Result<Cost> {
         let value = |at: usize| {

@@ -151,6 +151,9 @@ impl<D: Device> Protocol for Two<D> {
         let z = self.product_of_shares(&at.child("product"), x, y, bias)?;
         self.truncate_shared(at.child("truncate"), &z, shift)
     }
+    fn flip(&self, at: Step, x: &Shared<D>, signs: &Shared<D>) -> Result<Shared<D>> {
+        self.flipped(&at, x, signs)
+    }
     fn piecewise_constant(
         &self,
         at: Step,

@@ -12,6 +12,7 @@
 mod compare;
 mod cost;
 mod engine;
+mod flip;
 mod keys;
 mod linear;
 mod product;

@@ -116,6 +116,8 @@ pub(super) struct Builder {
     /// What softmaxes of values, over axes from one to another, have made so far: `x - max` and the sum of its exponentials, after
     /// those themselves.
     pub(super) exponentials: BTreeMap<(Slot, usize, usize), [Slot; 3]>,
+    /// Of norms that were moved, what the layer behind their ReLU makes good, by that ReLU's result.
+    pub(super) behind: BTreeMap<ValueId, super::moved::Behind>,
     /// Results of maximum poolings whose comparisons are kept, once they are made.
     pub(super) pools: BTreeMap<ValueId, Option<Vec<Axis>>>,
 }
@@ -139,6 +141,7 @@ impl Builder {
             bits: 0,
             signs: BTreeMap::new(),
             exponentials: BTreeMap::new(),
+            behind: BTreeMap::new(),
             pools: BTreeMap::new(),
         }
     }

@@ -61,7 +61,11 @@ fn takes_wide(step: &Pending) -> bool {
 }
 
 pub(super) fn takes_narrow(step: &Pending) -> bool {
-    matches!(step, Pending::Piecewise { .. } | Pending::Done(Op::Relu { .. } | Op::Select { .. } | Op::Max { .. }))
+    matches!(
+        step,
+        Pending::Piecewise { .. }
+            | Pending::Done(Op::Relu { .. } | Op::Select { .. } | Op::Max { .. } | Op::Flip { .. })
+    )
 }
 
 fn is_local(step: &Pending) -> bool {
@@ -75,7 +79,7 @@ fn is_local(step: &Pending) -> bool {
 
 /// Steps whose result is narrow by nature.
 pub(super) fn makes_narrow(step: &Pending) -> bool {
-    takes_wide(step) || matches!(step, Pending::Done(Op::Max { .. }))
+    takes_wide(step) || matches!(step, Pending::Done(Op::Max { .. } | Op::Flip { .. }))
 }
 
 /// Steps whose result is wide by nature.

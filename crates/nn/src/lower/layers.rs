@@ -2,6 +2,7 @@
 
 use super::Ranges;
 use super::builder::{Builder, Pending};
+use super::moved::{movable, move_norm};
 use super::pool;
 use super::shaping::{
     FEW, axis, border_factors, conv2d, factor_bits, from_row_major, gather, line_sums, permute, physical, reorder,
@@ -55,11 +56,19 @@ pub(super) fn lower(net: &Network, ranges: &Ranges, states: &States<'_>, b: &mut
     }
     super::training::keep(net, b);
     let fused = sums_of_linears(net);
+    let movable = movable(net, b.options.settings.kind);
     for (index, node) in net.nodes.iter().enumerate() {
         if fused.iter().any(|f| f.parts.contains(&index)) {
             continue;
         }
         b.layers.push(LayerInfo { name: node.name.clone(), op: node.op.clone(), result: None });
+        if let (Layer::Affine { scale, shift }, Some(relu)) = (&node.layer, movable.get(&node.output)) {
+            // Its result is another than the model's, and so is the ReLU's: neither is looked at by itself.
+            let (z, behind) = move_norm(b, operand(&slots, node.inputs[0])?, scale, shift);
+            b.behind.insert(*relu, behind);
+            slots[node.output] = Some(z);
+            continue;
+        }
         let slot = match fused.iter().find(|f| f.sum == index) {
             Some(f) => {
                 let parts: Vec<&LayerNode> = f.parts.iter().map(|&p| &net.nodes[p]).collect();
@@ -69,7 +78,7 @@ pub(super) fn lower(net: &Network, ranges: &Ranges, states: &States<'_>, b: &mut
             None => layer(net, node, &slots, ranges, b)?,
         };
         slots[node.output] = Some(slot);
-        if let Some(info) = b.layers.last_mut() {
+        if let Some(info) = b.layers.last_mut().filter(|_| !b.behind.contains_key(&node.output)) {
             info.result = Some((net.names[node.output].clone(), slot));
         }
     }
@@ -156,6 +165,15 @@ fn linear(net: &Network, nodes: &[&LayerNode], slots: &[Option<Slot>], range: f6
         };
         op.check().map_err(|e| Error::Range { layer: node.name.clone(), why: e.to_string() })?;
         channels = op.cout;
+        let weight = match b.behind.get(&node.inputs[0]) {
+            Some(behind) => {
+                let (weight, added) = behind.absorb(&weight);
+                let sum = bias.get_or_insert_with(|| vec![0.0; channels]);
+                sum.iter_mut().zip(added).for_each(|(s, v)| *s += v);
+                Arc::new(weight)
+            }
+            None => weight,
+        };
         if let Some(own) = own {
             let sum = bias.get_or_insert_with(|| vec![0.0; channels]);
             sum.iter_mut().zip(&own.data).for_each(|(s, v)| *s += v);
@@ -350,7 +368,7 @@ fn relu_with(b: &mut Builder, x: Slot, keep: Option<usize>) -> Slot {
     b.like(x, 1.0, Pending::Done(Op::Relu { x, shift: None, wide: false, keep }), &dims, range)
 }
 
-fn add(b: &mut Builder, x: Slot, y: Slot, range: f64) -> Slot {
+pub(super) fn add(b: &mut Builder, x: Slot, y: Slot, range: f64) -> Slot {
     let y = b.agree(x, y);
     let dims = b.dims(x);
     b.like(x, 1.0, Pending::Done(Op::Add { x, y }), &dims, range)
@@ -368,18 +386,30 @@ fn full_constant(c: &Tensor, dims: &[usize]) -> Tensor {
     if dims.len() == 4 { full.permute(&[0, 2, 3, 1]) } else { full }
 }
 
+/// Channels are the last axis at rank 4, the second otherwise.
+fn channels_at(dims: &[usize]) -> usize {
+    if dims.len() == 4 { 3 } else { 1 }
+}
+
+/// Dimensions of a number for each channel.
+pub(super) fn by_channel(dims: &[usize]) -> Vec<usize> {
+    let at = channels_at(dims);
+    (0..dims.len()).map(|a| if a == at { dims[a] } else { 1 }).collect()
+}
+
+/// A number for each channel, for all elements.
+pub(super) fn spread(b: &mut Builder, c: Slot, small: &[usize], dims: &[usize]) -> Slot {
+    let view = View::Broadcast { dims: small.to_vec(), out: dims.to_vec() };
+    let range = b.range(c);
+    b.like(c, 1.0, Pending::Done(Op::Gather { x: c, view, fill: 0 }), dims, range)
+}
+
 /// x * scale + shift per channel, both secret: one product, one truncation.
 fn affine(b: &mut Builder, x: Slot, scale: &Tensor, shift: &Tensor, range: f64) -> Slot {
     let dims = b.dims(x);
-    // Channels are the last axis at rank 4, the second otherwise.
-    let mut small = vec![1; dims.len()];
-    let at = if dims.len() == 4 { 3 } else { 1 };
-    small[at] = dims[at];
-    let spread = |b: &mut Builder, c: Slot| {
-        let view = View::Broadcast { dims: small.clone(), out: dims.clone() };
-        let range = b.range(c);
-        b.like(c, 1.0, Pending::Done(Op::Gather { x: c, view, fill: 0 }), &dims, range)
-    };
+    let small = by_channel(&dims);
+    let at = channels_at(&dims);
+    let spread = |b: &mut Builder, c: Slot| spread(b, c, &small, &dims);
     let shaped = |t: &Tensor| Arc::new(Tensor::new(&small, t.data.clone()));
     let one = scale.data.iter().all(|&v| v == 1.0);
     if one {

@@ -5,6 +5,7 @@ mod builder;
 mod finish;
 mod layers;
 mod maxima;
+mod moved;
 mod pool;
 mod scales;
 mod shaping;
