@@ -1,4 +1,4 @@
-//! Runs one kernel a number of times on fixed operands, for counting instructions: `kernel NAME TIMES`, or `kernel` for
+//! Runs one kernel a number of times on fixed operands, for counting instructions: `kernel_ring NAME TIMES`, or `kernel_ring` for
 //! the names. scripts/instructions.py runs it under valgrind.
 
 use sordino_ring::{Comparison, Conv2d, Cpu, Device, PrgKey, Word};
