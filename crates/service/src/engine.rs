@@ -150,8 +150,11 @@ impl Engine {
         if model.owner == client {
             return Ok(Grant::default());
         }
-        // Whoever may not ask is not told that it exists.
-        model.grants.get(client).cloned().ok_or_else(|| Fault::unknown(format!("there is no model {}", model.name)))
+        // Whoever may not ask is not told that it exists, but for those who gave rows to it.
+        model.grants.get(client).cloned().ok_or_else(|| match model.is_known_to(client) {
+            true => Fault::refused(format!("{} does not let {client} ask {}", model.owner, model.name)),
+            false => Fault::unknown(format!("there is no model {}", model.name)),
+        })
     }
 
     /// Queries a client has left: those of its grant, less those charged in its time and those that wait.

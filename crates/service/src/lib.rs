@@ -19,6 +19,7 @@ pub mod files;
 pub mod fleet;
 mod jobs;
 pub mod kinds;
+mod learning;
 mod learnt;
 mod lesson;
 mod metrics;

@@ -104,7 +104,14 @@ impl Engine {
         if let Err(e) = &result {
             self.saw(Some(e));
             self.metrics.session_failed(e.kind);
-            tracing::warn!(party = self.config.party, session = %session, blame = e.kind.name(), "a session failed: {e}");
+            let (party, blame) = (self.config.party, e.kind.name());
+            match e.kind {
+                // Rows that are under way, a model that was removed.
+                Blame::Pending | Blame::Unknown => {
+                    tracing::info!(party, session = %session, blame, "a session ended: {e}");
+                }
+                _ => tracing::warn!(party, session = %session, blame, "a session failed: {e}"),
+            }
         }
         result
     }

@@ -84,6 +84,9 @@ pub struct ModelView {
     /// Queries the caller has left, where they are limited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left: Option<u64>,
+    /// Whether the caller may not ask, and only gives rows to its training.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub barred: bool,
     /// Who may ask; told to its owner.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub grants: BTreeMap<String, Grant>,
@@ -205,7 +208,7 @@ impl ModelView {
         let own = model.owner == client;
         // Whoever only gives rows asks nothing.
         let asks = own || model.grants.contains_key(client);
-        let left = if asks { engine.left(&model, client)? } else { 0 };
+        let left = if asks { engine.left(&model, client)? } else { u64::MAX };
         let mut used = BTreeMap::new();
         for (grantee, grant) in model.grants.iter().filter(|_| own) {
             let charged = engine.store.charged(&model.name, grantee, grant, crate::clock::now())?;
@@ -220,6 +223,7 @@ impl ModelView {
             bytes: model.bytes,
             created: model.created,
             left: Some(left).filter(|l| *l != u64::MAX),
+            barred: !asks,
             grants: if own { model.grants } else { BTreeMap::new() },
             training: model.training.map(|t| TrainingView::new(engine, model.upload, t, own)),
         })

@@ -5,7 +5,7 @@
 mod common;
 mod targets;
 
-use common::{World, asked, compiled};
+use common::{World, asked, compiled, lesson};
 use sordino_ring::PrgKey;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -32,6 +32,8 @@ fn programs() {
     // A real one, whose numbers are changed.
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("mnist"), serde_json::to_vec(&compiled().0).unwrap()).unwrap();
+    let training = serde_json::to_vec(&lesson(["alice", "bob"], 10).public).unwrap();
+    std::fs::write(folder.path().join("training"), training).unwrap();
     sordino_testkit::fuzz::fuzz(folder.path(), 1500, targets::public);
 }
 

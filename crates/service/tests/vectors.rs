@@ -75,12 +75,13 @@ fn calls_and_answers() {
         bytes: 1 << 20,
         created: 1_795_000_000,
         left: Some(3),
+        barred: false,
         grants: BTreeMap::from([("bob".into(), grant)]),
         used: BTreeMap::from([("bob".into(), 97)]),
         training: None,
     };
     holds("model.json", &view);
-    refuses(&view, &["left", "grants", "used"], false);
+    refuses(&view, &["left", "barred", "grants", "used"], false);
     let training = TrainingView {
         stage: Stage::Begun,
         iterations: 100,

@@ -338,6 +338,7 @@ impl Models {
         let line = |m: &ModelView| {
             let mut text =
                 format!("{}  of {}, pushed {}, {} of shares", m.name, m.owner, ago(m.created), human_bytes(m.bytes));
+            text += if m.barred { ", which you may not ask" } else { "" };
             text += &m.left.map(|l| format!(", {l} queries left")).unwrap_or_default();
             text += &m.training.as_ref().map(|t| format!("; {}", t.shown())).unwrap_or_default();
             for (client, grant) in &m.grants {

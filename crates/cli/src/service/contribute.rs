@@ -14,6 +14,7 @@ use sordino_service::Fault;
 use sordino_service::client::Known;
 use sordino_service::course::Course;
 use sordino_service::shares::{What, share_bytes};
+use sordino_service::trainings::Stage;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -25,7 +26,7 @@ pub(crate) struct Contribute {
     #[command(flatten)]
     to: To,
     /// Samples, as for `sordino train`: one folder, .npz file or table that holds labels too, or files with --labels.
-    #[arg(long, num_args = 1.., required_unless_present = "withdraw")]
+    #[arg(long, num_args = 1.., required_unless_present_any = ["withdraw", "show"])]
     data: Vec<PathBuf>,
     /// Their labels.
     #[arg(long)]
@@ -66,6 +67,10 @@ struct Given {
     /// Samples of all owners in an iteration.
     batch: usize,
     bytes: [u64; 3],
+    /// Where the training is.
+    state: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warning: Option<&'static str>,
     seconds: f64,
 }
 
@@ -81,9 +86,10 @@ impl Given {
         }
         opened.push(format!("answers of the model to whom {owner} lets ask it"));
         let mut text = format!(
-            "{} of {owner}, program {}\n{} iterations with {} samples of {}, {} of them of your {}\npublic: how many samples, and their order; secret: samples and labels\nopened: {}. What these tell is up to the program, which is {owner}'s\nshares: {}, {} and {} for servers 0, 1 and 2\n",
+            "{} of {owner}, program {}: {}\n{} iterations of {} samples of {}; {} of them are yours, of {}\npublic: how many samples, and their order; secret: samples and labels\nopened: {}. What these tell is up to the program, which is {owner}'s\nshares: {}, {} and {} for servers 0, 1 and 2\n",
             self.model,
             self.program,
+            self.state,
             self.iterations,
             self.batch,
             self.owners.join(", "),
@@ -94,9 +100,7 @@ impl Given {
             human_bytes(self.bytes[1]),
             human_bytes(self.bytes[2]),
         );
-        if self.iterations < FEW || self.batch < FEW || self.samples < FEW {
-            text += "few samples or iterations: what is opened may tell single samples\n";
-        }
+        text += &self.warning.map(|w| format!("{w}\n")).unwrap_or_default();
         text
     }
 }
@@ -111,7 +115,8 @@ impl Contribute {
         let client = &fleet.clients()[0];
         if self.withdraw {
             client.withdraw_rows(&self.model)?;
-            return print(&format!("your rows of {} are gone\n", self.model));
+            let done = serde_json::json!({ "done": "withdrawn", "model": self.model });
+            return print(&if self.json { json(&done)? } else { format!("your rows of {} are gone\n", self.model) });
         }
         let known = client.model(&self.model)?;
         if let Some(other) = self.program.as_ref().filter(|p| **p != known.view.program) {
@@ -144,15 +149,22 @@ impl Contribute {
             tells_loss: course.tells_loss(),
             opens_model: course.opened > 0,
             bytes,
+            state: training.shown(),
+            warning: ([course.iterations, course.batch, course.samples[owner]].iter().any(|n| *n < FEW))
+                .then_some("few samples or iterations: what is opened may tell single samples"),
             seconds: 0.0,
         };
+        if !self.show && matches!(training.stage, Stage::Begun | Stage::Trained | Stage::Done) {
+            let (name, state) = (&self.model, training.shown());
+            return Err(Error::Usage(format!("{name} takes no rows any more: {state}")));
+        }
         if self.show {
             return print(&if self.json { json(&given)? } else { given.shown() });
         }
+        let set = self.set(&known, course, owner)?;
         if !self.json {
             print(&given.shown())?;
         }
-        let set = self.set(&known, course, owner)?;
         let order = course.order_of(owner);
         let answers = labels(course, owner)?.dims.last().copied().unwrap_or(0);
         let inputs = |run: usize| -> sordino_service::Result<Vec<Vec<i64>>> {

@@ -225,7 +225,9 @@ impl Train {
                 Planned::of(&self.ready()?.prepared.program, &self.session.link, self.session.device.first())?;
             return if self.json { planned.print_json() } else { print(&planned.shown()) };
         }
-        if !self.remote.is_asked() {
+        if self.remote.is_asked() {
+            self.remote.begins(&self)?;
+        } else {
             if self.resume && self.checkpoint.is_none() {
                 return Err(Error::Usage("--resume needs --checkpoint DIR, or --to FILE".into()));
             }

@@ -13,6 +13,7 @@ use sordino::training::Order;
 use sordino::{Error, Result};
 use sordino_service::client::{Client, Known};
 use sordino_service::course::Course;
+use sordino_service::fleet::Fleet;
 use sordino_service::names::Id;
 use sordino_service::push::Public;
 use sordino_service::shares::{Made, What, share_bytes};
@@ -27,6 +28,8 @@ use std::time::{Duration, Instant};
 /// How often servers are asked where a training is, and how long it says nothing.
 const PAUSE: Duration = Duration::from_millis(300);
 const SILENCE: Duration = Duration::from_secs(5);
+/// How long it says nothing of a server that does not answer, at most.
+const LONGEST: Duration = Duration::from_secs(300);
 
 /// Arguments for a training on servers that stay.
 #[derive(Args)]
@@ -42,7 +45,7 @@ pub(super) struct Remote {
     #[arg(long, requires = "to", value_name = "CLIENT=SAMPLES", value_delimiter = ',', value_parser = joining)]
     pub(super) with: Vec<(String, usize)>,
     /// Clients who may ask the trained model, separated by commas; with a number of queries where that is limited, such as bob=1000.
-    #[arg(long, requires = "to", value_delimiter = ',', value_name = "CLIENT[=QUERIES]", value_parser = granted)]
+    #[arg(long, requires = "to", conflicts_with = "resume", value_delimiter = ',', value_name = "CLIENT[=QUERIES]", value_parser = granted)]
     allow: Vec<(String, Option<u64>)>,
     /// Do not wait for the end: --resume does later.
     #[arg(long, requires = "to", conflicts_with = "resume")]
@@ -149,6 +152,37 @@ impl Remote {
         }
     }
 
+    /// What can be said before anything is computed.
+    pub(super) fn begins(&self, train: &Train) -> Result<()> {
+        let name = self.name(&train.model)?;
+        let fleet = self.fleet(train)?;
+        let client = &fleet.clients()[0];
+        for (i, (with, _)) in self.with.iter().enumerate() {
+            if with == client.name() {
+                return Err(Error::Usage(format!("--with {with}: that is you; your rows are --data and --owner")));
+            }
+            if self.with[..i].iter().any(|w| w.0 == *with) {
+                return Err(Error::Usage(format!("--with names {with} twice")));
+            }
+        }
+        client.about()?;
+        match (client.model(&name), train.resume) {
+            (Ok(_), false) => Err(Error::Usage(format!(
+                "there is a model {name} at the servers: --resume waits for its training, `sordino remove {name}` removes it, --name chooses another name"
+            ))),
+            (Ok(known), true) if known.public.training.is_none() => {
+                Err(Error::Usage(format!("{name} was not trained there: it was pushed")))
+            }
+            (Err(e), true) => Err(e.at(&name).into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn fleet(&self, train: &Train) -> Result<Fleet> {
+        let to = self.to.as_ref().ok_or_else(|| Error::Usage("--to names no servers".into()))?;
+        To::new(to, train.session.timeout).fleet()
+    }
+
     /// The model's name at the servers.
     pub(super) fn name(&self, model: &str) -> Result<String> {
         let plain = || match model.strip_prefix("zoo:") {
@@ -162,12 +196,10 @@ impl Remote {
 
     /// Trains there; what the owners learn, or nothing if nobody waits.
     pub(super) fn train(&self, ready: &Ready, opened: usize, train: &Train) -> Result<Option<Came>> {
-        let Some(to) = &self.to else { return Ok(None) };
         let prepared = &ready.prepared;
         let name = self.name(&train.model)?;
-        let fleet = To::new(to, train.session.timeout).fleet()?;
+        let fleet = self.fleet(train)?;
         let client = &fleet.clients()[0];
-        client.about()?;
         let own = prepared.material.sets.len() - self.with.len();
         let all = std::iter::repeat_n(client.name().to_string(), own).chain(self.with.iter().map(|w| w.0.clone()));
         let course = Course {
@@ -190,18 +222,14 @@ impl Remote {
                     tell("the training failed before; it is tried again from its last checkpoint on");
                 }
             }
-            (Ok(_), true) => {
+            (Ok(known), true) => {
+                let differs = difference(known.public.course()?, public.course()?);
                 let why = format!(
-                    "{name} at the servers is another model, or trained in another way; --resume needs the same model, data and options"
+                    "{name} at the servers is trained in another way: {differs}; --resume needs the same model, data and options"
                 );
                 return Err(Error::Usage(why));
             }
-            (Ok(_), false) => {
-                let why = format!(
-                    "there is a model {name} at the servers: --resume waits for its training, `sordino remove {name}` removes it, --name chooses another name"
-                );
-                return Err(Error::Usage(why));
-            }
+            (Ok(_), false) => return Err(Error::Usage(format!("there is a model {name} at the servers"))),
             (Err(e), true) => return Err(e.clone().at(&name).into()),
             (Err(e), false) if e.kind == Blame::Unknown => {
                 let total = (0..3).map(|party| share_bytes(public.shared(), What::Model, party)).sum();
@@ -219,7 +247,8 @@ impl Remote {
         if self.detach {
             return self.begun(client, &known, train.json).map(|()| None);
         }
-        self.wait(client, &known).map(Some)
+        drop(fleet);
+        self.wait(train, &known).map(Some)
     }
 
     /// Gives this owner's rows, where they are not there already.
@@ -257,11 +286,14 @@ impl Remote {
     }
 
     /// Waits for the end, and says where the training is.
-    fn wait(&self, client: &Client, known: &Known) -> Result<Came> {
+    fn wait(&self, train: &Train, known: &Known) -> Result<Came> {
+        let mut fleet = self.fleet(train)?;
         let (name, course) = (&known.view.name, known.public.course()?);
         let (mut heard, mut said, mut last, mut lost) =
             (Heard::default(), None::<Instant>, String::new(), None::<Instant>);
+        let mut gap = SILENCE;
         let views = loop {
+            let client = &fleet.clients()[0];
             let asked = client.views(name).and_then(|views| {
                 let training = views[0].training.as_ref().filter(|_| views[0].upload == known.view.upload);
                 let training =
@@ -276,16 +308,18 @@ impl Remote {
                 // A server may be starting anew, or be a checkpoint behind.
                 Err(e) if matches!(e.kind, Blame::PeerLost | Blame::Conflict) => {
                     let since = *lost.get_or_insert_with(Instant::now);
-                    if since.elapsed() > SILENCE && said.is_none_or(|s| s.elapsed() > SILENCE) {
-                        tell(&format!("{e}; asking again"));
-                        said = Some(Instant::now());
+                    if since.elapsed() > SILENCE && said.is_none_or(|s| s.elapsed() > gap) {
+                        tell(&format!("{e}; asked again until it answers. Ctrl-C leaves the training to the servers"));
+                        (said, gap) = (Some(Instant::now()), (2 * gap).min(LONGEST));
+                        // They may have moved.
+                        fleet = self.fleet(train).unwrap_or(fleet);
                     }
                     std::thread::sleep(PAUSE);
                     continue;
                 }
                 Err(e) => return Err(e.into()),
             };
-            lost = None;
+            (lost, gap) = (None, SILENCE);
             if let Some(fault) = failure(&views) {
                 return Err(fault.clone().at(name).into());
             }
@@ -311,7 +345,7 @@ impl Remote {
         };
         let spent: Vec<_> = views.iter().filter_map(|v| v.training.as_ref().map(|t| t.spent)).collect();
         let payload = |party: usize| spent.get(party).map_or(0, |s| s.payload);
-        let states = if course.opened > 0 { client.trained(known)? } else { vec![] };
+        let states = if course.opened > 0 { fleet.clients()[0].trained(known)? } else { vec![] };
         Ok(Came {
             iterations: course.iterations,
             seconds: spent.iter().map(|s| s.seconds).fold(0.0, f64::max),
@@ -325,6 +359,24 @@ impl Remote {
             states,
         })
     }
+}
+
+/// What differs between a training that is there and one that is asked for.
+fn difference(there: &Course, here: &Course) -> String {
+    let losses = |c: &Course| if c.tells_loss() { "with --reveal-loss" } else { "without --reveal-loss" };
+    let opened = |c: &Course| if c.opened > 0 { "its model is opened" } else { "its model stays shared" };
+    let facts = |c: &Course| {
+        [
+            format!("{} iterations", c.iterations),
+            format!("batches of {}", c.batch),
+            format!("seed {}", c.seed),
+            format!("rows of {} with {:?} samples", c.owners.join(", "), c.samples),
+            losses(c).into(),
+            opened(c).into(),
+        ]
+    };
+    let pair = facts(there).into_iter().zip(facts(here)).find(|(a, b)| a != b);
+    pair.map_or_else(|| "another model, rates or ranges".into(), |(a, b)| format!("{a} there, {b} here"))
 }
 
 /// Gives a data owner's rows, with a bar.

@@ -2,12 +2,17 @@
 
 #![allow(dead_code, reason = "not every test needs all of it")]
 
+use sordino::data::{self, Set};
 use sordino::exec::encode_inputs;
 use sordino::inputs::{self, Preprocess};
-use sordino::{Options, Tensor, model};
+use sordino::nn::training::{Loss, Optimiser, Rates, Rule};
+use sordino::prepared::{Material, Prepared};
+use sordino::training::{Length, model_states, order};
+use sordino::{Graph, Options, Tensor, model, zoo};
 use sordino_nn::program::{Program, Secrets};
 use sordino_service::client::{Client, Known};
 use sordino_service::config::{Cluster, Server};
+use sordino_service::course::Course;
 use sordino_service::demo::Demo;
 use sordino_service::push::{Beside, Public};
 use sordino_service::records::{Grant, State};
@@ -109,4 +114,49 @@ impl Write for Shared {
 
 pub(crate) fn bobs(queries: Option<u64>) -> BTreeMap<String, Grant> {
     BTreeMap::from([("bob".into(), Grant { queries, ..Grant::default() })])
+}
+
+/// Samples of an iteration.
+pub(crate) const BATCH: usize = 4;
+/// Samples of alice and of bob.
+pub(crate) const SAMPLES: [usize; 2] = [12, 8];
+
+/// A training of LeNet on digits of two owners.
+pub(crate) struct Lesson {
+    pub(crate) graph: Graph,
+    pub(crate) prepared: Prepared,
+    pub(crate) public: Public,
+}
+
+pub(crate) fn lesson(owners: [&str; 2], iterations: usize) -> Lesson {
+    let graph = zoo::build("lenet", 0, zoo::Pool::Average).unwrap();
+    let labels = asset("digits-labels-idx1-ubyte.gz");
+    let preprocess = Preprocess::default();
+    let digits = [asset("digits-idx3-ubyte.gz")];
+    let all = data::read(&digits, Some(&labels), &[1, 1, 28, 28], 10, &preprocess).unwrap().train;
+    let data::Labels::Classes(classes) = &all.labels else { panic!("digits have classes") };
+    let part = |from: usize, n: usize| {
+        let labels = data::Labels::Classes(classes[from..from + n].to_vec());
+        Set::new(all.samples[from..from + n].to_vec(), labels, 10).unwrap()
+    };
+    let sets = vec![part(0, SAMPLES[0]), part(SAMPLES[0], SAMPLES[1])];
+    let length = Length { iterations: Some(iterations), ..Length::default() };
+    let order = order(&SAMPLES, BATCH, length, 5).unwrap();
+    let material = Material { sets, order, answers: 10, seed: 5, key: [0; 32].into(), preprocess };
+    let (optimiser, rates) = (Optimiser::Sgd { momentum: 0.9 }, Rates(vec![0.01]));
+    let rule =
+        Rule { loss: Loss::CrossEntropy, optimiser, rates, decay: 0.0, weighted: false, tell_loss: true, seed: 0 };
+    let prepared = Prepared::new(&graph, material, &rule, 8.0, 10).unwrap();
+    let course = Course {
+        step: prepared.program.clone(),
+        owners: owners.map(String::from).to_vec(),
+        samples: SAMPLES.to_vec(),
+        iterations,
+        batch: BATCH,
+        seed: 5,
+        opened: model_states(&prepared.step),
+    };
+    let (program, preprocess) = (prepared.answer.program.clone(), Preprocess::default());
+    let public = Public { program, preprocess, class: false, beside: None, training: Some(course) };
+    Lesson { graph, prepared, public }
 }

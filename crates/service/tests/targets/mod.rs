@@ -1,7 +1,7 @@
 //! What strangers, clients and servers send, and what files hold: whatever the bytes are, they are refused with a sentence or make sense.
 
 use sordino_service::config::{Cluster, Server, parse};
-use sordino_service::push::{JobHead, ModelHead, Public};
+use sordino_service::push::{JobHead, ModelHead, Public, RowsHead};
 use sordino_service::shares::{Made, Splitter, What, open, share_bytes};
 use sordino_service::wire::{About, Ask, JobView, ModelView};
 
@@ -21,6 +21,12 @@ pub(crate) fn public(bytes: &[u8]) {
         for party in 0..3 {
             assert!(share_bytes(&public.program, What::Model, party) < 1 << 60);
             let _ = Splitter::new(&public.program, What::Inputs, party).take(bytes);
+            if let Some(course) = &public.training {
+                assert!(share_bytes(&course.step, What::Model, party) < 1 << 60);
+                for owner in 0..course.owners.len() {
+                    let _ = Splitter::new(&course.step, What::Rows(owner), party).times(course.iterations).take(bytes);
+                }
+            }
         }
     }
 }
@@ -28,6 +34,7 @@ pub(crate) fn public(bytes: &[u8]) {
 /// Heads of uploads and what servers answer, as JSON.
 pub(crate) fn head(bytes: &[u8]) {
     let _ = serde_json::from_slice::<JobHead>(bytes);
+    let _ = serde_json::from_slice::<RowsHead>(bytes);
     let _ = serde_json::from_slice::<ModelHead>(bytes).map(|head| head.public.check());
     let _ = serde_json::from_slice::<JobView>(bytes);
     let _ = serde_json::from_slice::<ModelView>(bytes);
