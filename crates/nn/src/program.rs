@@ -455,6 +455,12 @@ impl Program {
         self.inputs.iter().map(|p| p.owner).max().unwrap_or(0) + 1
     }
 
+    /// Shapes of its states.
+    #[must_use]
+    pub fn state_shapes(&self) -> Vec<Shape> {
+        self.states.iter().map(|s| self.slots[s.read].shape.clone()).collect()
+    }
+
     /// The ends that run it.
     #[must_use]
     pub fn topology(&self) -> Topology {

@@ -2,7 +2,7 @@
 
 use crate::fault::{Fault, Result};
 use crate::names;
-use crate::shares::{MOST_RUNS, is_whole};
+use crate::shares::{MOST_RUNS, What, is_whole, share_bytes};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sordino::training::{order_of, rows_of};
@@ -51,6 +51,12 @@ impl Course {
     #[must_use]
     pub fn tells_loss(&self) -> bool {
         !self.step.outputs.is_empty()
+    }
+
+    /// Bytes of a server's share set of the rows of an owner, of all batches.
+    #[must_use]
+    pub fn rows_bytes(&self, owner: usize, party: usize) -> u64 {
+        share_bytes(&self.step, What::Rows(owner), party).saturating_mul(self.iterations as u64)
     }
 
     /// Which rows every batch takes of an owner.

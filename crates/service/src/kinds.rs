@@ -1,9 +1,17 @@
 //! What a run took, by the kind of its layers.
 
-use sordino_net::Net;
+use crate::agree::of_session;
+use crate::engine::Engine;
+use crate::fault::{Fault, Result};
+use sordino_mpc::rep3::Rep3;
+use sordino_mpc::{Party, Step};
+use sordino_net::{Meter, Net};
+use sordino_nn::exec::Loaded;
 use sordino_nn::program::Program;
+use sordino_ring::Device;
+use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Kinds that are told apart in a program; a program is its owner's, and names its layers as it likes.
 const MOST: usize = 64;
@@ -34,8 +42,49 @@ impl Took {
 /// What layers took, by their operator in the model.
 pub type Kinds = BTreeMap<String, Took>;
 
+/// A run that is over.
+pub struct Ran {
+    /// How long it took.
+    pub took: Duration,
+    /// What this server sent in it.
+    pub meter: Meter,
+    /// The same by kind of layer.
+    pub kinds: Kinds,
+}
+
+impl Ran {
+    /// Runs a program once (`what` it is, in words), within the time that a run may take. That is looked at before every layer: what is waited for within one has deadlines of
+    /// its own.
+    pub(crate) fn of<D: Device>(
+        engine: &Engine,
+        party: &Rep3<D>,
+        loaded: &Loaded<'_, Rep3<D>>,
+        program: &Program,
+        at: Step,
+        what: &str,
+    ) -> Result<Self> {
+        let net = party.net();
+        net.reset_meter();
+        let started = Instant::now();
+        let limit = Duration::from_secs_f64(engine.config.limits.run_seconds);
+        let late = Cell::new(false);
+        let mut follow = Follow::new(net, program);
+        let watch = |layer| {
+            follow.layer(layer);
+            if started.elapsed() > limit && !late.replace(true) {
+                net.abort();
+            }
+        };
+        loaded.run(party, at, None, watch).map_err(|e| match late.get() {
+            true => Fault::limit(format!("{what} took longer than the {} seconds it may", limit.as_secs_f64())),
+            false => of_session(&e),
+        })?;
+        Ok(Self { took: started.elapsed(), meter: net.meter(), kinds: follow.finish() })
+    }
+}
+
 /// Follows a run from layer to layer.
-pub(crate) struct Follow<'a> {
+struct Follow<'a> {
     net: &'a Net,
     program: &'a Program,
     open: Option<(usize, Instant, Took)>,
@@ -43,7 +92,7 @@ pub(crate) struct Follow<'a> {
 }
 
 impl<'a> Follow<'a> {
-    pub(crate) fn new(net: &'a Net, program: &'a Program) -> Self {
+    fn new(net: &'a Net, program: &'a Program) -> Self {
         Self { net, program, open: None, kinds: Kinds::new() }
     }
 
@@ -54,7 +103,7 @@ impl<'a> Follow<'a> {
     }
 
     /// A layer begins, and the one before is over.
-    pub(crate) fn layer(&mut self, layer: usize) {
+    fn layer(&mut self, layer: usize) {
         self.close();
         self.open = Some((layer, Instant::now(), self.sent()));
     }
@@ -75,7 +124,7 @@ impl<'a> Follow<'a> {
     }
 
     /// All of it; what follows the last layer belongs to that.
-    pub(crate) fn finish(mut self) -> Kinds {
+    fn finish(mut self) -> Kinds {
         self.close();
         self.kinds
     }

@@ -8,7 +8,7 @@ use crate::names::Id;
 use crate::push::{RowsHead, read_head, take_shares};
 use crate::queue::Waiting;
 use crate::records::Model;
-use crate::shares::{Made, Splitter, What, share_bytes};
+use crate::shares::{Made, Splitter, What};
 use crate::trainings::{Checkpoint, Losses, Rows, Spent, Stage, Training};
 use std::io::{Read, Write};
 
@@ -69,7 +69,7 @@ impl Engine {
         let public = self.public(model.public, &model.program)?;
         let course = public.course()?;
         let (what, party, limits) = (What::Rows(owner), self.config.party, &self.config.limits);
-        let bytes = share_bytes(&course.step, what, party).saturating_mul(course.iterations as u64);
+        let bytes = course.rows_bytes(owner, party);
         if bytes > limits.upload_mb << 20 {
             let mb = bytes >> 20;
             return Err(Fault::limit(format!("the rows have {mb} MB; {} are possible", limits.upload_mb)));

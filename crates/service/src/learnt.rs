@@ -4,13 +4,10 @@ use crate::client::{Client, Fetched, Known, json};
 use crate::fault::{Blame, Fault, Result};
 use crate::names::Id;
 use crate::push::{RowsHead, head};
-use crate::shares::{MOST_RUNS, Made, PARTIES, Steps, What, hearing, share_bytes, share_inputs};
-use crate::talk::Body;
+use crate::shares::{MOST_RUNS, Made, PARTIES, Steps, frame_bytes, heard, hearing, share_inputs};
 use crate::wire::ModelView;
 use hyper::Method;
-use sordino_mpc::rep3::opened_form;
-use sordino_mpc::{Protocol, Role, Step, Width};
-use sordino_net::HEADER_BYTES;
+use sordino_mpc::{Role, Width};
 use sordino_nn::exec::{decode_outputs, openings, output_widths, state_opening};
 use sordino_nn::program::Program;
 use std::sync::Arc;
@@ -20,11 +17,6 @@ use std::time::Duration;
 /// How often rows are given once more when servers were about to begin with others, and after what time.
 const AGAIN: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(300);
-
-/// Bytes of a server's share of so many opened elements, with what frames them, at most.
-fn frame(elements: usize) -> u64 {
-    HEADER_BYTES as u64 + opened_form(elements, 64).iter().map(|s| s.bytes()).sum::<u64>()
-}
 
 /// The steps of a session of a training up to its first run.
 fn steps(session: Id) -> Steps {
@@ -52,7 +44,7 @@ impl Client {
     ) -> Result<()> {
         let course = model.public.course()?;
         let (step, runs) = (&course.step, course.iterations);
-        let each = |party| share_bytes(step, What::Rows(owner), party).saturating_mul(runs as u64);
+        let each = |party| course.rows_bytes(owner, party);
         let path = format!("/v1/models/{}/rows", model.view.name);
         let mut again = 0;
         loop {
@@ -95,16 +87,12 @@ impl Client {
     /// Those of the calls.
     pub fn views(&self, name: &str) -> Result<[ModelView; PARTIES]> {
         crate::names::model(name)?;
-        let empty = || Body::Empty;
-        let path = format!("/v1/models/{name}");
-        let [a, b, c] = self.everywhere(&Method::GET, &path, [empty(), empty(), empty()], self.patience);
-        Ok([json(&a?)?, json(&b?)?, json(&c?)?])
+        let [a, b, c] = self.all(&Method::GET, &format!("/v1/models/{name}"), None)?;
+        Ok([json(&a)?, json(&b)?, json(&c)?])
     }
 
     fn opened(&self, path: &str, program: &str, most: u64) -> Result<Fetched> {
-        let empty = || Body::Empty;
-        let replies = self.everywhere(&Method::GET, path, [empty(), empty(), empty()], self.patience);
-        let fetched = Fetched::of(replies)?;
+        let fetched = Fetched::of(self.all(&Method::GET, path, None)?.map(Ok))?;
         if fetched.program != program {
             return Err(Fault::new(Blame::Conflict, "the model was pushed anew meanwhile; ask again"));
         }
@@ -120,7 +108,8 @@ impl Client {
         let program = &model.public.course()?.step;
         let path = format!("/v1/models/{}/losses/{stretch}", model.view.name);
         let shape = |o: &sordino_nn::program::Port| program.slots[o.slot].shape.clone();
-        let most = program.outputs.iter().map(|o| frame(shape(o).len())).sum::<u64>().saturating_mul(count as u64);
+        let most =
+            program.outputs.iter().map(|o| frame_bytes(shape(o).len())).sum::<u64>().saturating_mul(count as u64);
         let fetched = self.opened(&path, &model.view.program, most)?;
         if fetched.made != made || !(1..=MOST_RUNS).contains(&made.run) || count as u64 > MOST_RUNS {
             return Err(Fault::new(Blame::PeerMisbehaved, "the losses are of another session than was said"));
@@ -134,10 +123,8 @@ impl Client {
             let openings = openings(program, steps.run());
             let mut outputs = vec![];
             for ((port, step), width) in program.outputs.iter().zip(openings.outputs).zip(&widths) {
-                let value = client.constant(&[], &shape(port), *width);
-                let checked = client.verify(Step::root([0; 16]), value).map_err(|e| misbehaved(program, e))?;
-                let opened = client.open(step, checked, Role::Receiver).map_err(|e| misbehaved(program, e))?;
-                outputs.push(opened.unwrap_or_default());
+                let opened = heard(&client, step, &shape(port), *width, Role::Receiver);
+                outputs.push(opened.map_err(|e| misbehaved(program, e))?);
             }
             losses.extend(decode_outputs(program, &outputs).first().map(|loss| loss.data[0]));
         }
@@ -151,9 +138,9 @@ impl Client {
     pub fn trained(&self, model: &Known) -> Result<Vec<Vec<i64>>> {
         let course = model.public.course()?;
         let program = &course.step;
-        let shapes: Vec<_> =
-            program.states.iter().take(course.opened).map(|s| program.slots[s.read].shape.clone()).collect();
-        let most = shapes.iter().map(|s| frame(s.len())).sum();
+        let mut shapes = program.state_shapes();
+        shapes.truncate(course.opened);
+        let most = shapes.iter().map(|s| frame_bytes(s.len())).sum();
         let fetched = self.opened(&format!("/v1/models/{}/opened", model.view.name), &model.view.program, most)?;
         let made = fetched.made;
         if made.run > MOST_RUNS {
@@ -164,10 +151,9 @@ impl Client {
         (0..made.run).for_each(|_| drop(steps.run()));
         let mut opened = vec![];
         for shape in shapes {
-            let value = client.constant(&[], &shape, Width::Wide);
-            let checked = client.verify(Step::root([0; 16]), value).map_err(|e| misbehaved(program, e))?;
             let step = state_opening(steps.state());
-            opened.extend(client.open(step, checked, Role::ModelOwner).map_err(|e| misbehaved(program, e))?);
+            let state = heard(&client, step, &shape, Width::Wide, Role::ModelOwner);
+            opened.push(state.map_err(|e| misbehaved(program, e))?);
         }
         Ok(opened)
     }

@@ -3,7 +3,7 @@
 use crate::agree::{Agreed, Wish, agree, common, kept, of_session, wish};
 use crate::engine::Engine;
 use crate::fault::{Blame, Fault, Result};
-use crate::kinds::Follow;
+use crate::kinds::Ran;
 use crate::learning::Left;
 use crate::names::Id;
 use crate::push::Public;
@@ -17,7 +17,7 @@ use sordino_mpc::{Party, System};
 use sordino_net::Net;
 use sordino_nn::exec::Loaded;
 use sordino_nn::program::Program;
-use sordino_ring::{Device, Shape};
+use sordino_ring::Device;
 use std::cell::Cell;
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
@@ -35,15 +35,10 @@ pub(crate) struct Lesson<'a> {
     pub(crate) begun: &'a Cell<bool>,
 }
 
-/// Shapes of a program's states.
-pub(crate) fn shapes(program: &Program) -> Vec<Shape> {
-    program.states.iter().map(|s| program.slots[s.read].shape.clone()).collect()
-}
-
 /// A server's shares of all states, from a sealed file.
 pub(crate) fn states<P: Party>(engine: &Engine, party: &P, program: &Program, shares: Id) -> Result<Vec<P::Arith>> {
     let bytes = engine.store.whole(shares)?;
-    party.import(&bytes, &shapes(program)).map_err(|e| of_session(&e.into()))
+    party.import(&bytes, &program.state_shapes()).map_err(|e| of_session(&e.into()))
 }
 
 impl OnDevice for Lesson<'_> {
@@ -211,28 +206,12 @@ impl<D: Device> Under<'_, D> {
 
     /// One iteration; what it opened, as bytes.
     fn iteration(&mut self) -> Result<Vec<u8>> {
-        let (engine, net) = (self.engine, party_net(self.party));
-        net.reset_meter();
-        let started = Instant::now();
-        let limit = Duration::from_secs_f64(engine.config.limits.run_seconds);
-        let late = Cell::new(false);
-        let mut follow = Follow::new(net, self.program);
-        let watch = |layer| {
-            follow.layer(layer);
-            if started.elapsed() > limit && !late.replace(true) {
-                net.abort();
-            }
-        };
-        self.loaded.run(self.party, self.steps.run(), None, watch).map_err(|e| match late.get() {
-            true => Fault::limit(format!("an iteration took longer than the {} seconds it may", limit.as_secs_f64())),
-            false => of_session(&e),
-        })?;
-        let (took, meter) = (started.elapsed(), net.meter());
-        self.spent.seconds += took.as_secs_f64();
-        self.spent.payload += meter.payload();
-        self.spent.wire += meter.wire;
-        self.spent.rounds = meter.rounds;
-        engine.metrics.trained(self.name, took, &meter, &follow.finish());
+        let ran = Ran::of(self.engine, self.party, self.loaded, self.program, self.steps.run(), "an iteration")?;
+        self.spent.seconds += ran.took.as_secs_f64();
+        self.spent.payload += ran.meter.payload();
+        self.spent.wire += ran.meter.wire;
+        self.spent.rounds = ran.meter.rounds;
+        self.engine.metrics.trained(self.name, &ran);
         Ok(self.mail.receiver.opened().concat())
     }
 

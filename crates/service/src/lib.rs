@@ -2,6 +2,7 @@
 //!
 //! docs/service.md says how it works. tokio is in this crate alone, at the port for clients.
 
+mod adds;
 mod agree;
 pub mod briefs;
 mod calls;
@@ -36,6 +37,7 @@ mod status;
 pub mod store;
 mod talk;
 pub mod trainings;
+pub mod upkeep;
 pub mod wire;
 
 pub use engine::Engine;

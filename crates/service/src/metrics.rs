@@ -1,12 +1,11 @@
 //! Counters of a server, in the text format of Prometheus.
 
 use crate::fault::Blame;
-use crate::kinds::{Kinds, Took};
-use sordino_net::Meter;
+use crate::kinds::{Kinds, Ran, Took};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Upper bounds of the histogram's buckets, in seconds.
 const BUCKETS: [f64; 9] = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0];
@@ -86,6 +85,24 @@ pub struct Gauges {
     pub budgets: Vec<(String, String, u64, Option<u64>)>,
 }
 
+/// What a family of metrics begins with.
+fn head(out: &mut String, name: &str, kind: &str, help: &str) {
+    let _ = write!(out, "# HELP sordino_{name} {help}\n# TYPE sordino_{name} {kind}\n");
+}
+
+/// A counter for each model.
+fn by_model<'a, T: std::fmt::Display>(
+    out: &mut String,
+    name: &str,
+    help: &str,
+    values: impl Iterator<Item = (&'a String, T)>,
+) {
+    head(out, name, "counter", help);
+    for (model, value) in values {
+        let _ = writeln!(out, "sordino_{name}{{model=\"{model}\"}} {value}");
+    }
+}
+
 impl Metrics {
     fn with(&self, change: impl FnOnce(&mut Counts)) {
         if let Ok(mut counts) = self.counts.lock() {
@@ -94,30 +111,30 @@ impl Metrics {
     }
 
     /// A run of so many jobs is over.
-    pub fn ran(&self, model: &str, jobs: usize, took: Duration, meter: &Meter, kinds: &Kinds) {
+    pub fn ran(&self, model: &str, jobs: usize, ran: &Ran) {
         self.with(|c| {
             let runs = c.runs.entry(model.into()).or_default();
-            let seconds = took.as_secs_f64();
+            let seconds = ran.took.as_secs_f64();
             for (bucket, bound) in runs.buckets.iter_mut().zip(BUCKETS) {
                 *bucket += u64::from(seconds <= bound);
             }
             runs.count += 1;
             runs.jobs += jobs as u64;
             runs.seconds += seconds;
-            runs.bytes += meter.payload();
-            runs.rounds += u64::from(meter.rounds);
-            c.layers(model, kinds);
+            runs.bytes += ran.meter.payload();
+            runs.rounds += u64::from(ran.meter.rounds);
+            c.layers(model, &ran.kinds);
         });
     }
 
     /// An iteration of a training is over.
-    pub fn trained(&self, model: &str, took: Duration, meter: &Meter, kinds: &Kinds) {
+    pub fn trained(&self, model: &str, ran: &Ran) {
         self.with(|c| {
             let iterations = c.iterations.entry(model.into()).or_default();
             iterations.count += 1;
-            iterations.seconds += took.as_secs_f64();
-            iterations.bytes += meter.payload();
-            c.layers(model, kinds);
+            iterations.seconds += ran.took.as_secs_f64();
+            iterations.bytes += ran.meter.payload();
+            c.layers(model, &ran.kinds);
         });
     }
 
@@ -150,9 +167,6 @@ impl Metrics {
     #[must_use]
     pub fn text(&self, gauges: &Gauges) -> String {
         let mut out = String::new();
-        let head = |out: &mut String, name: &str, kind: &str, help: &str| {
-            let _ = write!(out, "# HELP sordino_{name} {help}\n# TYPE sordino_{name} {kind}\n");
-        };
         let one = |out: &mut String, name: &str, kind: &str, help: &str, value: f64| {
             head(out, name, kind, help);
             let _ = writeln!(out, "sordino_{name} {value}");
@@ -197,35 +211,19 @@ impl Metrics {
             let _ = writeln!(out, "sordino_run_seconds_sum{{model=\"{model}\"}} {}", r.seconds);
             let _ = writeln!(out, "sordino_run_seconds_count{{model=\"{model}\"}} {}", r.count);
         }
-        head(&mut out, "run_jobs_total", "counter", "Jobs in runs, by model: several that wait are run together.");
-        for (model, r) in &c.runs {
-            let _ = writeln!(out, "sordino_run_jobs_total{{model=\"{model}\"}} {}", r.jobs);
-        }
-        head(&mut out, "run_bytes_total", "counter", "Bytes this server sent to the others in runs, by model.");
-        for (model, r) in &c.runs {
-            let _ = writeln!(out, "sordino_run_bytes_total{{model=\"{model}\"}} {}", r.bytes);
-        }
-        head(&mut out, "run_rounds_total", "counter", "Rounds of runs, by model.");
-        for (model, r) in &c.runs {
-            let _ = writeln!(out, "sordino_run_rounds_total{{model=\"{model}\"}} {}", r.rounds);
-        }
-        head(&mut out, "training_iterations_total", "counter", "Iterations of trainings, by model.");
-        for (model, i) in &c.iterations {
-            let _ = writeln!(out, "sordino_training_iterations_total{{model=\"{model}\"}} {}", i.count);
-        }
-        head(&mut out, "training_seconds_total", "counter", "Seconds of iterations of trainings, by model.");
-        for (model, i) in &c.iterations {
-            let _ = writeln!(out, "sordino_training_seconds_total{{model=\"{model}\"}} {}", i.seconds);
-        }
-        head(
-            &mut out,
-            "training_bytes_total",
-            "counter",
-            "Bytes this server sent to the others in trainings, by model.",
-        );
-        for (model, i) in &c.iterations {
-            let _ = writeln!(out, "sordino_training_bytes_total{{model=\"{model}\"}} {}", i.bytes);
-        }
+        let runs = |of: fn(&Runs) -> u64| c.runs.iter().map(move |(model, r)| (model, of(r)));
+        let help = "Jobs in runs, by model: several that wait are run together.";
+        by_model(&mut out, "run_jobs_total", help, runs(|r| r.jobs));
+        let help = "Bytes this server sent to the others in runs, by model.";
+        by_model(&mut out, "run_bytes_total", help, runs(|r| r.bytes));
+        by_model(&mut out, "run_rounds_total", "Rounds of runs, by model.", runs(|r| r.rounds));
+        let trained = |of: fn(&Iterations) -> u64| c.iterations.iter().map(move |(model, i)| (model, of(i)));
+        let help = "Iterations of trainings, by model.";
+        by_model(&mut out, "training_iterations_total", help, trained(|i| i.count));
+        let seconds = c.iterations.iter().map(|(model, i)| (model, i.seconds));
+        by_model(&mut out, "training_seconds_total", "Seconds of iterations of trainings, by model.", seconds);
+        let help = "Bytes this server sent to the others in trainings, by model.";
+        by_model(&mut out, "training_bytes_total", help, trained(|i| i.bytes));
         let mut layers = |name: &str, help: &str, of: fn(&Took) -> f64| {
             head(&mut out, name, "counter", help);
             for (model, kinds) in &c.layers {

@@ -4,7 +4,7 @@ use crate::agree::{self, Agreed, Turn, Verdict, agree, hear, kept, of_session, s
 use crate::briefs::Phase;
 use crate::engine::Engine;
 use crate::fault::{Blame, Fault, Result};
-use crate::kinds::Follow;
+use crate::kinds::Ran;
 use crate::lesson::{self, Lesson};
 use crate::names::Id;
 use crate::peers::Meeting;
@@ -396,7 +396,7 @@ impl<D: Device> Open<'_, D> {
 
     /// This server's shares of the answers.
     fn compute(&self, jobs: &[Id], inputs: Vec<(Id, Opener)>, steps: &mut Steps) -> Result<Vec<(Id, Made, Vec<u8>)>> {
-        let (engine, net) = (self.engine, party_net(self.party));
+        let engine = self.engine;
         let many = self.beside.filter(|_| jobs.len() > 1);
         let rows = if many.is_some() { self.public.rows() } else { 1 };
         for (mail, (_, opener)) in self.mail.data.iter().zip(inputs) {
@@ -410,26 +410,9 @@ impl<D: Device> Open<'_, D> {
                 mail.leave(engine.store.opener(shares)?);
             }
         }
-        net.reset_meter();
-        let started = Instant::now();
         let loaded = many.unwrap_or(self.single);
-        let limit = Duration::from_secs_f64(engine.config.limits.run_seconds);
-        let late = Cell::new(false);
-        let program = if many.is_some() { self.public.program_for(rows) } else { &self.public.program };
-        let mut follow = Follow::new(net, program);
-        // Looked at before every layer: what is waited for within one has deadlines of its own.
-        let watch = |layer| {
-            follow.layer(layer);
-            if started.elapsed() > limit && !late.replace(true) {
-                net.abort();
-            }
-        };
-        loaded.run(self.party, steps.run(), None, watch).map_err(|e| match late.get() {
-            true => Fault::limit(format!("a run took longer than the {} seconds it may", limit.as_secs_f64())),
-            false => of_session(&e),
-        })?;
-        let meter = net.meter();
-        engine.metrics.ran(&self.model.name, jobs.len(), started.elapsed(), &meter, &follow.finish());
+        let ran = Ran::of(engine, self.party, loaded, self.public.program_for(rows), steps.run(), "a run")?;
+        engine.metrics.ran(&self.model.name, jobs.len(), &ran);
         let opened = self.mail.receiver.opened();
         let made = |row: usize| Made { session: self.session, run: steps.runs(), row: many.is_some().then_some(row) };
         // Outputs come by the model's own, then by rows.

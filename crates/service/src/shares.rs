@@ -9,10 +9,11 @@ use crate::push::Public;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sordino_mpc::rep3::{opened_form, share_form};
-use sordino_mpc::{Client, Kind, Protocol, Role, Step, System};
+use sordino_mpc::{Client, Kind, Protocol, Result as MpcResult, Role, Step, System, Width};
 use sordino_net::{Endpoint, Frame, HEADER_BYTES, Header, Link, Links, Message, Net, NetError, Part, Segment, Tag};
 use sordino_nn::exec::{Loaded, in_range, openings, output_widths};
 use sordino_nn::program::{Op, Program, SecretForm, Secrets};
+use sordino_ring::Shape;
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex};
 
@@ -73,13 +74,15 @@ pub fn share_bytes(program: &Program, what: What, party: usize) -> u64 {
     segments(program, what, party).iter().flatten().map(|s| s.bytes()).sum()
 }
 
+/// Bytes of a server's share of so many opened elements, with what frames them, at most.
+pub(crate) fn frame_bytes(elements: usize) -> u64 {
+    HEADER_BYTES as u64 + opened_form(elements, 64).iter().map(|s| s.bytes()).sum::<u64>()
+}
+
 /// Bytes of a server's share of the outputs, with what frames them, at most.
 #[must_use]
 pub fn answer_bytes(program: &Program) -> u64 {
-    let of = |slot: usize| {
-        let form = opened_form(program.slots[slot].shape.len(), 64);
-        HEADER_BYTES as u64 + form.iter().map(|s| s.bytes()).sum::<u64>()
-    };
+    let of = |slot: usize| frame_bytes(program.slots[slot].shape.len());
     let sound = (HEADER_BYTES + 8) * program.guarded;
     program.outputs.iter().map(|o| of(o.slot)).sum::<u64>() + sound as u64
 }
@@ -367,6 +370,12 @@ pub struct Made {
     pub row: Option<usize>,
 }
 
+/// What servers opened to an owner at a step, once the hashes that they give each other's shares have been compared.
+pub(crate) fn heard(client: &Client<'_>, step: Step, shape: &Shape, width: Width, role: Role) -> MpcResult<Vec<i64>> {
+    let checked = client.verify(Step::root([0; 16]), client.constant(&[], shape, width))?;
+    Ok(client.open(step, checked, role)?.unwrap_or_default())
+}
+
 /// An owner of a program, to whom servers opened something.
 pub(crate) fn hearing(program: &Program, role: Role, opened: [Vec<u8>; PARTIES]) -> Client<'static> {
     let links: Links = opened
@@ -409,9 +418,7 @@ pub fn open(public: &Public, made: Made, answers: [Vec<u8>; PARTIES]) -> Result<
     let (mut sound, mut told) = (true, 0);
     for (at, step) in openings.outputs.into_iter().enumerate().filter(|(at, _)| ours(at)) {
         let shape = &program.slots[program.outputs[at].slot].shape;
-        let value = client.constant(&[], shape, widths[at]);
-        let checked = client.verify(Step::root([0; 16]), value).map_err(of)?;
-        let integers = client.open(step, checked, Role::Receiver).map_err(of)?.unwrap_or_default();
+        let integers = heard(&client, step, shape, widths[at], Role::Receiver).map_err(of)?;
         sound &= program.guarded == 0 || in_range(program, widths[at], &integers);
         opened.push(integers);
     }

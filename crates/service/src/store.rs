@@ -4,7 +4,8 @@
 //! gone: whatever the moment a server is killed at, every record's files are there. Files that nobody names are swept away at the start. What must hold
 //! between records is checked inside the transaction that writes them.
 
-use crate::briefs::{Brief, Briefs, Room};
+use crate::adds::Adding;
+use crate::briefs::{Brief, Briefs};
 use crate::charges::Charges;
 use crate::fault::{Blame, Fault, Result};
 use crate::files::{Files, Writing, of_io};
@@ -15,10 +16,9 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTran
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard};
 use zeroize::Zeroizing;
 
 /// What this version writes. A store of a later one is refused.
@@ -26,9 +26,9 @@ const SCHEMA: u64 = 2;
 /// What it also reads: version 1 had no trainings, and forgot uploads whose models were gone.
 const OLDEST: u64 = 1;
 
-const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
-const MODELS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("models");
-const JOBS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("jobs");
+pub(crate) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+pub(crate) const MODELS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("models");
+pub(crate) const JOBS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("jobs");
 /// Charges of a client's queries of a model, by "MODEL CLIENT".
 const BUDGETS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("budgets");
 /// Every upload there ever was: what somebody has seen under an id is never something else later.
@@ -37,81 +37,36 @@ const UPLOADS: TableDefinition<'_, &[u8; 16], ()> = TableDefinition::new("upload
 const SMALL: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("small files");
 
 /// Names of the files in a store's folder.
-const DATABASE: &str = "records.redb";
+pub(crate) const DATABASE: &str = "records.redb";
 /// Bytes of records that are kept in memory, at most; there are few, and small.
 const CACHE: usize = 16 << 20;
-const FILES: &str = "shares";
-const KEY: &str = "store.key";
-
-/// A job that is to be added, and where the result goes.
-struct Adding {
-    job: Job,
-    room: Room,
-    done: Arc<Mutex<Option<Result<Job>>>>,
-}
-
-impl Adding {
-    fn finish(&self, result: Result<Job>) {
-        *self.done.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(result);
-    }
-}
-
-/// Adds a job beside those that were added in the same transaction.
-fn add_in(txn: &WriteTransaction, adding: &Adding, briefs: &Briefs, added: &[(Id, Brief)]) -> Result<Job> {
-    let mut job = adding.job.clone();
-    if briefs.contains_key(&job.id) || added.iter().any(|(id, _)| *id == job.id) {
-        return Err(Fault::new(Blame::Conflict, format!("there is a job {} already", job.id)));
-    }
-    let models = txn.open_table(MODELS).map_err(fault)?;
-    let model: Option<Model> = models.get(job.model.as_str()).map_err(fault)?.map(|v| read(v.value())).transpose()?;
-    if model.is_none_or(|m| m.upload != job.upload) {
-        return Err(Fault::new(Blame::Conflict, "the model was pushed anew meanwhile; ask again"));
-    }
-    adding.room.check(&job.owner, briefs.values().chain(added.iter().map(|(_, brief)| brief)))?;
-    let mut meta = txn.open_table(META).map_err(fault)?;
-    job.sequence = meta.get("jobs").map_err(fault)?.map_or(0, |v| v.value()) + 1;
-    meta.insert("jobs", job.sequence).map_err(fault)?;
-    txn.open_table(JOBS).map_err(fault)?.insert(&job.id.0, &*written(&job)?).map_err(fault)?;
-    Ok(job)
-}
+pub(crate) const FILES: &str = "shares";
+pub(crate) const KEY: &str = "store.key";
 
 /// A server's store.
 pub struct Store {
-    database: Database,
-    folder: PathBuf,
+    pub(crate) database: Database,
+    pub(crate) folder: PathBuf,
     /// The file of its key.
-    key: PathBuf,
-    files: Files,
+    pub(crate) key: PathBuf,
+    pub(crate) files: Files,
     briefs: Mutex<Briefs>,
-    adds: Mutex<Vec<Adding>>,
+    pub(crate) adds: Mutex<Vec<Adding>>,
 }
 
-fn fault(e: impl Into<redb::Error>) -> Fault {
+pub(crate) fn fault(e: impl Into<redb::Error>) -> Fault {
     match e.into() {
         redb::Error::Io(e) => of_io("the store", &e),
         e => Fault::new(Blame::Internal, format!("the store: {e}")),
     }
 }
 
-fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+pub(crate) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     serde_json::from_slice(bytes).map_err(|e| Fault::internal("a record of the store cannot be read", &e))
 }
 
-fn written(value: &impl Serialize) -> Result<Vec<u8>> {
+pub(crate) fn written(value: &impl Serialize) -> Result<Vec<u8>> {
     serde_json::to_vec(value).map_err(|e| Fault::internal("a record cannot be written", &e))
-}
-
-/// What [`Store::check`] found.
-#[derive(Debug, Default)]
-pub struct Checked {
-    /// Models.
-    pub models: usize,
-    /// Jobs.
-    pub jobs: usize,
-    /// Sealed files that were read to their ends.
-    pub files: usize,
-    /// One sentence for everything that is wrong.
-    pub faults: Vec<String>,
 }
 
 impl Store {
@@ -204,7 +159,7 @@ impl Store {
     }
 
     /// All sealed files that records name, and what they are.
-    fn named(&self) -> Result<Vec<(Id, String)>> {
+    pub(crate) fn named(&self) -> Result<Vec<(Id, String)>> {
         let mut all = vec![];
         for m in self.models()? {
             all.push((m.public, format!("the program of model {}", m.name)));
@@ -220,7 +175,7 @@ impl Store {
         Ok(all)
     }
 
-    fn write<T>(&self, body: impl FnOnce(&WriteTransaction) -> Result<T>) -> Result<T> {
+    pub(crate) fn write<T>(&self, body: impl FnOnce(&WriteTransaction) -> Result<T>) -> Result<T> {
         let txn = self.database.begin_write().map_err(fault)?;
         let value = body(&txn)?;
         // Small files that wait are as good as named now; what nobody names is swept away at a start.
@@ -451,41 +406,6 @@ impl Store {
         Ok(jobs)
     }
 
-    /// Takes a new job in, and gives it its place in the order, if its model is still the one it was made for and there is room. Jobs that come while
-    /// others are being written are written together: a disk is synced once for all of them.
-    ///
-    /// # Errors
-    /// When its id is taken, or there is no room; those of the store.
-    pub fn add_job(&self, job: Job, room: Room) -> Result<Job> {
-        let done: Arc<Mutex<Option<Result<Job>>>> = Arc::default();
-        let taken = || done.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-        let adds = || self.adds.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        adds().push(Adding { job, room, done: Arc::clone(&done) });
-        let mut briefs = self.briefs();
-        // Whoever had the turn before may have written it.
-        if let Some(result) = taken() {
-            return result;
-        }
-        let all = std::mem::take(&mut *adds());
-        let written = self.write(|txn| {
-            let (mut added, mut results) = (vec![], vec![]);
-            for adding in &all {
-                let result = add_in(txn, adding, &briefs, &added);
-                added.extend(result.as_ref().ok().map(|job| (job.id, Brief::of(job))));
-                results.push(result);
-            }
-            Ok((added, results))
-        });
-        match written {
-            Ok((added, results)) => {
-                briefs.extend(added);
-                all.iter().zip(results).for_each(|(adding, result)| adding.finish(result));
-            }
-            Err(e) => all.iter().for_each(|adding| adding.finish(Err(e.clone()))),
-        }
-        taken().unwrap_or_else(|| Err(Fault::internal("the store", &"a job was not written")))
-    }
-
     /// Changes a job.
     ///
     /// # Errors
@@ -612,52 +532,6 @@ impl Store {
             meta.insert("looked at", 1).map_err(fault)?;
             Ok(())
         })
-    }
-
-    /// Reads everything, and names what is wrong.
-    ///
-    /// # Errors
-    /// When the records themselves cannot be read.
-    pub fn check(&self) -> Result<Checked> {
-        let mut checked = Checked { models: self.models()?.len(), jobs: self.jobs()?.len(), ..Checked::default() };
-        for (id, what) in self.named()? {
-            let opened = self
-                .opener(id)
-                .and_then(|mut file| io::copy(&mut file, &mut io::sink()).map_err(|e| of_io("it cannot be read", &e)));
-            match opened {
-                Ok(_) => checked.files += 1,
-                Err(e) => checked.faults.push(format!("{what}: {e}")),
-            }
-        }
-        Ok(checked)
-    }
-
-    /// Copies the whole store into a new folder; its key, too, if that lies in the store.
-    ///
-    /// # Errors
-    /// When the folder is there already; those of the disk.
-    pub fn backup(self, to: &Path) -> Result<()> {
-        if to.exists() {
-            return Err(Fault::usage(format!("{}: it is there already", to.display())));
-        }
-        let Self { database, folder, key, files, .. } = self;
-        let files = files.all()?;
-        // Nothing is half-written once the database is closed.
-        drop(database);
-        let partial = to.with_extension("partial");
-        sordino::private::folder(&partial, true)?;
-        sordino::private::folder(&partial.join(FILES), true)?;
-        let copy = |name: &Path| -> io::Result<()> {
-            let from = folder.join(name);
-            std::fs::copy(&from, partial.join(name))
-                .and_then(|_| File::open(partial.join(name))?.sync_all())
-                .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", from.display())))
-        };
-        let files = files.iter().filter_map(|f| f.file_name()).map(|name| Path::new(FILES).join(name));
-        let own = (key == folder.join(KEY)).then_some(KEY);
-        let mut all = std::iter::once(DATABASE).chain(own).map(PathBuf::from).chain(files);
-        let done = all.try_for_each(|name| copy(&name));
-        done.and_then(|()| std::fs::rename(&partial, to)).map_err(|e| of_io(&to.display().to_string(), &e))
     }
 }
 

@@ -30,8 +30,7 @@ impl<'a, P: Party> Keep<'a, P> {
         }
         let read = checkpoints.read(self.number(), program.hash());
         let shares = read.map_err(|e| Error::State(e.to_string()))?;
-        let shapes: Vec<_> = program.states.iter().map(|s| program.slots[s.read].shape.clone()).collect();
-        Ok(Some(self.party.import(&shares, &shapes).map_err(Error::Protocol)?))
+        Ok(Some(self.party.import(&shares, &program.state_shapes()).map_err(Error::Protocol)?))
     }
 
     /// Keeps the states after so many runs, if it is time.

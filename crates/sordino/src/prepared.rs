@@ -162,11 +162,19 @@ impl Inputs for Trainer<'_> {
     fn inputs(&mut self, run: usize) -> sordino_nn::Result<Vec<Vec<i64>>> {
         let (program, material) = (self.program, self.material);
         let own = material.sets[self.owner].batch(&material.order[run][self.owner], material.answers);
-        let mut own = own.iter();
-        let encode = |port: &Port| match (usize::from(port.owner) == self.owner).then(|| own.next()).flatten() {
-            Some(x) => encode_input(program, port, x),
-            None => Ok(vec![]),
-        };
-        program.inputs.iter().map(encode).collect()
+        encode_rows(program, self.owner, &own)
     }
+}
+
+/// The inputs of an iteration as one owner gives them, its samples and labels encoded; what others provide is left empty.
+///
+/// # Errors
+/// When a value does not fit.
+pub fn encode_rows(program: &Program, owner: usize, batch: &[Tensor; 2]) -> sordino_nn::Result<Vec<Vec<i64>>> {
+    let mut own = batch.iter();
+    let encode = |port: &Port| match (usize::from(port.owner) == owner).then(|| own.next()).flatten() {
+        Some(x) => encode_input(program, port, x),
+        None => Ok(vec![]),
+    };
+    program.inputs.iter().map(encode).collect()
 }

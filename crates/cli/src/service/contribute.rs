@@ -7,13 +7,12 @@ use clap::Args;
 use serde::Serialize;
 use sordino::data::{self, Set};
 use sordino::inputs::Take;
+use sordino::prepared::encode_rows;
 use sordino::{Error, Result};
-use sordino_nn::exec::encode_input;
 use sordino_nn::program::Port;
 use sordino_service::Fault;
 use sordino_service::client::Known;
 use sordino_service::course::Course;
-use sordino_service::shares::{What, share_bytes};
 use sordino_service::trainings::Stage;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -135,8 +134,7 @@ impl Contribute {
             let why = format!("{} takes the rows of {}, and none of {}", self.model, names.join(", "), client.name());
             return Err(Error::Usage(why));
         };
-        let each = |party| share_bytes(&course.step, What::Rows(owner), party).saturating_mul(course.iterations as u64);
-        let bytes = [0, 1, 2].map(each);
+        let bytes = [0, 1, 2].map(|party| course.rows_bytes(owner, party));
         let mut given = Given {
             model: self.model.clone(),
             model_owner: known.view.owner.clone(),
@@ -169,12 +167,7 @@ impl Contribute {
         let answers = labels(course, owner)?.dims.last().copied().unwrap_or(0);
         let inputs = |run: usize| -> sordino_service::Result<Vec<Vec<i64>>> {
             let batch = set.batch(&order[run], answers);
-            let mut own = batch.iter();
-            let encode = |port: &Port| match (usize::from(port.owner) == owner).then(|| own.next()).flatten() {
-                Some(x) => encode_input(&course.step, port, x).map_err(|e| Fault::usage(e.to_string())),
-                None => Ok(vec![]),
-            };
-            course.step.inputs.iter().map(encode).collect()
+            encode_rows(&course.step, owner, &batch).map_err(|e| Fault::usage(e.to_string()))
         };
         give_rows(client, &known, owner, inputs, self.json)?;
         given.seconds = start.elapsed().as_secs_f64();

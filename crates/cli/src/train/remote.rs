@@ -388,8 +388,7 @@ pub(crate) fn give_rows(
     quiet: bool,
 ) -> Result<()> {
     let course = known.public.course()?;
-    let each = |party| share_bytes(&course.step, What::Rows(owner), party).saturating_mul(course.iterations as u64);
     let sent: Arc<AtomicU64> = Arc::default();
     let give = || client.give_rows(known, owner, inputs, &sent);
-    Ok(with_bar((0..3).map(each).sum(), &sent, quiet, give)?)
+    Ok(with_bar((0..3).map(|party| course.rows_bytes(owner, party)).sum(), &sent, quiet, give)?)
 }

@@ -5,7 +5,7 @@
 
 use super::engine::Two;
 use super::share::Shared;
-use super::transfers::{Plane, Transfers, mask, xor};
+use super::transfers::{Plane, Transfers, swap, xor};
 use crate::{Result, Step, Width};
 use sordino_net::{Part, Segment};
 use sordino_ot::Stream;
@@ -39,10 +39,7 @@ impl<D: Device> Two<D> {
         let y = if self.client {
             let [mut zero, mut one] = self.pool.borrow_mut().send::<u64>(SEED * channels)?;
             let differ = self.recv_words(at, "choices", words)?;
-            for (i, (a, b)) in zero.iter_mut().zip(&mut one).enumerate() {
-                let swap = (*a ^ *b) & mask(&differ, i);
-                (*a, *b) = (*a ^ swap, *b ^ swap);
-            }
+            swap(&mut zero, &mut one, &differ);
             let (zero, one) = (pads(&zero, n), pads(&one, n));
             // d + pad of no - pad of yes, for d = -2 x_1.
             let offer = own.iter().zip(zero.iter().zip(&one));

@@ -40,6 +40,15 @@ pub(super) fn and(a: &[u64], b: &[u64]) -> Plane {
     a.iter().zip(b).map(|(a, b)| a & b).collect()
 }
 
+/// Swaps a sender's strings where the receiver wants another bit than it was given.
+pub(super) fn swap(zero: &mut [u64], one: &mut [u64], flips: &[u64]) {
+    for (i, (a, b)) in zero.iter_mut().zip(one).enumerate() {
+        let swap = (*a ^ *b) & mask(flips, i);
+        *a ^= swap;
+        *b ^= swap;
+    }
+}
+
 /// All ones where the element's bit is set.
 pub(super) fn mask(plane: &[u64], i: usize) -> u64 {
     0u64.wrapping_sub(plane[i / 64] >> (i % 64) & 1)
@@ -97,11 +106,7 @@ impl<D: Device> Two<D> {
     pub(super) fn correlate(&self, d: &[u64], flips: Option<&[u64]>, bits: u32) -> Result<(Vec<u64>, Part)> {
         let [mut zero, mut one] = self.pool.borrow_mut().send::<u64>(d.len())?;
         if let Some(flips) = flips {
-            for (i, (a, b)) in zero.iter_mut().zip(&mut one).enumerate() {
-                let swap = (*a ^ *b) & mask(flips, i);
-                *a ^= swap;
-                *b ^= swap;
-            }
+            swap(&mut zero, &mut one, flips);
         }
         let message = zero.iter().zip(&one).zip(d).map(|((a, b), d)| a.wrapping_sub(*b).wrapping_add(*d)).collect();
         let share = zero.into_iter().map(u64::wrapping_neg).collect();
