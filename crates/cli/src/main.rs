@@ -18,7 +18,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use inputs::{Inputs, Open, of_model, one_input, takes};
 use sordino::widths::{Chosen, Widths};
 use sordino::{Error, Result};
-use sordino_mpc::{Kind, Settings, Transfers};
+use sordino_mpc::{Kind, Linear, Settings, Transfers, Truncation};
 use sordino_net::LinkModel;
 use sordino_nn::Options;
 use std::path::PathBuf;
@@ -181,6 +181,21 @@ enum Ot {
     Softspoken,
 }
 
+/// How two parties compute products with weights.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LinearBy {
+    He,
+    Ot,
+    Auto,
+}
+
+/// How two parties truncate.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Rounding {
+    Exact,
+    OneBit,
+}
+
 /// Yes or no.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Switch {
@@ -198,6 +213,14 @@ pub(crate) struct Compile {
     /// 0.7 bits and more time and memory, for large models on slow links), or softspoken (31 bits each, without that assumption).
     #[arg(long, value_enum, default_value = "silent")]
     ot: Ot,
+    /// How two parties compute products with weights: on encrypted values (he), by oblivious transfers (ot; many more bytes, and no
+    /// assumption about lattices), or layer by layer whichever takes less time (auto) [default: he].
+    #[arg(long, value_enum)]
+    linear: Option<LinearBy>,
+    /// How two parties truncate: to the nearest integer (exact), or off by a unit at most (one-bit), for fewer bytes and less time
+    /// [default: exact].
+    #[arg(long, value_enum)]
+    truncation: Option<Rounding>,
     /// Fractional bits of activations, at most [default: as many as the ranges leave; they cost nothing].
     #[arg(long, value_parser = clap::value_parser!(u32).range(4..=30))]
     frac_bits: Option<u32>,
@@ -223,7 +246,7 @@ pub(crate) struct Compile {
     /// too) and more rounds [default: all].
     #[arg(long, value_name = "ELEMENTS", value_parser = clap::value_parser!(u32).range(64..))]
     at_once: Option<u32>,
-    /// Round exactly in every truncation, for the price of one more comparison each.
+    /// Round exactly in every truncation, for the price of one more comparison each. Of three servers; two parties do so anyway.
     #[arg(long)]
     faithful: bool,
     /// Calibration written by `sordino calibrate` [default: MODEL.calibration.json if it is there, else the given inputs].
@@ -270,8 +293,32 @@ impl Compile {
             Ot::Compact => Transfers::Compact,
             Ot::Softspoken => Transfers::Softspoken,
         };
-        let settings =
-            Settings { kind, transfers, faithful: self.faithful, narrow_bits, wide_bits, ..Settings::default() };
+        if kind == Kind::Three && (self.linear.is_some() || self.truncation.is_some()) {
+            let flag = if self.linear.is_some() { "--linear" } else { "--truncation" };
+            return Err(Error::Usage(format!("{flag}: it is of two parties; say --protocol 2pc as well")));
+        }
+        if self.faithful && self.truncation == Some(Rounding::OneBit) {
+            return Err(Error::Usage("--faithful and --truncation one-bit say opposite things".into()));
+        }
+        let linear = match self.linear {
+            None | Some(LinearBy::He) => Linear::He,
+            Some(LinearBy::Ot) => Linear::Ot,
+            Some(LinearBy::Auto) => Linear::Auto,
+        };
+        let truncation = match self.truncation {
+            None | Some(Rounding::Exact) => Truncation::Exact,
+            Some(Rounding::OneBit) => Truncation::OneBit,
+        };
+        let settings = Settings {
+            kind,
+            transfers,
+            linear,
+            truncation,
+            faithful: self.faithful,
+            narrow_bits,
+            wide_bits,
+            ..Settings::default()
+        };
         settings.check().map_err(|e| Error::Usage(e.to_string()))?;
         if kind == Kind::Two && self.guard == Some(Switch::On) {
             return Err(Error::Usage("--guard on: two parties have none; `--check` compares layer by layer".into()));

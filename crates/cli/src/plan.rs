@@ -6,7 +6,7 @@ use serde::Serialize;
 use sordino::compute::DeviceName;
 use sordino::model::{self, Calibration};
 use sordino::{Error, Result};
-use sordino_mpc::{Cost, Costs, Kind, Plan, Step, Transfers, two};
+use sordino_mpc::{Cost, Costs, Kind, Linear, Plan, Settings, Step, Transfers, Truncation, two};
 use sordino_nn::exec::Loaded;
 use sordino_nn::program::Program;
 use sordino_nn::{Ranges, Tensor};
@@ -24,15 +24,6 @@ fn card_seconds(cost: Cost) -> f64 {
     const ROUND: f64 = 6e-5;
     let sent = cost.total() as f64 / 3.0;
     cost.macs as f64 / PRODUCTS + sent / BYTES + f64::from(cost.rounds) * ROUND
-}
-
-/// Bytes of a query that two parties with a core each get through in a second, measured over the networks of the zoo.
-fn two_party_rate(program: &Program) -> Option<f64> {
-    (program.settings.kind == Kind::Two).then_some(match program.settings.transfers {
-        Transfers::Silent => 6.0e7,
-        Transfers::Compact => 3.3e7,
-        Transfers::Softspoken => 1.2e8,
-    })
 }
 
 /// Arguments of `plan`.
@@ -66,6 +57,19 @@ struct Line {
     bytes: u64,
     rounds: u32,
     macs: u64,
+    /// Oblivious transfers, of two parties.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transfers: Option<u64>,
+    seconds: f64,
+}
+
+/// What the same program costs with one setting changed.
+#[derive(Serialize)]
+struct Alternative {
+    setting: &'static str,
+    bytes: u64,
+    rounds: u32,
+    transfers: u64,
     seconds: f64,
 }
 
@@ -76,11 +80,16 @@ pub(super) struct Planned {
     bytes_by_party: [u64; 4],
     rounds: u32,
     macs: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transfers: Option<u64>,
     peak_memory_mb: f64,
     seconds: f64,
     /// What seconds are of: `cpu`, or a card for which they were computed and not measured.
     device: DeviceName,
     layers: Vec<Line>,
+    /// Of two parties.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    alternatives: Vec<Alternative>,
 }
 
 impl PlanArgs {
@@ -117,7 +126,17 @@ impl Planned {
     pub(super) fn of(program: &Program, link: &LinkArg, device: DeviceName) -> Result<Self> {
         match program.settings.kind {
             Kind::Three => Self::with(&Plan::new(program.settings), program, link, device),
-            Kind::Two => Self::with(&Plan::<two::Declared>::of(program.settings), program, link, device),
+            Kind::Two => {
+                let with = |settings| Self::with(&Plan::<two::Declared>::of(settings), program, link, device);
+                let planned = with(program.settings)?;
+                // A setting with which the program cannot run is no alternative.
+                let other = |(setting, settings): (&'static str, Settings)| {
+                    let Self { bytes, rounds, transfers, seconds, .. } = with(settings).ok()?;
+                    Some(Alternative { setting, bytes, rounds, transfers: transfers.unwrap_or(0), seconds })
+                };
+                let alternatives = alternatives(program.settings).into_iter().filter_map(other).collect();
+                Ok(Self { alternatives, ..planned })
+            }
         }
     }
 
@@ -132,24 +151,27 @@ impl Planned {
         let link = link.0;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as f64;
         let seconds = |c: Cost| {
-            let compute = match two_party_rate(program) {
-                // Making transfers is nearly all of it, and in proportion to bytes.
-                Some(rate) => 2.0 * c.total() as f64 / rate / cores,
-                None if device != DeviceName::Cpu => card_seconds(c),
-                None => (3.0 * c.macs as f64 / MACS_PER_SECOND + 3.0 * c.total() as f64 / BYTES_PER_SECOND) / cores,
+            let compute = match program.settings.kind {
+                Kind::Two => {
+                    let bytes = 2.0 * c.total() as f64 / BYTES_PER_SECOND;
+                    (1e-9 * c.work as f64 + c.macs as f64 / MACS_PER_SECOND + bytes) / cores
+                }
+                Kind::Three if device != DeviceName::Cpu => card_seconds(c),
+                Kind::Three => {
+                    (3.0 * c.macs as f64 / MACS_PER_SECOND + 3.0 * c.total() as f64 / BYTES_PER_SECOND) / cores
+                }
             };
             let largest = c.sent[..3].iter().copied().max().unwrap_or(0);
             let network = link.bandwidth.map_or(0.0, |b| largest as f64 / 2.0 / b);
             compute + network + f64::from(c.rounds) * link.latency.as_secs_f64()
         };
+        let transfers = |c: Cost| (program.settings.kind == Kind::Two).then_some(c.transfers);
         let ends = marks.iter().skip(1).map(|m| m.1).chain([total]);
         let layers: Vec<Line> = marks
             .iter()
             .zip(ends)
             .map(|((layer, from), to)| {
-                let mut sent = to.sent;
-                sent.iter_mut().zip(from.sent).for_each(|(a, b)| *a -= b);
-                let cost = Cost { sent, rounds: to.rounds - from.rounds, macs: to.macs - from.macs };
+                let cost = to - *from;
                 let info = &program.layers[*layer];
                 Line {
                     name: info.name.clone(),
@@ -157,6 +179,7 @@ impl Planned {
                     bytes: cost.total(),
                     rounds: cost.rounds,
                     macs: cost.macs,
+                    transfers: transfers(cost),
                     seconds: seconds(cost),
                 }
             })
@@ -167,10 +190,12 @@ impl Planned {
             // Owners who hear of no output are told that the run is over.
             rounds: total.rounds + u32::from(program.outputs.is_empty()),
             macs: total.macs,
+            transfers: transfers(total),
             peak_memory_mb: plan.peak_bytes() as f64 / 1048576.0,
             seconds: seconds(total),
             device,
             layers,
+            alternatives: vec![],
         })
     }
 
@@ -180,13 +205,16 @@ impl Planned {
     }
 
     pub(super) fn shown(&self) -> String {
-        let mut text = format!("{:>11} {:>6} {:>12} {:>9}  layer\n", "bytes", "rounds", "products", "seconds");
+        let drawn = |transfers: Option<u64>| transfers.map(|n| format!(" {n:>11}")).unwrap_or_default();
+        let head = if self.transfers.is_some() { format!(" {:>11}", "transfers") } else { String::new() };
+        let mut text = format!("{:>11} {:>6} {:>12}{head} {:>9}  layer\n", "bytes", "rounds", "products", "seconds");
         for l in &self.layers {
             text += &format!(
-                "{:>11} {:>6} {:>12} {:>9.4}  {} ({})\n",
+                "{:>11} {:>6} {:>12}{} {:>9.4}  {} ({})\n",
                 human_bytes(l.bytes),
                 l.rounds,
                 l.macs,
+                drawn(l.transfers),
                 l.seconds,
                 l.name,
                 l.op
@@ -203,6 +231,34 @@ impl Planned {
             self.peak_memory_mb,
             self.seconds
         );
+        if !self.alternatives.is_empty() {
+            text += "the same with another setting:\n";
+        }
+        for a in &self.alternatives {
+            text += &format!(
+                "{:>11} {:>6} {:>24} {:>9.3}  {}\n",
+                human_bytes(a.bytes),
+                a.rounds,
+                a.transfers,
+                a.seconds,
+                a.setting
+            );
+        }
         text
     }
+}
+
+/// Every setting of two parties that says the same with one word changed.
+fn alternatives(now: Settings) -> Vec<(&'static str, Settings)> {
+    let linear = [("--linear he", Linear::He), ("--linear ot", Linear::Ot), ("--linear auto", Linear::Auto)];
+    let transfers = [
+        ("--ot silent", Transfers::Silent),
+        ("--ot compact", Transfers::Compact),
+        ("--ot softspoken", Transfers::Softspoken),
+    ];
+    let truncation = [("--truncation exact", Truncation::Exact), ("--truncation one-bit", Truncation::OneBit)];
+    let linear = linear.map(|(name, linear)| (name, Settings { linear, ..now }));
+    let transfers = transfers.map(|(name, transfers)| (name, Settings { transfers, ..now }));
+    let truncation = truncation.map(|(name, truncation)| (name, Settings { truncation, ..now }));
+    linear.into_iter().chain(transfers).chain(truncation).filter(|(_, settings)| *settings != now).collect()
 }

@@ -13,7 +13,7 @@ use sordino::session::Outputs;
 use sordino::tls::{Authority, Identity};
 use sordino::two::{Asking, Host, Offer, Setup, Visit};
 use sordino::{Error, Result, samples};
-use sordino_mpc::{Topology, Transfers, two};
+use sordino_mpc::{Linear, Topology, Transfers, Truncation, two};
 use sordino_net::Endpoint;
 use sordino_nn::exec::{decode_outputs, encode_inputs};
 use sordino_nn::program::Port;
@@ -248,6 +248,8 @@ struct Offered {
     narrow_bits: u32,
     wide_bits: u32,
     transfers: Transfers,
+    linear: Linear,
+    truncation: Truncation,
     queries: u64,
     bytes: u64,
     rounds: u32,
@@ -265,6 +267,8 @@ impl Offered {
             narrow_bits: settings.narrow_bits,
             wide_bits: settings.wide_bits,
             transfers: settings.transfers,
+            linear: settings.linear,
+            truncation: settings.truncation,
             queries: offer.most_runs,
             bytes: price.bytes,
             rounds: price.rounds,
@@ -276,7 +280,7 @@ impl Offered {
     fn shown(&self) -> String {
         let inputs: Vec<String> = self.inputs.iter().map(|dims| format!("{dims:?}")).collect();
         format!(
-            "{}: {} layers, {} of input, {} and {} rounds a query, {} queries at most, at most about {:.0} MB of memory; rings of {} and {} bits, {} transfers\n",
+            "{}: {} layers, {} of input, {} and {} rounds a query, {} queries at most, at most about {:.0} MB of memory; rings of {} and {} bits, {} transfers, products {}, truncations {}\n",
             self.model,
             self.layers,
             inputs.join(" and "),
@@ -286,7 +290,16 @@ impl Offered {
             self.memory_mb,
             self.narrow_bits,
             self.wide_bits,
-            format!("{:?}", self.transfers).to_lowercase()
+            format!("{:?}", self.transfers).to_lowercase(),
+            match self.linear {
+                Linear::He => "on encrypted values",
+                Linear::Ot => "by transfers",
+                Linear::Auto => "on encrypted values or by transfers",
+            },
+            match self.truncation {
+                Truncation::Exact => "exact",
+                Truncation::OneBit => "off by a unit at most",
+            }
         )
     }
 }

@@ -46,9 +46,9 @@ pub fn modulus(ops: &[Conv2d], bits: u32, weight_bits: u32) -> Option<Params> {
     }
 }
 
-/// Time that a byte takes, a product with a ciphertext, a transform of weights, an answer, a ciphertext: in nanoseconds. What is
-/// cheapest follows from these; both ends use the same.
-const BYTE: usize = 4;
+/// Nanoseconds that a byte takes on a fast network. What is cheapest follows from this and the times of a product with a ciphertext, a
+/// transform of weights, an answer, a ciphertext; both ends use the same.
+pub const BYTE: usize = 4;
 const PRODUCT: usize = 2_000;
 const WEIGHTS: usize = 12_000;
 const ANSWER: usize = 60_000;
@@ -104,15 +104,21 @@ impl Layout {
         [0, 1].map(|a| op.dilation[a] * (op.kernel[a] - 1) + 1)
     }
 
-    fn cost(&self, params: Params, bits: u32) -> usize {
-        let bytes = 8 * (self.input_words(params) + self.answer_words(bits));
+    /// Nanoseconds that a layer takes, about: its bytes on a fast network, and its work.
+    #[must_use]
+    pub fn cost(&self, params: Params, bits: u32) -> usize {
+        8 * BYTE * (self.input_words(params) + self.answer_words(bits)) + self.work()
+    }
+
+    /// Nanoseconds of one core for both ends' work, about.
+    #[must_use]
+    pub fn work(&self) -> usize {
         let products = match self.op.groups {
             1 => self.input_blocks() * self.output_blocks(),
             _ => self.blocks().map(|(_, inputs)| inputs.len()).sum(),
         };
         let tiles = self.tiles();
-        BYTE * bytes
-            + tiles * (PRODUCT * products + ANSWER * self.output_blocks() + FRESH * self.input_blocks())
+        tiles * (PRODUCT * products + ANSWER * self.output_blocks() + FRESH * self.input_blocks())
             + WEIGHTS * products / if self.run() > 1 { self.run() } else { 1 }
     }
 

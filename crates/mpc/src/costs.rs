@@ -3,7 +3,7 @@
 use crate::{Result, Settings, Width, refused};
 use sordino_ring::Conv2d;
 use std::iter::Sum;
-use std::ops::{Add, AddAssign};
+use std::ops::{Add, AddAssign, Sub};
 
 /// What a computation sends and how long its chain of messages is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,6 +14,10 @@ pub struct Cost {
     pub rounds: u32,
     /// Ring multiplications in linear layers, per end, counted as plain convolutions.
     pub macs: u64,
+    /// Oblivious transfers that are used, both ways together.
+    pub transfers: u64,
+    /// Processor time of both of two parties together, about, in nanoseconds of one core: what transfers, comparisons and encryption take.
+    pub work: u64,
 }
 
 impl Cost {
@@ -29,7 +33,29 @@ impl Add for Cost {
     fn add(self, other: Self) -> Self {
         let mut sent = self.sent;
         sent.iter_mut().zip(other.sent).for_each(|(a, b)| *a += b);
-        Self { sent, rounds: self.rounds + other.rounds, macs: self.macs + other.macs }
+        Self {
+            sent,
+            rounds: self.rounds + other.rounds,
+            macs: self.macs + other.macs,
+            transfers: self.transfers + other.transfers,
+            work: self.work + other.work,
+        }
+    }
+}
+
+/// What came later, of what is counted on and on.
+impl Sub for Cost {
+    type Output = Self;
+    fn sub(self, earlier: Self) -> Self {
+        let mut sent = self.sent;
+        sent.iter_mut().zip(earlier.sent).for_each(|(a, b)| *a -= b);
+        Self {
+            sent,
+            rounds: self.rounds - earlier.rounds,
+            macs: self.macs - earlier.macs,
+            transfers: self.transfers - earlier.transfers,
+            work: self.work - earlier.work,
+        }
     }
 }
 
@@ -61,8 +87,8 @@ pub trait Costs {
         let _ = op;
         1
     }
-    /// Bits below a sum of so many products that only its truncation takes off.
-    fn guard(&self, terms: usize) -> u32 {
+    /// Bits below the sum of such products that only its truncation takes off.
+    fn guard(&self, terms: &[(Conv2d, u64)]) -> u32 {
         let _ = terms;
         0
     }

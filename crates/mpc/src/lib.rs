@@ -61,7 +61,7 @@ pub use entropy::{Entropy, System};
 pub use error::{Error, Result};
 pub use party::Party;
 pub use plan::{Plan, Symbol};
-pub use protocol::{Checked, Ends, Local, Protocol, Role, Settings, Transfers, Width};
+pub use protocol::{Checked, Ends, Linear, Local, Protocol, Role, Settings, Transfers, Truncation, Width};
 pub use step::Step;
 pub use topology::{Kind, MOST_OWNERS, Topology};
 

@@ -215,7 +215,7 @@ impl<C: Costs> Protocol for Plan<C> {
     ) -> Result<Symbol> {
         let (op, gains) = self.convolved(terms)?;
         self.spend(self.costs.linear_wide(&gains)?);
-        Ok(Symbol { guard: self.costs.guard(terms.len()), ..self.symbol(op.output(), Width::Wide) })
+        Ok(Symbol { guard: self.costs.guard(&gains), ..self.symbol(op.output(), Width::Wide) })
     }
     fn relu_truncated(&self, mut at: Step, x: &Symbol, shift: u32, out: Width) -> Result<(Symbol, PlannedBits)> {
         match self.costs.relu_truncated(x.shape.len(), shift + x.guard, out) {

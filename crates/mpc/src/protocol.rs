@@ -25,6 +25,35 @@ pub enum Transfers {
     Softspoken,
 }
 
+/// How two parties compute products with weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Linear {
+    /// On the client's encrypted share.
+    #[default]
+    He,
+    /// By oblivious transfers that the bits of weights choose in.
+    Ot,
+    /// Layer by layer, whichever takes less time.
+    Auto,
+}
+
+/// How two parties truncate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Truncation {
+    /// To the nearest integer.
+    #[default]
+    Exact,
+    /// Without the carry of the discarded bits: off by at most a unit, which depends on how the value is shared.
+    OneBit,
+}
+
+/// Of a field that is not written where it says what everybody would think.
+fn usual<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 /// What a compiled program fixes for the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Settings {
@@ -45,6 +74,12 @@ pub struct Settings {
     /// Of two parties.
     #[serde(default)]
     pub transfers: Transfers,
+    /// Of two parties.
+    #[serde(default, skip_serializing_if = "usual")]
+    pub linear: Linear,
+    /// Of two parties.
+    #[serde(default, skip_serializing_if = "usual")]
+    pub truncation: Truncation,
 }
 
 impl Settings {
@@ -98,6 +133,8 @@ impl Default for Settings {
             wide_bits: 64,
             weight_bits: 0,
             transfers: Transfers::Silent,
+            linear: Linear::He,
+            truncation: Truncation::Exact,
         }
     }
 }

@@ -43,8 +43,8 @@ impl Hash {
         Self { keys: Aes::new(seed), direction: u128::from(direction) << 64 }
     }
 
-    fn key(&self, number: u64) -> Aes {
-        let mut key = [self.direction | u128::from(number)];
+    fn key(&self, number: u128) -> Aes {
+        let mut key = [self.direction | number];
         self.keys.encrypt(&mut key);
         Aes::new(key[0])
     }
@@ -57,8 +57,31 @@ impl Hash {
             let within = (at % PER_KEY as u64) as usize;
             let (now, later) = rest.split_at(rest.len().min(PER_KEY - within));
             let low = &mut low[..now.len()];
-            self.key(at / PER_KEY as u64).forward(now, add, low);
+            self.key(u128::from(at / PER_KEY as u64)).forward(now, add, low);
             out.extend(low.iter().map(|h| T::cut(*h)));
+            at += now.len() as u64;
+            rest = later;
+        }
+    }
+
+    /// Appends strings of so many blocks each, two words a block: H at x, x ^ 1, x ^ 2 and so on, for blocks number `start ..`, each plus a
+    /// constant. Robustness against the correlation is a matter of the points being different, and blocks are random: those of one key
+    /// meet with less than 2^-98. A key serves no strings of another length, and 1024 points or one string.
+    pub(crate) fn rows(&self, start: u64, blocks: &[u128], add: u128, length: usize, out: &mut Vec<u64>) {
+        let per_key = (PER_KEY / length.max(1)).max(1);
+        let (mut at, mut rest) = (start, blocks);
+        let (mut points, mut hashes) = (vec![], vec![]);
+        while !rest.is_empty() {
+            let within = (at % per_key as u64) as usize;
+            let (now, later) = rest.split_at(rest.len().min(per_key - within));
+            points.clear();
+            now.iter().for_each(|x| points.extend((0..length as u128).map(|t| x ^ add ^ t)));
+            hashes.clone_from(&points);
+            self.key((length as u128) << 72 | u128::from(at / per_key as u64)).encrypt(&mut hashes);
+            let before = out.len();
+            out.resize(before + 2 * points.len(), 0);
+            let words = out[before..].as_chunks_mut::<2>().0.iter_mut();
+            words.zip(hashes.iter().zip(&points)).for_each(|(words, (h, x))| *words = halves(h ^ x));
             at += now.len() as u64;
             rest = later;
         }
@@ -87,5 +110,36 @@ mod tests {
         let mut low: Vec<u32> = vec![];
         hash().cut(100, &blocks, 9, &mut low);
         assert!(whole.iter().map(|w| *w as u32).eq(low));
+    }
+
+    #[test]
+    fn rows_depend_on_block_number_direction_and_length_alone() {
+        let blocks = crate::Stream::new([4; 16]).blocks(400);
+        let rows = |hash: Hash, start: u64, blocks: &[u128], add: u128, length: usize| {
+            let mut out = vec![];
+            hash.rows(start, blocks, add, length, &mut out);
+            assert_eq!(out.len(), 2 * length * blocks.len());
+            out
+        };
+        let hash = |direction| Hash::new(5, direction);
+        for length in [1, 3, 43, 1024, 1500] {
+            let whole = rows(hash(0), 100, &blocks[..30], 9, length);
+            let pieces = [(100, &blocks[..17]), (117, &blocks[17..30])].map(|(at, b)| rows(hash(0), at, b, 9, length));
+            assert!(whole == pieces.concat());
+            let plus: Vec<u128> = blocks[..30].iter().map(|b| b ^ 9).collect();
+            assert!(whole == rows(hash(0), 100, &plus, 0, length));
+            assert!(whole != rows(hash(1), 100, &blocks[..30], 9, length));
+            // By definition, from a key of its own.
+            let per_key = (1024 / length).max(1) as u64;
+            for (i, row) in whole.chunks(2 * length).enumerate() {
+                let key = hash(0).key((length as u128) << 72 | u128::from((100 + i as u64) / per_key));
+                let mut last = [blocks[i] ^ 9 ^ (length as u128 - 1)];
+                let point = last[0];
+                key.encrypt(&mut last);
+                assert_eq!(row[2 * length - 2..], halves(last[0] ^ point));
+            }
+        }
+        let lengths = [2, 3].map(|length| rows(hash(0), 0, &blocks[..1], 0, length)[0]);
+        assert_ne!(lengths[0], lengths[1]);
     }
 }

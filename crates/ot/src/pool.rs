@@ -323,23 +323,55 @@ impl Pool {
         Ok(strings)
     }
 
+    /// As sender: both strings of the next `n` transfers, of so many blocks each, two words a block.
+    ///
+    /// # Errors
+    /// [`Error::Short`].
+    pub fn send_rows(&mut self, n: usize, blocks: usize) -> Result<[Vec<u64>; 2]> {
+        let (made, hash) = &mut self.sent;
+        let mut strings = [(); 2].map(|()| Vec::with_capacity(2 * n * blocks));
+        made.draw(n, &mut self.spare, |number, drawn| {
+            for (out, add) in strings.iter_mut().zip([0, self.delta]) {
+                hash.rows(number, drawn, add, blocks, out);
+            }
+        })?;
+        self.supply.draw(if self.first { [n, 0] } else { [0, n] });
+        Ok(strings)
+    }
+
+    /// As receiver: the choices of the next `n` transfers, 64 to a word, and the strings chosen, of so many blocks each.
+    ///
+    /// # Errors
+    /// [`Error::Short`].
+    pub fn receive_rows(&mut self, n: usize, blocks: usize) -> Result<(Vec<u64>, Vec<u64>)> {
+        let mut strings = Vec::with_capacity(2 * n * blocks);
+        let choices = self.received(n, |hash, number, drawn| hash.rows(number, drawn, 0, blocks, &mut strings))?;
+        Ok((choices, strings))
+    }
+
     /// As receiver: the choices of the next `n` transfers, 64 to a word, and the strings chosen.
     ///
     /// # Errors
     /// [`Error::Short`].
     pub fn receive<T: Cut>(&mut self, n: usize) -> Result<(Vec<u64>, Vec<T>)> {
+        let mut strings = Vec::with_capacity(n);
+        let choices = self.received(n, |hash, number, drawn| hash.cut(number, drawn, 0, &mut strings))?;
+        Ok((choices, strings))
+    }
+
+    /// The choices of the next `n` received transfers, whose blocks go to `each`.
+    fn received(&mut self, n: usize, mut each: impl FnMut(&Hash, u64, &[u128])) -> Result<Vec<u64>> {
         let (made, hash) = &mut self.received;
         let (mut choices, mut drawn) = (vec![0u64; n.div_ceil(64)], 0);
-        let mut strings = Vec::with_capacity(n);
         made.draw(n, &mut self.spare, |number, blocks| {
-            hash.cut(number, blocks, 0, &mut strings);
+            each(hash, number, blocks);
             for block in blocks {
                 choices[drawn / 64] |= (*block as u64 & 1) << (drawn % 64);
                 drawn += 1;
             }
         })?;
         self.supply.draw(if self.first { [0, n] } else { [n, 0] });
-        Ok((choices, strings))
+        Ok(choices)
     }
 }
 
@@ -414,6 +446,30 @@ mod tests {
             all.sort_unstable();
             all.dedup();
             assert_eq!(all.len(), many);
+        }
+    }
+
+    #[test]
+    fn rows_are_strings_of_any_length() {
+        const LENGTHS: [(usize, usize); 4] = [(100, 1), (1, 2000), (300, 5), (64, 1024)];
+        let [a, b] = ends(Method::SoftSpoken, |mut pool, wire| {
+            let (mut sent, mut received) = (vec![], vec![]);
+            for (n, blocks) in LENGTHS {
+                pool.make([n, n], |m, n| swap(&wire, m, n)).unwrap();
+                sent.push(pool.send_rows(n, blocks).unwrap());
+                received.push(pool.receive_rows(n, blocks).unwrap());
+            }
+            (sent, received)
+        });
+        for (sent, received) in [(&a.0, &b.1), (&b.0, &a.1)] {
+            for (((n, blocks), [zero, one]), (choices, got)) in LENGTHS.into_iter().zip(sent).zip(received) {
+                assert_eq!([zero.len(), one.len(), got.len()], [2 * n * blocks; 3]);
+                for i in 0..n {
+                    let row = |rows: &[u64]| rows[2 * i * blocks..2 * (i + 1) * blocks].to_vec();
+                    let chosen = if choices[i / 64] >> (i % 64) & 1 == 1 { one } else { zero };
+                    assert!(row(got) == row(chosen) && row(zero) != row(one));
+                }
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use sordino::links::{Connecting, connect};
 use sordino::model;
 use sordino::session::{self, Job, Owned};
 use sordino::tls::{Authority, Ends};
-use sordino_mpc::{Error as Mpc, Kind, Role, Settings, System, Transfers};
+use sordino_mpc::{Error as Mpc, Kind, Linear, Role, Settings, System, Transfers, Truncation};
 use sordino_net::{Endpoint, LinkModel, Net};
 use sordino_nn::exec::encode_inputs;
 use sordino_nn::{Error, Options};
@@ -33,6 +33,8 @@ const TWO: Settings = Settings {
     wide_bits: 37,
     weight_bits: 0,
     transfers: Transfers::Silent,
+    linear: Linear::He,
+    truncation: Truncation::Exact,
 };
 
 /// Forwards connections to `target` and cuts each after so many bytes towards it.

@@ -7,7 +7,7 @@ use sordino::inputs::{Preprocess, read};
 use sordino::owners::{Finished, Owners};
 use sordino::session::{Job, Outputs};
 use sordino::{Graph, Options, Tensor, exec, model};
-use sordino_mpc::{Clear, Kind, Plan, Settings, Step, Transfers, two};
+use sordino_mpc::{Clear, Kind, Linear, Plan, Settings, Step, Transfers, Truncation, two};
 use sordino_nn::Constant;
 use sordino_nn::exec::Loaded;
 use sordino_nn::graph::{Attribute, Dim, Node};
@@ -60,7 +60,16 @@ fn check(program: &Program, secrets: &Secrets, samples: &[Tensor]) {
         samples.iter().map(|s| exec::encode_inputs(program, std::slice::from_ref(s)).unwrap()).collect();
     let done = run(program, secrets, &inputs);
     for (got, inputs) in done.outputs.iter().zip(&inputs) {
-        assert!(*got == oracle(program, secrets, inputs), "an integer differs from the oracle's");
+        let want = oracle(program, secrets, inputs);
+        match program.settings.truncation {
+            Truncation::Exact => assert!(*got == want, "an integer differs from the oracle's"),
+            Truncation::OneBit => {
+                // Units of layer after layer add up to little of what logits are.
+                let off = got[0].iter().zip(&want[0]).map(|(g, w)| (g - w).abs()).max().unwrap();
+                let largest = want[0].iter().map(|w| w.abs()).max().unwrap();
+                assert!(off > 0 && 100 * off < largest, "{off} off where the largest is {largest}");
+            }
+        }
     }
     // What the first run sends, and later ones, which find transfers that are left over.
     let plan = Plan::<two::Declared>::of(program.settings);
@@ -87,6 +96,21 @@ fn a_real_model_answers_as_the_oracle_however_transfers_are_made() {
     let (graph, digit) = digit();
     for transfers in [Transfers::Silent, Transfers::Compact, Transfers::Softspoken] {
         let (program, secrets) = compiled(&graph, Settings { transfers, ..settings() }, &digit);
+        check(&program, &secrets, &[digit[0].clone(), digit[0].clone()]);
+    }
+}
+
+#[test]
+fn a_real_model_answers_as_the_oracle_however_products_and_truncations_are_made() {
+    let (graph, digit) = digit();
+    for (linear, truncation) in [
+        (Linear::Ot, Truncation::Exact),
+        (Linear::Auto, Truncation::Exact),
+        (Linear::He, Truncation::OneBit),
+        (Linear::Ot, Truncation::OneBit),
+    ] {
+        let settings = Settings { linear, truncation, ..settings() };
+        let (program, secrets) = compiled(&graph, settings, &digit);
         check(&program, &secrets, &[digit[0].clone(), digit[0].clone()]);
     }
 }
@@ -196,7 +220,11 @@ fn real_models_answer_as_the_oracle() {
             Tensor::new(&dims, words.iter().map(|w| (w % 256) as f32 / 255.0).collect())
         };
         let samples = [drawn(1), drawn(2)];
-        let (program, secrets) = compiled(&graph, settings(), &samples);
-        check(&program, &secrets, &samples);
+        // By transfers where that is some seconds.
+        let small = typed.passed.macs() < 1 << 26;
+        for linear in if small { &[Linear::He, Linear::Ot][..] } else { &[Linear::He] } {
+            let (program, secrets) = compiled(&graph, Settings { linear: *linear, ..settings() }, &samples);
+            check(&program, &secrets, &samples);
+        }
     }
 }

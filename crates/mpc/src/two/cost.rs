@@ -1,19 +1,17 @@
 //! Declared cost of two parties: what is sent, exactly, as a formula of size and width.
 
 use super::compare::{Digits, levels};
-use super::flip::SEED;
 use super::keys::method;
-use super::linear::{layout, params};
+use super::linear::{Batch, Piece, Ways, batches, share_bits, work};
 use super::product::{PIECE as PRODUCTS, product_widths};
 use super::relu::{Form, Halves, Kind, PIECE, table_planes};
 use super::transfers::Transfers;
-use crate::{Cost, Costs, Result, Settings, Width};
-use sordino_he::params::guard;
-use sordino_he::{Layout, Params, PublicKey, layer};
+use crate::{Cost, Costs, Result, Settings, Truncation, Width};
+use sordino_he::{PublicKey, layer};
 use sordino_ot::Supply;
 use sordino_ring::{Conv2d, packed_words};
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::rc::Rc;
 
 /// The declared cost of the protocol with two parties.
 pub struct Declared {
@@ -38,10 +36,9 @@ enum Said {
 
 #[derive(Default)]
 struct Known {
-    /// Geometries of all prepared weights, which the modulus is chosen for.
+    /// Geometries of all prepared weights, which their ways are chosen for.
     ops: Vec<Conv2d>,
-    params: Option<Params>,
-    layouts: HashMap<Conv2d, Layout>,
+    ways: Option<Rc<Ways>>,
     /// The owner has the public key.
     keyed: bool,
 }
@@ -58,7 +55,7 @@ impl Declared {
         self.chain.set(after);
         let longest = |chain: [u32; 2]| chain[0].max(chain[1]);
         let [a, b] = words.map(|n| 8 * n as u64);
-        Cost { sent: [a, b, 0, 0], rounds: longest(after) - longest(before), macs: 0 }
+        Cost { sent: [a, b, 0, 0], rounds: longest(after) - longest(before), ..Cost::default() }
     }
 
     /// What making the transfers of an operation sends; they are used up.
@@ -71,7 +68,18 @@ impl Declared {
         self.at_hand.set(self.at_hand.get().max(16 * supply.left() as u64 + 8 * messages as u64));
         supply.draw(need);
         self.supply.set(supply);
-        steps.into_iter().map(|[owner, client]| self.both(owner, client)).sum()
+        let transfers = (need[0] + need[1]) as u64;
+        let sent: Cost = steps.into_iter().map(|[owner, client]| self.both(owner, client)).sum();
+        Cost { transfers, work: transfers * self.per_transfer(), ..sent }
+    }
+
+    /// Nanoseconds of one core that a transfer takes both ends, with what it is used for, about.
+    fn per_transfer(&self) -> u64 {
+        match self.settings.transfers {
+            crate::Transfers::Silent => 40,
+            crate::Transfers::Compact => 75,
+            crate::Transfers::Softspoken => 25,
+        }
     }
 
     /// Both say something at the same time, or one of them, or none.
@@ -127,19 +135,37 @@ impl Declared {
         cost
     }
 
-    fn layout(&self, op: &Conv2d, params: Params) -> Layout {
-        let known = &mut self.known.borrow_mut().layouts;
-        known.entry(*op).or_insert_with(|| layout(op, params, self.settings.wide_bits)).clone()
+    fn ways(&self) -> Result<Rc<Ways>> {
+        let mut known = self.known.borrow_mut();
+        if let Some(ways) = &known.ways {
+            return Ok(Rc::clone(ways));
+        }
+        let ways = Rc::new(Ways::new(&known.ops, &self.settings)?);
+        known.ways = Some(Rc::clone(&ways));
+        Ok(ways)
     }
 
-    fn params(&self) -> Result<Params> {
-        let mut known = self.known.borrow_mut();
-        if let Some(params) = known.params {
-            return Ok(params);
-        }
-        let found = params(&known.ops, self.settings.wide_bits, self.settings.weight_bits)?;
-        known.params = Some(found);
-        Ok(found)
+    /// Whether truncations send nothing.
+    fn one_bit(&self) -> bool {
+        self.settings.truncation == Truncation::OneBit
+    }
+
+    /// Guard bits of a sum of products as they come.
+    fn answers_guard(&self, terms: &[(Conv2d, u64)]) -> u32 {
+        self.ways().map_or(0, |ways| ways.guard(terms.iter().map(|(op, _)| op)))
+    }
+
+    /// A product by transfers.
+    fn transferred(&self, op: &Conv2d) -> Cost {
+        let (bits, wide) = (share_bits(&self.settings), self.settings.wide_bits);
+        let batch = |batch: &Batch| {
+            let made = self.make(Transfers { from_owner: 0, from_client: batch.transfers });
+            let chosen = self.send(Said::Owner(batch.transfers.div_ceil(64)));
+            let rows = |piece: &Piece| self.send(Said::Client(piece.words(bits, wide).sum()));
+            made + chosen + batch.pieces.iter().map(rows).sum()
+        };
+        let sent: Cost = batches(op, &self.settings).iter().map(batch).sum();
+        sent + Cost { macs: op.macs(), work: work(op, &self.settings) as u64, ..Cost::default() }
     }
 }
 
@@ -166,27 +192,34 @@ impl Costs for Declared {
         self.known.borrow_mut().ops.push(*op);
         1
     }
-    fn guard(&self, terms: usize) -> u32 {
-        guard(terms)
+    fn guard(&self, terms: &[(Conv2d, u64)]) -> u32 {
+        if self.one_bit() { 0 } else { self.answers_guard(terms) }
     }
     fn linear(&self, terms: &[(Conv2d, u64)], shift: u32) -> Result<(u32, Cost)> {
-        Ok((shift + guard(terms.len()), self.linear_wide(terms)?))
+        Ok((shift + self.guard(terms), self.linear_wide(terms)?))
     }
     fn linear_wide(&self, terms: &[(Conv2d, u64)]) -> Result<Cost> {
-        let (params, bits) = (self.params()?, self.settings.wide_bits + guard(terms.len()));
+        let (ways, low) = (self.ways()?, self.answers_guard(terms));
+        let bits = self.settings.wide_bits + low;
         let term = |(op, _): &(Conv2d, u64)| {
-            let layout = self.layout(op, params);
+            let Some((params, layout)) = ways.encrypted(op) else {
+                return self.transferred(op);
+            };
             // A ciphertext as it travels, and both of its polynomials modulo both primes; answers, packed and not.
-            let (question, answers) = (layer::question_words(params, &layout), layout.answer_words(bits));
+            let (question, answers) = (layer::question_words(params, layout), layout.answer_words(bits));
             let words = 5 * question + 3 * answers;
             self.ciphertexts.set(self.ciphertexts.get().max(8 * words as u64));
-            let cost = self.send(Said::Client(question)) + self.send(Said::Owner(answers));
-            Cost { macs: op.macs(), ..cost }
+            let sent = self.send(Said::Client(question)) + self.send(Said::Owner(answers));
+            sent + Cost { macs: op.macs(), work: layout.work() as u64, ..Cost::default() }
         };
-        Ok(terms.iter().map(term).sum())
+        let mut cost: Cost = terms.iter().map(term).sum();
+        if let Some((op, _)) = terms.first().filter(|_| self.one_bit() && low > 0) {
+            cost += self.each(op.output().len(), Kind::Unguard { low });
+        }
+        Ok(cost)
     }
     fn truncate(&self, n: usize, shift: u32) -> Cost {
-        self.each(n, Kind::Truncate { low: shift })
+        if self.one_bit() { Cost::default() } else { self.each(n, Kind::Truncate { low: shift }) }
     }
     fn msb(&self, n: usize) -> Cost {
         self.each(n, Kind::Sign)
@@ -195,7 +228,7 @@ impl Costs for Declared {
         self.each(n, Kind::Relu { low: 0, out })
     }
     fn relu_truncated(&self, n: usize, shift: u32, out: Width) -> Option<Cost> {
-        Some(self.each(n, Kind::Relu { low: shift, out }))
+        Some(self.each(n, Kind::Relu { low: if self.one_bit() { 0 } else { shift }, out }))
     }
     fn extend(&self, n: usize) -> Cost {
         self.each(n, Kind::Extend)
@@ -207,8 +240,8 @@ impl Costs for Declared {
     fn agree(&self) -> Cost {
         let needed =
             !self.known.borrow().ops.is_empty() && !std::mem::replace(&mut self.known.borrow_mut().keyed, true);
-        match self.params() {
-            Ok(params) if needed => self.send(Said::Client(PublicKey::words(params))),
+        match self.ways().map(|ways| ways.modulus()) {
+            Ok(Some(params)) if needed => self.send(Said::Client(PublicKey::words(params))),
             _ => Cost::default(),
         }
     }
@@ -225,10 +258,9 @@ impl Costs for Declared {
         Ok((0..n).step_by(PRODUCTS).map(piece).sum())
     }
     fn flip(&self, n: usize, channels: usize) -> Result<Cost> {
-        let transfers = SEED * channels;
-        let made = self.make(Transfers { from_owner: 0, from_client: transfers });
+        let made = self.make(Transfers { from_owner: 0, from_client: channels });
         let offer = packed_words(n, self.settings.narrow_bits);
-        Ok(made + self.send(Said::Owner(transfers.div_ceil(64))) + self.send(Said::Client(offer)))
+        Ok(made + self.send(Said::Owner(channels.div_ceil(64))) + self.send(Said::Client(offer)))
     }
     fn piecewise(&self, n: usize, thresholds: usize, _functions: usize) -> Result<Cost> {
         let value = |at: usize| {

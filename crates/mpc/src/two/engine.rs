@@ -1,7 +1,7 @@
 //! The protocol as one party runs it.
 
 use super::keys::Keys;
-use super::linear::{Encryption, Weight};
+use super::linear::{Linears, Weight};
 use super::share::{Bits, Shared, local};
 use super::transfers::Plane;
 use crate::{Checked, Error, Local, Party, Protocol, Result, Role, Settings, Step, Width};
@@ -16,7 +16,7 @@ pub struct Two<D: Device> {
     net: Net,
     pub(super) pool: RefCell<Pool>,
     pub(super) own: RefCell<Stream>,
-    pub(super) encryption: RefCell<Encryption>,
+    pub(super) linears: RefCell<Linears>,
     /// True for the client, who has the data and the encryption's key; it is end 1.
     pub(super) client: bool,
     pub(super) settings: Settings,
@@ -57,7 +57,7 @@ impl<D: Device> Two<D> {
             net,
             pool: RefCell::new(pool),
             own: RefCell::new(own),
-            encryption: RefCell::default(),
+            linears: RefCell::default(),
             client: me.0 == 1,
             settings,
             threads,
@@ -187,9 +187,9 @@ impl<D: Device> Protocol for Two<D> {
     fn extend(&self, at: Step, x: &Shared<D>) -> Result<Shared<D>> {
         self.extend_shared(at, x)
     }
-    /// Before the first run: the client tells the owner its public key.
+    /// Before the first run: how each linear layer is computed; where it is on ciphertexts, the client tells the owner its public key.
     fn agree(&self, at: Step, _tensors: &[&Shared<D>]) -> Result<()> {
-        self.keyed(&at)
+        self.agreed(&at)
     }
     /// Refuses what still has guard bits: they hold the encryption's noise, which depends on the weights.
     fn verify(&self, _at: Step, x: Shared<D>) -> Result<Checked<Shared<D>>> {

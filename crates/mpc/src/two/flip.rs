@@ -1,28 +1,25 @@
 //! Signs of channels that the model's owner alone knows: `s x` for s in {1, -1}, as `x - 2 [s < 0] x`.
 //!
-//! One transfer of a bit a channel, whose strings grow to pads for all elements of the channel: the owner chooses [s < 0], the client offers
+//! One transfer a channel, whose strings are pads for all elements of the channel: the owner chooses [s < 0], the client offers
 //! d = -2 x_1. By itself the owner knows its own share times s. The client sees where choices differ from random ones, the owner d under a pad.
 
 use super::engine::Two;
 use super::share::Shared;
-use super::transfers::{Plane, Transfers, swap, xor};
+use super::transfers::{Plane, Transfers, mask, xor};
 use crate::{Result, Step, Width};
 use sordino_net::{Part, Segment};
-use sordino_ot::Stream;
 use sordino_ring::{Device, packed_words};
 
-/// Transfers for one channel: two strings of 64 bits are the seed of its pads.
-pub(super) const SEED: usize = 2;
+/// Blocks of a string that pads so many elements, a word each.
+fn blocks(elements: usize) -> usize {
+    elements.div_ceil(2).max(1)
+}
 
-/// Pads for so many elements of each channel, from the strings of its transfers; laid out like the elements, channels last.
-fn pads(strings: &[u64], n: usize) -> Vec<u64> {
-    let channels = strings.len() / SEED;
+/// Pads for so many elements of each channel, from the strings of the channels' transfers; laid out like the elements, channels last.
+fn pads(strings: &[u64], n: usize, channels: usize) -> Vec<u64> {
     let mut all = vec![0; n];
-    for (c, seed) in strings.chunks_exact(SEED).enumerate() {
-        let mut key = [0; 16];
-        key.chunks_exact_mut(8).zip(seed).for_each(|(k, s)| k.copy_from_slice(&s.to_le_bytes()));
-        let words = Stream::new(key).words(n / channels);
-        all[c..].iter_mut().step_by(channels).zip(words).for_each(|(pad, word)| *pad = word);
+    for (c, words) in strings.chunks_exact(2 * blocks(n / channels)).enumerate() {
+        all[c..].iter_mut().step_by(channels).zip(words).for_each(|(pad, word)| *pad = *word);
     }
     all
 }
@@ -33,14 +30,17 @@ impl<D: Device> Two<D> {
         let (n, channels) = crate::fit::fits_signs(&x.shape, &signs.shape)?;
         let own = x.narrow()?.exact()?.words(&self.dev)?;
         let bits = self.settings.narrow_bits;
-        self.make(at, "transfers", Transfers { from_owner: 0, from_client: SEED * channels })?;
-        let words = (SEED * channels).div_ceil(64);
+        self.make(at, "transfers", Transfers { from_owner: 0, from_client: channels })?;
+        let words = channels.div_ceil(64);
         let form = [Segment::Wide(packed_words(n, bits))];
         let y = if self.client {
-            let [mut zero, mut one] = self.pool.borrow_mut().send::<u64>(SEED * channels)?;
+            let strings = self.pool.borrow_mut().send_rows(channels, blocks(n / channels))?;
             let differ = self.recv_words(at, "choices", words)?;
-            swap(&mut zero, &mut one, &differ);
-            let (zero, one) = (pads(&zero, n), pads(&one, n));
+            let [mut zero, mut one] = strings.map(|strings| pads(&strings, n, channels));
+            for (i, (zero, one)) in zero.iter_mut().zip(&mut one).enumerate() {
+                let swap = (*zero ^ *one) & mask(&differ, i % channels);
+                (*zero, *one) = (*zero ^ swap, *one ^ swap);
+            }
             // d + pad of no - pad of yes, for d = -2 x_1.
             let offer = own.iter().zip(zero.iter().zip(&one));
             let offer = offer.map(|(x, (zero, one))| zero.wrapping_sub(*one).wrapping_sub(x.wrapping_mul(2))).collect();
@@ -48,15 +48,11 @@ impl<D: Device> Two<D> {
             own.iter().zip(&zero).map(|(x, pad)| x.wrapping_sub(*pad)).collect()
         } else {
             let signs = signs.wide()?.exact()?.words(&self.dev)?;
-            let negative: Plane = (0..words)
-                .map(|w| {
-                    let bit = |i: usize| signs.get((64 * w + i) / SEED).map_or(0, |s| s >> 63) << i;
-                    (0..64).fold(0, |plane, i| plane | bit(i))
-                })
-                .collect();
-            let (chosen, strings) = self.chosen(SEED * channels)?;
+            let mut negative: Plane = vec![0; words];
+            signs.iter().enumerate().for_each(|(c, sign)| negative[c / 64] |= (sign >> 63) << (c % 64));
+            let (chosen, strings) = self.pool.borrow_mut().receive_rows(channels, blocks(n / channels))?;
             self.send(at, "choices", vec![Part::Wide(xor(&chosen, &negative))])?;
-            let pads = pads(&strings, n);
+            let pads = pads(&strings, n, channels);
             let part = self.recv(at, "offer", &form)?.pop();
             let offer = self.unpacked(part.ok_or_else(super::engine::wrong_form)?, n, bits)?;
             let each = own.iter().zip(pads.iter().zip(offer)).enumerate();

@@ -12,7 +12,7 @@ use super::compare::{Compared, Digits, Number, as_numbers, cut, joined, levels};
 use super::engine::{Two, wrong_form};
 use super::share::{Bits, Shared, local};
 use super::transfers::{Plane, Transfers, mask, xor};
-use crate::{Local, Result, Settings, Step, Width};
+use crate::{Local, Result, Settings, Step, Truncation, Width};
 use sordino_net::{Part, Segment};
 use sordino_ring::{Device, packed_words};
 use std::ops::Range;
@@ -55,6 +55,8 @@ pub(super) enum Kind {
     Relu { low: u32, out: Width },
     /// x >> low.
     Truncate { low: u32 },
+    /// The same in the wide ring.
+    Unguard { low: u32 },
     /// A narrow value that is not negative, in the wide ring.
     Extend,
     /// A shared bit, in the wide ring.
@@ -64,7 +66,7 @@ pub(super) enum Kind {
 /// The widths an operation works with, and what it draws.
 #[derive(Clone, Copy)]
 pub(super) struct Form {
-    /// Narrow bits.
+    /// Bits of the ring that the value is in, once the low ones are gone.
     n: u32,
     /// Bits of the result.
     out: u32,
@@ -75,11 +77,12 @@ pub(super) struct Form {
 
 impl Form {
     pub(super) fn new(kind: Kind, settings: Settings) -> Self {
-        let (n, wide) = (settings.narrow_bits, settings.wide_bits);
+        let wide = settings.wide_bits;
+        let n = if matches!(kind, Kind::Unguard { .. }) { wide } else { settings.narrow_bits };
         let (low, out) = match kind {
             Kind::Sign => (0, n),
             Kind::Relu { low, out } => (low, settings.bits(out)),
-            Kind::Truncate { low } => (low, n),
+            Kind::Truncate { low } | Kind::Unguard { low } => (low, n),
             Kind::Extend | Kind::Carry => (0, wide),
         };
         Self { n, out, low, kind }
@@ -94,7 +97,7 @@ impl Form {
     pub(super) fn upper(&self) -> u32 {
         match self.kind {
             Kind::Sign | Kind::Relu { .. } => self.n - 1,
-            Kind::Truncate { .. } | Kind::Extend | Kind::Carry => 0,
+            Kind::Truncate { .. } | Kind::Unguard { .. } | Kind::Extend | Kind::Carry => 0,
         }
     }
 
@@ -102,7 +105,7 @@ impl Form {
     pub(super) fn top(&self) -> u32 {
         match self.kind {
             Kind::Relu { .. } | Kind::Extend => self.out - self.n,
-            Kind::Sign | Kind::Truncate { .. } | Kind::Carry => 0,
+            Kind::Sign | Kind::Truncate { .. } | Kind::Unguard { .. } | Kind::Carry => 0,
         }
     }
 
@@ -114,7 +117,7 @@ impl Form {
     /// Bits of shares of r, for a carry.
     pub(super) fn carried(&self) -> u32 {
         match self.kind {
-            Kind::Relu { low, .. } | Kind::Truncate { low } if low > 0 => self.out,
+            Kind::Relu { low, .. } | Kind::Truncate { low } | Kind::Unguard { low } if low > 0 => self.out,
             Kind::Carry => self.out,
             _ => 0,
         }
@@ -420,6 +423,9 @@ impl<D: Device> Two<D> {
 
     /// The same of round(x / 2^shift) for wide x.
     pub(super) fn relu_rounded(&self, at: Step, x: &Shared<D>, shift: u32, out: Width) -> Result<(Shared<D>, Bits)> {
+        if self.settings.truncation == Truncation::OneBit {
+            return self.relu_shared(at, &self.shifted(x, shift)?, out);
+        }
         let (words, low) = self.rounded(x.wide()?, shift)?;
         let (y, plane) = self.each(at, &words, Kind::Relu { low, out })?;
         Ok((Shared::new(&self.dev, x.shape.clone(), out, 0, y), Bits { shape: x.shape.clone(), plane }))
@@ -427,9 +433,32 @@ impl<D: Device> Two<D> {
 
     /// round(x / 2^shift), narrow.
     pub(super) fn truncate_shared(&self, at: Step, x: &Shared<D>, shift: u32) -> Result<Shared<D>> {
+        if self.settings.truncation == Truncation::OneBit {
+            return self.shifted(x, shift);
+        }
         let (words, low) = self.rounded(x.wide()?, shift)?;
         let (y, _) = self.each(at, &words, Kind::Truncate { low })?;
         Ok(Shared::new(&self.dev, x.shape.clone(), Width::Narrow, 0, y))
+    }
+
+    /// x / 2^shift rounded down or up, narrow, and no message: each party shifts its own share. The carry of the low bits is lost; a unit
+    /// stands for half of one in its place and half of one for rounding.
+    fn shifted(&self, x: &Shared<D>, shift: u32) -> Result<Shared<D>> {
+        let mut words = x.wide()?.exact()?.words(&self.dev)?;
+        let unit = u64::from(shift > 0 && !self.client);
+        let ring = u64::MAX >> (64 - self.settings.wide_bits);
+        words.iter_mut().for_each(|v| *v = ((*v & ring) >> shift).wrapping_add(unit));
+        Ok(Shared::new(&self.dev, x.shape.clone(), Width::Narrow, 0, words))
+    }
+
+    /// Takes off a product's guard bits, exactly: a wide share of the product itself.
+    pub(super) fn unguarded(&self, at: Step, x: &Shared<D>) -> Result<Shared<D>> {
+        if x.guard == 0 {
+            return Ok(x.clone());
+        }
+        let (words, low) = self.rounded(x, 0)?;
+        let (y, _) = self.each(at, &words, Kind::Unguard { low })?;
+        Ok(Shared::new(&self.dev, x.shape.clone(), Width::Wide, 0, y))
     }
 
     /// A signed narrow value in the wide ring: an offset makes it non-negative.

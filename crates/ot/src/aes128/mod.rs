@@ -120,9 +120,22 @@ impl Stream {
     /// The next `n` words.
     #[must_use]
     pub fn words(&mut self, n: usize) -> Vec<u64> {
-        let mut words: Vec<u64> = self.blocks(n.div_ceil(2)).into_iter().flat_map(crate::hash::halves).collect();
-        words.truncate(n);
+        let mut words = vec![0; n];
+        self.fill(&mut words);
         words
+    }
+
+    /// As many words as there is room for, from the next block on.
+    pub fn fill(&mut self, out: &mut [u64]) {
+        let mut blocks = [0u128; 64];
+        for words in out.chunks_mut(2 * blocks.len()) {
+            let blocks = &mut blocks[..words.len().div_ceil(2)];
+            self.aes.counter(self.next, blocks);
+            self.next += blocks.len() as u64;
+            let (pairs, last) = words.as_chunks_mut::<2>();
+            pairs.iter_mut().zip(&*blocks).for_each(|(pair, block)| *pair = crate::hash::halves(*block));
+            last.iter_mut().zip(&blocks[pairs.len()..]).for_each(|(low, block)| *low = *block as u64);
+        }
     }
 
     /// Block number i, wherever the stream is.
