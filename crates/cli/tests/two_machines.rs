@@ -37,10 +37,24 @@ impl Drop for Host {
 
 impl Host {
     fn start(more: &[&str]) -> Self {
+        Self::known_to(&[], more)
+    }
+
+    /// A host whose clients have names.
+    fn known_to(clients: &[&str], more: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().to_str().unwrap();
-        assert!(sordino(&["cert", "pair", "-o", path]).output().unwrap().status.success());
-        let identity = folder.path().join("host.identity");
+        // Closed to others, as it is made.
+        let pair = folder.path().join("pair");
+        let path = pair.to_str().unwrap();
+        let named = clients.iter().flat_map(|name| ["--client", name]);
+        let pair: Vec<&str> = ["cert", "pair", "-o", path].into_iter().chain(named).collect();
+        assert!(sordino(&pair).output().unwrap().status.success());
+        Self::of(folder, more)
+    }
+
+    /// A host with the identity in a folder.
+    fn of(folder: tempfile::TempDir, more: &[&str]) -> Self {
+        let identity = folder.path().join("pair/host.identity");
         let model = asset("mnist.onnx");
         let args =
             ["host", &model, "--listen", "127.0.0.1:0", "--identity", identity.to_str().unwrap(), "--timeout", "5"];
@@ -53,7 +67,7 @@ impl Host {
     }
 
     fn identity(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.folder.path().join("pair").join(name)
     }
 
     fn asking(&self, identity: &Path, more: &[&str]) -> Command {
@@ -64,6 +78,10 @@ impl Host {
 
     fn ask(&self, more: &[&str]) -> Output {
         self.asking(&self.identity("client.identity"), more).output().unwrap()
+    }
+
+    fn asked_by(&self, name: &str, more: &[&str]) -> Output {
+        self.asking(&self.identity(&format!("{name}.identity")), more).output().unwrap()
     }
 
     fn says(&mut self) -> String {
@@ -108,13 +126,13 @@ fn a_host_answers_one_client_after_the_other() {
     assert!(host.says().contains("looked"));
     let offered: Value = serde_json::from_slice(&host.ask(&["--show", "--json"]).stdout).unwrap();
     assert_eq!((&offered["wide_bits"], &offered["transfers"]), (&37.into(), &"silent".into()));
-    assert!(host.says().contains("looked"));
+    assert!(host.says().contains("client looked"));
     recognised(&host.ask(&["--json"]));
-    assert!(host.says().starts_with("answered 1 queries"));
+    assert!(host.says().starts_with("client: answered 1 queries"));
     let more = asset("digits-idx3-ubyte.gz");
     let both = host.ask(&["--input", &more, "--limit", "3", "--json"]);
     assert!(both.status.success());
-    assert!(host.says().starts_with("answered 3 queries"));
+    assert!(host.says().starts_with("client: answered 3 queries"));
     assert!(host.child.wait().unwrap().success());
 }
 
@@ -147,15 +165,81 @@ fn a_client_that_is_killed_or_paused_does_no_harm() {
             .unwrap();
         std::thread::sleep(Duration::from_millis(700));
         assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
-        // It is noticed within the deadline of five seconds; the next one may have to wait for that.
-        let dial = ["--json", "--timeout", "30"];
-        let digit = asset("digit-7.png");
-        let identity = host.identity("client.identity");
-        let args = ["ask", &host.address, "--identity", identity.to_str().unwrap(), "--input", &digit];
-        recognised(&sordino(&[&args[..], &dial].concat()).output().unwrap());
+        // Others are served meanwhile.
+        recognised(&host.ask(&["--json"]));
         let _ = child.kill();
         child.wait().unwrap();
     }
+}
+
+#[test]
+fn clients_wait_for_their_turn_and_are_served_at_once() {
+    let mut host = Host::known_to(&["alice", "bob", "carol"], &["--sessions", "1", "--clients", "3"]);
+    let digits = asset("digits-idx3-ubyte.gz");
+    let ask = |name: &str, more: &[&str]| {
+        let mut command = host.asking(&host.identity(&format!("{name}.identity")), more);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    // Alice asks often enough to be served when the others come.
+    let alice = ask("alice", &["--input", &digits, "--json"]);
+    std::thread::sleep(Duration::from_millis(500));
+    let others = ["bob", "carol"].map(|name| ask(name, &["--json"]));
+    let mut waited = 0;
+    for child in others {
+        let out = child.wait_with_output().unwrap();
+        recognised(&out);
+        waited += usize::from(String::from_utf8_lossy(&out.stderr).contains("waiting for"));
+    }
+    assert!(waited > 0);
+    assert!(alice.wait_with_output().unwrap().status.success());
+    let served: Vec<String> = (0..3).map(|_| host.says()).collect();
+    for name in ["alice", "bob", "carol"] {
+        assert!(served.iter().any(|line| line.starts_with(&format!("{name}: answered"))), "{served:?}");
+    }
+    assert!(host.child.wait().unwrap().success());
+
+    // Two at once: whoever comes while another stands still is answered.
+    let host = Host::known_to(&["alice", "bob"], &["--sessions", "2"]);
+    let identity = host.identity("alice.identity");
+    let mut alice =
+        host.asking(&identity, &["--input", &digits]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(Command::new("kill").args(["-STOP", &alice.id().to_string()]).status().unwrap().success());
+    recognised(&host.asked_by("bob", &["--json"]));
+    let _ = alice.kill();
+    alice.wait().unwrap();
+}
+
+#[test]
+fn budgets_last_over_connections_and_restarts_and_names_can_be_revoked() {
+    let ledger = tempfile::tempdir().unwrap();
+    let ledger = ledger.path().join("queries.json");
+    let counted = ["--budget", "3", "--ledger", ledger.to_str().unwrap()];
+    let mut host = Host::known_to(&["alice", "bob"], &counted);
+    let digits = asset("digits-idx3-ubyte.gz");
+    assert!(host.asked_by("alice", &["--input", &digits, "--limit", "2"]).status.success());
+    let offered: Value = serde_json::from_slice(&host.asked_by("alice", &["--show", "--json"]).stdout).unwrap();
+    assert_eq!((&offered["queries"], &offered["queries_left"]), (&1000.into(), &1.into()));
+    refused(&host.asked_by("alice", &["--input", &digits, "--limit", "2", "--json"]), 2, "leaves this client 1 more");
+    recognised(&host.asked_by("alice", &["--json"]));
+    refused(&host.asked_by("alice", &["--json"]), 2, "leaves this client 0 more");
+    // Somebody else's queries are their own.
+    recognised(&host.asked_by("bob", &["--json"]));
+
+    // Another process, with one more client and one fewer.
+    let folder = std::mem::replace(&mut host.folder, tempfile::tempdir().unwrap());
+    drop(host);
+    let pair = folder.path().join("pair");
+    let path = pair.to_str().unwrap();
+    assert!(sordino(&["cert", "pair", "-o", path, "--client", "carol"]).output().unwrap().status.success());
+    refused(&sordino(&["cert", "pair", "-o", path, "--client", "carol"]).output().unwrap(), 2, "never replaced");
+    refused(&sordino(&["cert", "pair", "-o", path, "--client", "c/d"]).output().unwrap(), 2, "c/d");
+    let host = Host::of(folder, &[&counted[..], &["--revoke", "bob"]].concat());
+    refused(&host.asked_by("alice", &["--json"]), 2, "leaves this client 0 more");
+    refused(&host.asked_by("bob", &["--json"]), 1, "does not let this client in");
+    recognised(&host.asked_by("carol", &["--json"]));
+    let counted: Value = serde_json::from_slice(&std::fs::read(&ledger).unwrap()).unwrap();
+    assert_eq!(counted, serde_json::json!({ "alice": 3, "bob": 1, "carol": 1 }));
 }
 
 #[test]
@@ -169,4 +253,6 @@ fn identities_are_never_replaced() {
     use std::os::unix::fs::PermissionsExt;
     let mode = std::fs::metadata(folder.path().join("client.identity")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
+    // Nobody can sign another client of this host.
+    refused(&sordino(&["cert", "pair", "-o", path, "--client", "alice"]).output().unwrap(), 2, "was not kept");
 }

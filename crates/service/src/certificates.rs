@@ -65,6 +65,21 @@ pub fn authority(folder: &Path) -> Result<()> {
     Ok(sordino::model::write_whole(&folder.join(AUTHORITY), authority.certificate_pem().as_bytes())?)
 }
 
+/// The authority in a folder.
+///
+/// # Errors
+/// When there is none.
+pub fn kept(folder: &Path) -> Result<Authority> {
+    let path = folder.join(AUTHORITY_KEY);
+    let none = || Fault::usage(format!("{}: no such file; `sordino cert ca` makes an authority", path.display()));
+    let key = sordino::private::read(&path).map_err(Fault::from)?.ok_or_else(none)?;
+    let key = zeroize::Zeroizing::new(key);
+    let certificate = std::fs::read(folder.join(AUTHORITY)).map_err(sordino::Error::at(folder.join(AUTHORITY)))?;
+    let named = |why: String| Fault::usage(format!("{}: {why}", folder.display()));
+    let text = std::str::from_utf8(&key).map_err(|e| named(e.to_string()))?;
+    Authority::from_pem(&certificate, text).map_err(named)
+}
+
 /// Makes a certificate and its key in a folder, with the authority's certificate beside them. Returns the certificate's file and its fingerprint.
 ///
 /// # Errors
@@ -77,17 +92,7 @@ pub fn certificate(
     renew: bool,
 ) -> Result<(PathBuf, String)> {
     let name = whose.name()?;
-    let read = |name: &str| {
-        let path = authority.join(name);
-        let none = || Fault::usage(format!("{}: no such file; `sordino cert ca` makes an authority", path.display()));
-        sordino::private::read(&path).map_err(Fault::from)?.ok_or_else(none)
-    };
-    let key = zeroize::Zeroizing::new(read(AUTHORITY_KEY)?);
-    let certificate =
-        std::fs::read(authority.join(AUTHORITY)).map_err(sordino::Error::at(authority.join(AUTHORITY)))?;
-    let named = |why: String| Fault::usage(format!("{}: {why}", authority.display()));
-    let text = std::str::from_utf8(&key).map_err(|e| named(e.to_string()))?;
-    let ca = Authority::from_pem(&certificate, text).map_err(named)?;
+    let ca = kept(authority)?;
     let (now, day) = (SystemTime::now(), Duration::from_secs(86_400));
     let identity = ca.identity_of(&name, now - day, now + day * days);
     let identity = identity.map_err(|e| failed("a certificate cannot be made")(&e))?;
@@ -105,7 +110,7 @@ pub fn certificate(
     }
     sordino::model::write_whole(&chain_file, chain.as_bytes())?;
     if folder != authority {
-        sordino::model::write_whole(&folder.join(AUTHORITY), &certificate)?;
+        sordino::model::write_whole(&folder.join(AUTHORITY), ca.certificate_pem().as_bytes())?;
     }
     Ok((chain_file, identity.fingerprint()))
 }

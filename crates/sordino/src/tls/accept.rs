@@ -28,8 +28,79 @@ fn passes(kind: ErrorKind, code: Option<i32>) -> bool {
         || code.is_some_and(|code| exhausted.iter().any(|e| e.raw_os_error() == code))
 }
 
-/// Accepts one connection from each of `expected`, a peer and the direction it dials for. Handshakes run side by side, each
-/// with a time limit of its own: strangers who say nothing, or a byte at a time, keep nobody out.
+/// What a listener's connections are told to do.
+pub(crate) enum Next {
+    /// Go on.
+    More,
+    /// No more connections.
+    Enough,
+}
+
+/// Hands every connection of a listener to a thread of its own, until `next` says so; it is asked every few milliseconds. Handshakes run side by
+/// side: strangers who say nothing, or a byte at a time, keep nobody out. A thread says by the flag it is given that its connection is an honest
+/// peer's and must not give way any more. Comes back when all threads are over; connections that are none's yet are closed.
+///
+/// # Errors
+/// When the listener fails.
+pub(crate) fn each_connection(
+    listener: &TcpListener,
+    next: &mut dyn FnMut() -> Next,
+    handshake: &(dyn Fn(TcpStream, &AtomicBool) + Sync),
+) -> Result<(), ConnectError> {
+    let broken = |why: String| ConnectError::Handshake { peer: "a peer".into(), why };
+    listener.set_nonblocking(true).map_err(|e| broken(e.to_string()))?;
+    let mut open: Vec<Open> = vec![];
+    std::thread::scope(|scope| {
+        let result = loop {
+            open.retain(|o| !o.over.load(Ordering::Acquire));
+            if let Next::Enough = next() {
+                break Ok(());
+            }
+            match listener.accept() {
+                Ok((tcp, _)) => {
+                    let Ok(socket) = tcp.try_clone() else { continue };
+                    let strangers = || open.iter().filter(|o| !o.placed.load(Ordering::Acquire));
+                    if strangers().count() >= MOST
+                        && let Some(oldest) = strangers().next()
+                    {
+                        // Its handshake fails, and its thread ends.
+                        let _ = oldest.socket.shutdown(Shutdown::Both);
+                        oldest.over.store(true, Ordering::Release);
+                    }
+                    let entry = Open { socket, placed: Arc::default(), over: Arc::default() };
+                    let (placed, over) = (Arc::clone(&entry.placed), Arc::clone(&entry.over));
+                    // A connection for which there is no thread is closed; an honest peer dials again.
+                    let started = spawn(scope, "a handshake", move || {
+                        handshake(tcp, &placed);
+                        over.store(true, Ordering::Release);
+                    });
+                    match started {
+                        Ok(_) => open.push(entry),
+                        Err(_) => std::thread::sleep(EXHAUSTED),
+                    }
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => std::thread::sleep(LOOK),
+                Err(e) if passes(e.kind(), e.raw_os_error()) => std::thread::sleep(EXHAUSTED),
+                Err(e) => break Err(broken(e.to_string())),
+            }
+        };
+        // Handshakes that nobody waits for any more.
+        for one in open.iter().filter(|o| !o.placed.load(Ordering::Acquire)) {
+            let _ = one.socket.shutdown(Shutdown::Both);
+        }
+        result
+    })
+}
+
+/// A connection whose thread runs.
+struct Open {
+    socket: TcpStream,
+    /// It has its place, and must not give way any more.
+    placed: Arc<AtomicBool>,
+    over: Arc<AtomicBool>,
+}
+
+/// Accepts one connection from each of `expected`, a peer and the direction it dials for, each within a time limit of its own.
 ///
 /// # Errors
 /// [`ConnectError`] when the deadline passes first, or `stop` says so.
@@ -46,78 +117,38 @@ pub fn accept_all(
         let first = places.lock().ok().and_then(|p| p.first().map(|e| e.0));
         first.map_or_else(|| "a peer".to_string(), |end| ends.name(end))
     };
-    let broken = |why: String| ConnectError::Handshake { peer: "a peer".into(), why };
-    listener.set_nonblocking(true).map_err(|e| broken(e.to_string()))?;
     let until = Instant::now() + deadline;
-    let (finished, results) = mpsc::channel::<(u64, Result<Connection, ConnectError>)>();
-    let (mut accepted, mut open): (Vec<Connection>, Vec<Open>) = (vec![], vec![]);
-    let (mut number, mut refused) = (0, None);
-    std::thread::scope(|scope| {
-        let result = loop {
-            while let Ok((which, result)) = results.try_recv() {
-                open.retain(|o| o.number != which);
-                match result {
-                    Ok(connection) => accepted.push(connection),
-                    Err(error) => {
-                        tracing::warn!("refused a connection: {error}");
-                        refused = Some(error);
-                    }
+    let (finished, results) = mpsc::channel::<Result<Connection, ConnectError>>();
+    let (mut accepted, mut refused): (Vec<Connection>, _) = (vec![], None);
+    let mut outcome = Ok(());
+    let mut next = || {
+        while let Ok(result) = results.try_recv() {
+            match result {
+                Ok(connection) => accepted.push(connection),
+                Err(error) => {
+                    tracing::warn!("refused a connection: {error}");
+                    refused = Some(error);
                 }
             }
-            if accepted.len() == count {
-                break Ok(());
-            }
-            if stop() {
-                break Err(ConnectError::Stopped { peer: missing() });
-            }
-            if Instant::now() >= until {
-                let last = refused.take().map(|e| format!("; the last one refused: {e}")).unwrap_or_default();
-                let why = format!("it did not connect within {} seconds{last}", deadline.as_secs_f64());
-                break Err(ConnectError::Handshake { peer: missing(), why });
-            }
-            match listener.accept() {
-                Ok((tcp, _)) => {
-                    let Ok(socket) = tcp.try_clone() else { continue };
-                    if open.len() >= MOST
-                        && let Some(oldest) = open.iter().position(|o| !o.placed.load(Ordering::Acquire))
-                    {
-                        // Its handshake fails, and its thread ends.
-                        let _ = open.remove(oldest).socket.shutdown(Shutdown::Both);
-                    }
-                    number += 1;
-                    let placed = Arc::new(AtomicBool::new(false));
-                    let entry = Open { number, socket, placed: Arc::clone(&placed) };
-                    let (which, finished, places) = (number, finished.clone(), &places);
-                    // A connection for which there is no thread is closed; an honest peer dials again.
-                    let started = spawn(scope, "a handshake", move || {
-                        let result = greet(ends, tcp, places, &placed);
-                        let _ = finished.send((which, result));
-                    });
-                    match started {
-                        Ok(_) => open.push(entry),
-                        Err(_) => std::thread::sleep(EXHAUSTED),
-                    }
-                }
-                Err(e) if e.kind() == ErrorKind::WouldBlock => std::thread::sleep(LOOK),
-                Err(e) if passes(e.kind(), e.raw_os_error()) => std::thread::sleep(EXHAUSTED),
-                Err(e) => break Err(broken(e.to_string())),
-            }
-        };
-        // Handshakes that nobody waits for any more.
-        for one in &open {
-            let _ = one.socket.shutdown(Shutdown::Both);
         }
-        result
+        if accepted.len() == count {
+            return Next::Enough;
+        }
+        if stop() {
+            outcome = Err(ConnectError::Stopped { peer: missing() });
+        } else if Instant::now() >= until {
+            let last = refused.take().map(|e| format!("; the last one refused: {e}")).unwrap_or_default();
+            let why = format!("it did not connect within {} seconds{last}", deadline.as_secs_f64());
+            outcome = Err(ConnectError::Handshake { peer: missing(), why });
+        } else {
+            return Next::More;
+        }
+        Next::Enough
+    };
+    each_connection(listener, &mut next, &|tcp, placed| {
+        let _ = finished.send(greet(ends, tcp, &places, placed));
     })?;
-    Ok(accepted)
-}
-
-/// A handshake that runs.
-struct Open {
-    number: u64,
-    socket: TcpStream,
-    /// It has its place, and must not give way any more.
-    placed: Arc<AtomicBool>,
+    outcome.map(|()| accepted)
 }
 
 /// A handshake for one of the places that are left; a place whose peer is lost before it is told is free again.

@@ -212,6 +212,13 @@ pub(super) fn role_name(topology: &Topology, end: Endpoint) -> String {
     format!("{}.sordino", topology.slug(end))
 }
 
+/// The name of its own that an end of this role has, of those in its certificate.
+#[must_use]
+pub fn own_name(topology: &Topology, end: Endpoint, names: &[String]) -> Option<String> {
+    let role = role_name(topology, end);
+    names.iter().find_map(|name| Some(name.strip_suffix(&role)?.strip_suffix('.')?.to_string()))
+}
+
 /// What an authority says of itself. Its name is that of its key, so that two of them are never taken for each other.
 fn authority(key: &KeyPair) -> Result<CertificateParams, rcgen::Error> {
     let digest = Sha256::digest(key.public_key_raw());
@@ -282,13 +289,32 @@ impl Authority {
         self.identity_of(&role_name(topology, end), from, to)
     }
 
+    /// An identity for a role and a name of its own, `NAME.ROLE`, valid between two moments.
+    ///
+    /// # Errors
+    /// When keys cannot be made, or the name is none.
+    pub fn identity_named(
+        &self,
+        topology: &Topology,
+        end: Endpoint,
+        name: &str,
+        [from, to]: [SystemTime; 2],
+    ) -> Result<Identity, rcgen::Error> {
+        let role = role_name(topology, end);
+        self.signed(&[&role, &format!("{name}.{role}")], from, to)
+    }
+
     /// An identity for a name, valid between two moments.
     ///
     /// # Errors
     /// When keys cannot be made, or the name is none.
     pub fn identity_of(&self, name: &str, from: SystemTime, to: SystemTime) -> Result<Identity, rcgen::Error> {
-        let mut params = CertificateParams::new(vec![name.to_string()])?;
-        params.distinguished_name.push(DnType::CommonName, name);
+        self.signed(&[name], from, to)
+    }
+
+    fn signed(&self, names: &[&str], from: SystemTime, to: SystemTime) -> Result<Identity, rcgen::Error> {
+        let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_string()).collect::<Vec<_>>())?;
+        params.distinguished_name.push(DnType::CommonName, names.last().copied().unwrap_or_default());
         params.not_before = from.into();
         params.not_after = to.into();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];

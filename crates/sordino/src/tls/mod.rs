@@ -11,9 +11,10 @@ mod identity;
 mod stream;
 
 pub use accept::accept_all;
+pub(crate) use accept::{Next, each_connection};
 pub use error::ConnectError;
 pub use hello::{Direction, Hello};
-pub use identity::{Authority, Identity, fingerprint, names};
+pub use identity::{Authority, Identity, fingerprint, names, own_name};
 pub use stream::Stream;
 
 use error::classify;
@@ -54,6 +55,8 @@ pub struct Guest {
     pub hello: Hello,
     /// Its certificate's [`fingerprint`].
     pub fingerprint: String,
+    /// The names that its certificate is for.
+    pub names: Vec<String>,
     stream: Tls<ServerConnection, rustls::server::ServerConnectionData>,
     wire: Arc<AtomicU64>,
     socket: TcpStream,
@@ -249,11 +252,12 @@ impl Ends {
         let name = self.name(hello.peer);
         let certificate = stream.connection().peer_certificates().and_then(|c| c.first());
         let fingerprint = certificate.map(fingerprint).unwrap_or_default();
+        let names = certificate.map(names).unwrap_or_default();
         let role = role_name(&self.topology, hello.peer);
         if !certificate.is_some_and(|c| is_for(c, &role)) {
             let _ = stream.write_all(&[3]).and_then(|()| stream.flush());
             return Err(ConnectError::WrongRole { peer: name });
         }
-        Ok(Guest { hello, fingerprint, stream, wire, socket, name })
+        Ok(Guest { hello, fingerprint, names, stream, wire, socket, name })
     }
 }
