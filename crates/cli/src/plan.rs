@@ -3,6 +3,7 @@
 use super::{Compile, LinkArg, Open, human_bytes, of_model, parse_link, print};
 use clap::Args;
 use serde::Serialize;
+use sordino::ahead::Ahead;
 use sordino::compute::DeviceName;
 use sordino::model::{self, Calibration};
 use sordino::{Error, Result};
@@ -24,6 +25,27 @@ fn card_seconds(cost: Cost) -> f64 {
     const ROUND: f64 = 6e-5;
     let sent = cost.total() as f64 / 3.0;
     cost.macs as f64 / PRODUCTS + sent / BYTES + f64::from(cost.rounds) * ROUND
+}
+
+/// Seconds that a cost takes, about.
+fn seconds(c: Cost, program: &Program, link: &LinkArg, device: DeviceName) -> f64 {
+    let link = link.0;
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as f64;
+    // A server sends to two others, each over a link of its own.
+    let (compute, links) = match program.settings.kind {
+        Kind::Two => {
+            let bytes = 2.0 * c.total() as f64 / BYTES_PER_SECOND;
+            ((1e-9 * c.work as f64 + c.macs as f64 / MACS_PER_SECOND + bytes) / cores, 1.0)
+        }
+        Kind::Three if device != DeviceName::Cpu => (card_seconds(c), 2.0),
+        Kind::Three => {
+            let work = 3.0 * c.macs as f64 / MACS_PER_SECOND + 3.0 * c.total() as f64 / BYTES_PER_SECOND;
+            (work / cores, 2.0)
+        }
+    };
+    let largest = c.sent[..3].iter().copied().max().unwrap_or(0);
+    let network = link.bandwidth.map_or(0.0, |b| largest as f64 / links / b);
+    compute + network + f64::from(c.rounds) * link.latency.as_secs_f64()
 }
 
 /// Arguments of `plan`.
@@ -87,6 +109,9 @@ pub(super) struct Planned {
     /// What seconds are of: `cpu`, or a card for which they were computed and not measured.
     device: DeviceName,
     layers: Vec<Line>,
+    /// Memory that the transfers of a run take at a party when they are drawn before it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prepared_memory_mb: Option<f64>,
     /// Of two parties.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     alternatives: Vec<Alternative>,
@@ -134,8 +159,25 @@ impl Planned {
                     let Self { bytes, rounds, transfers, seconds, .. } = with(settings).ok()?;
                     Some(Alternative { setting, bytes, rounds, transfers: transfers.unwrap_or(0), seconds })
                 };
-                let alternatives = alternatives(program.settings).into_iter().filter_map(other).collect();
-                Ok(Self { alternatives, ..planned })
+                let mut alternatives: Vec<_> = alternatives(program.settings).into_iter().filter_map(other).collect();
+                let ahead = Ahead::of(program)?;
+                let [before, online] = ahead.costs;
+                alternatives.push(Alternative {
+                    setting: "--prepare 1: a run",
+                    bytes: online.total(),
+                    rounds: online.rounds,
+                    transfers: 0,
+                    seconds: seconds(Cost { work: online.work / 2, ..online }, program, link, device),
+                });
+                alternatives.push(Alternative {
+                    setting: "--prepare 1: before it",
+                    bytes: before.total(),
+                    rounds: before.rounds,
+                    transfers: online.transfers,
+                    seconds: seconds(Cost { work: online.work / 2, ..before }, program, link, device),
+                });
+                let prepared_memory_mb = ahead.bytes().into_iter().max().map(|bytes| bytes as f64 / 1048576.0);
+                Ok(Self { alternatives, prepared_memory_mb, ..planned })
             }
         }
     }
@@ -148,23 +190,6 @@ impl Planned {
         let mut marks: Vec<(usize, Cost)> = vec![];
         loaded.run(plan, at.child("run"), None, |layer| marks.push((layer, plan.cost())))?;
         let total = plan.cost();
-        let link = link.0;
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as f64;
-        let seconds = |c: Cost| {
-            let compute = match program.settings.kind {
-                Kind::Two => {
-                    let bytes = 2.0 * c.total() as f64 / BYTES_PER_SECOND;
-                    (1e-9 * c.work as f64 + c.macs as f64 / MACS_PER_SECOND + bytes) / cores
-                }
-                Kind::Three if device != DeviceName::Cpu => card_seconds(c),
-                Kind::Three => {
-                    (3.0 * c.macs as f64 / MACS_PER_SECOND + 3.0 * c.total() as f64 / BYTES_PER_SECOND) / cores
-                }
-            };
-            let largest = c.sent[..3].iter().copied().max().unwrap_or(0);
-            let network = link.bandwidth.map_or(0.0, |b| largest as f64 / 2.0 / b);
-            compute + network + f64::from(c.rounds) * link.latency.as_secs_f64()
-        };
         let transfers = |c: Cost| (program.settings.kind == Kind::Two).then_some(c.transfers);
         let ends = marks.iter().skip(1).map(|m| m.1).chain([total]);
         let layers: Vec<Line> = marks
@@ -180,7 +205,7 @@ impl Planned {
                     rounds: cost.rounds,
                     macs: cost.macs,
                     transfers: transfers(cost),
-                    seconds: seconds(cost),
+                    seconds: seconds(cost, program, link, device),
                 }
             })
             .collect();
@@ -192,9 +217,10 @@ impl Planned {
             macs: total.macs,
             transfers: transfers(total),
             peak_memory_mb: plan.peak_bytes() as f64 / 1048576.0,
-            seconds: seconds(total),
+            seconds: seconds(total, program, link, device),
             device,
             layers,
+            prepared_memory_mb: None,
             alternatives: vec![],
         })
     }

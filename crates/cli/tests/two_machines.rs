@@ -211,6 +211,25 @@ fn clients_wait_for_their_turn_and_are_served_at_once() {
 }
 
 #[test]
+fn queries_are_prepared_as_far_as_the_host_has_memory() {
+    let host = Host::start(&["--prepared-megabytes", "60"]);
+    let digits = asset("digits-idx3-ubyte.gz");
+    let out = host.ask(&["--prepare", "2", "--json"]);
+    recognised(&out);
+    let report: Value = serde_json::from_slice(&out.stdout).unwrap();
+    // One input, one query.
+    assert_eq!(report["prepared"]["queries"], 1);
+    assert!(report["prepared"]["bytes"].as_u64().unwrap() > 100_000);
+    let plain: Value = serde_json::from_slice(&host.ask(&["--json"]).stdout).unwrap();
+    for figure in ["bytes_sent", "rounds"] {
+        assert!(report[figure].as_u64().unwrap() < plain[figure].as_u64().unwrap(), "{figure}");
+    }
+    assert!(plain["prepared"].is_null());
+    refused(&host.ask(&["--input", &digits, "--prepare", "50", "--json"]), 2, "the host has memory for");
+    recognised(&host.ask(&["--json"]));
+}
+
+#[test]
 fn budgets_last_over_connections_and_restarts_and_names_can_be_revoked() {
     let ledger = tempfile::tempdir().unwrap();
     let ledger = ledger.path().join("queries.json");

@@ -76,6 +76,11 @@ impl<C: Costs> Plan<C> {
     pub fn of(settings: Settings) -> Self {
         Self { costs: C::new(settings), state: Rc::default(), watched: RefCell::default() }
     }
+    /// What the protocol declares.
+    #[must_use]
+    pub fn costs(&self) -> &C {
+        &self.costs
+    }
     /// Starts counting cost anew. What lives now counts as loaded.
     pub fn restart(&self) {
         self.costs.restart();

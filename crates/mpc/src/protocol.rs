@@ -91,6 +91,11 @@ impl Settings {
             Width::Wide => self.wide_bits,
         }
     }
+    /// Whether two parties draw the strings of an operation ahead, and so do more elements together: for slow links, where every round counts.
+    #[must_use]
+    pub(crate) fn draws_ahead(&self) -> bool {
+        self.transfers == Transfers::Compact
+    }
     /// Largest shift of a truncation: more would leave fewer bits than the narrow ring's.
     #[must_use]
     pub fn most_shift(&self) -> u32 {

@@ -197,6 +197,11 @@ impl Job for One {
 }
 
 fn check(op: Op, n: usize, settings: Settings) {
+    check_at(op, n, settings, false);
+}
+
+/// With the strings of all transfers drawn before, if that is said.
+fn check_at(op: Op, n: usize, settings: Settings, prepared: bool) {
     let mut job = One::new(op, n, settings);
     if matches!(op, Op::Max | Op::Piecewise) {
         // Differences fit as well.
@@ -204,9 +209,17 @@ fn check(op: Op, n: usize, settings: Settings) {
     }
     let clear = Clear::new(Cpu::new(1)).with(settings);
     let (width, want) = job.run(&clear, Step::root([1; 16])).unwrap();
-    let plan = Plan::<two::Declared>::of(settings);
+    let mut plan = Plan::<two::Declared>::of(settings);
+    plan.costs().record();
     job.run(&plan, Step::root([1; 16])).unwrap();
-    let world = World { settings, ..World::default() };
+    let draws = plan.costs().recorded();
+    if prepared {
+        plan = Plan::of(settings);
+        assert!(plan.costs().prepare(&draws).total() > 0 || draws.is_empty());
+        plan.restart();
+        job.run(&plan, Step::root([1; 16])).unwrap();
+    }
+    let world = World { settings, prepared: if prepared { draws } else { vec![] }, ..World::default() };
     let (got, sent, rounds) = world.run(&job).unwrap();
     let spare = 64 - settings.bits(width);
     // A truncation without its carry.
@@ -253,6 +266,18 @@ fn every_operation_equals_the_oracle_at_its_declared_cost() {
             check(op, n, Settings { transfers: Transfers::Softspoken, ..settings(25, 37) });
         }
         check(op, 300, settings(25, 37));
+    }
+    // Drawn ahead, by the operation or before everything.
+    for linear in [Linear::He, Linear::Ot] {
+        let settings = Settings { linear, transfers: Transfers::Softspoken, ..settings(25, 37) };
+        for op in all_ops() {
+            [1, 130].into_iter().for_each(|n| check_at(op, n, settings, true));
+        }
+        check_at(Op::Flip { channels: 5 }, 35, settings, true);
+    }
+    check_at(Op::ReluTruncated { shift: 12, out: Width::Wide }, (1 << 17) + 77, settings(25, 37), true);
+    for op in [Op::ReluTruncated { shift: 12, out: Width::Wide }, Op::Max] {
+        check(op, 300, Settings { transfers: Transfers::Compact, ..settings(25, 37) });
     }
     for (n, channels) in [(1, 1), (3, 3), (64, 4), (130, 65), (1000, 200), (4096, 2)] {
         check(Op::Flip { channels }, n, Settings { transfers: Transfers::Softspoken, ..settings(25, 37) });
@@ -439,6 +464,7 @@ fn more_elements_than_a_piece_has() {
     for op in [Op::Relu(Width::Wide), Op::ReluTruncated { shift: 12, out: Width::Wide }] {
         check(op, (1 << 17) + 77, settings);
     }
+    check(Op::Relu(Width::Narrow), (1 << 20) + 77, Settings { transfers: Transfers::Compact, ..settings });
 }
 
 /// A party that runs another program or session says so, and nobody waits for long.

@@ -39,6 +39,8 @@ pub struct Assignment {
     pub checkpoints: Option<Checkpoints>,
     /// How many states are opened at the end.
     pub opened: usize,
+    /// For how many runs transfers are drawn before the first one.
+    pub prepared: usize,
     /// How long it waits for another party, in seconds.
     pub deadline: f64,
     /// Shape of its links: latency in seconds, bytes per second.
@@ -149,6 +151,7 @@ fn body() -> Result<Done, (String, u8)> {
         runs: task.runs,
         trace: task.trace,
         opened: task.opened,
+        prepared: task.prepared,
     };
     let finished = AtomicBool::new(false);
     std::thread::scope(|scope| {

@@ -167,6 +167,7 @@ pub fn run(
             trace: job.trace,
             checkpoints: checkpoints.cloned(),
             opened: job.opened,
+            prepared: job.prepared,
             deadline: setup.deadline.as_secs_f64(),
             link: (setup.link.latency.as_secs_f64(), setup.link.bandwidth),
             compute: setup.compute,

@@ -38,6 +38,20 @@ pub struct EndReport {
     pub runs: Vec<RunReport>,
     /// When what happened, if that was asked for.
     pub trace: Option<Trace>,
+    /// What two parties did before the first run, if that was asked for.
+    #[serde(default)]
+    pub prepared: Option<Prepared>,
+}
+
+/// Strings of transfers that were drawn before the first run.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Prepared {
+    /// For so many runs.
+    pub queries: usize,
+    /// How long it took.
+    pub seconds: f64,
+    /// Payload bytes sent for it, which no run counts.
+    pub bytes: u64,
 }
 
 /// So many runs are told apart by layer.
@@ -83,6 +97,7 @@ impl EndReport {
             peak_rss_mb: peak_rss_mb(),
             runs,
             trace,
+            prepared: None,
         }
     }
 
@@ -144,6 +159,9 @@ pub struct Report {
     pub bytes: Bytes,
     /// Longest chain of messages, all runs.
     pub rounds: u32,
+    /// What two parties did before the first run; bytes of both.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prepared: Option<Prepared>,
     /// True when scales come from the inputs themselves, for want of a calibration.
     pub calibrated_on_inputs: bool,
     /// Iterations of training of the model that answered, if servers kept it.

@@ -4,12 +4,13 @@
 //! What an end needs is three things: the [`Job`], which is public; what this end [`Owned`]; and its protocol with the
 //! links below it.
 
+use crate::ahead::Ahead;
 use crate::checkpoint::Checkpoints;
 use crate::compute::{Compute, OnDevice, on_device};
 use crate::error::sentence;
 use crate::keep::Keep;
 use crate::marks::Marks;
-use crate::report::EndReport;
+use crate::report::{EndReport, Prepared};
 use crate::{Error, Result};
 use sordino_mpc::rep3::{Rep3, SessionInfo, establish};
 use sordino_mpc::{Client, Entropy, Kind, Party, Role, Step, Topology, two};
@@ -18,6 +19,7 @@ use sordino_nn::exec::Loaded;
 use sordino_nn::program::{Program, Secrets};
 use sordino_ring::{Cpu, Device};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 /// What all ends of a session know. All of it is public.
 #[derive(Clone, Copy)]
@@ -36,6 +38,8 @@ pub struct Job<'a> {
     pub trace: bool,
     /// How many of the states, from the first on, are opened to the model's owner at the end.
     pub opened: usize,
+    /// For how many runs two parties draw the strings of all transfers before the first one.
+    pub prepared: usize,
 }
 
 impl<'a> Job<'a> {
@@ -44,7 +48,7 @@ impl<'a> Job<'a> {
     /// # Errors
     /// When the operating system has no randomness for its id.
     pub fn new(program: &'a Program, runs: usize) -> Result<Self> {
-        Ok(Self { session: fresh_id()?, program, kept: false, first: 0, runs, trace: false, opened: 0 })
+        Ok(Self { session: fresh_id()?, program, kept: false, first: 0, runs, trace: false, opened: 0, prepared: 0 })
     }
 
     /// The ends that take part.
@@ -243,7 +247,9 @@ pub fn run(
         let keys = two::establish(&net, &info, &settings, entropy).map_err(sordino_nn::Error::Protocol)?;
         let party = two::Two::new(Cpu::new(compute.threads), net, keys, settings, compute.threads)
             .map_err(sordino_nn::Error::Protocol)?;
-        return end(job, &party, owned, progress);
+        let prepared = if job.prepared > 0 { Some(prepare(&job, &party)?) } else { None };
+        let ended = end(job, &party, owned, progress)?;
+        return Ok(Ended { report: EndReport { prepared, ..ended.report }, ..ended });
     }
     if !job.topology().computes(net.me()) {
         return end(job, &Client::new(net, settings, entropy), owned, progress);
@@ -252,6 +258,18 @@ pub fn run(
     // The device comes first: nobody is kept waiting for one that is not there.
     on_device(compute, me, Serve { job, net, owned, entropy, progress })
         .map_err(|e| sordino_nn::Error::Protocol(e.into()))?
+}
+
+/// Draws what runs to come will draw.
+fn prepare(job: &Job<'_>, party: &two::Two<Cpu>) -> sordino_nn::Result<Prepared> {
+    let start = Instant::now();
+    let ahead = Ahead::of(job.program)?;
+    let mut at = Step::root(job.session);
+    for _ in 0..job.prepared {
+        party.prepare(&at.child("prepare"), &ahead.draws).map_err(sordino_nn::Error::Protocol)?;
+    }
+    let bytes = party.net().meter().payload();
+    Ok(Prepared { queries: job.prepared, seconds: start.elapsed().as_secs_f64(), bytes })
 }
 
 /// One of three servers, on any device.

@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use sordino::ahead::Ahead;
 use sordino::in_process::{InProcess, in_process};
 use sordino::inputs::{Preprocess, read};
 use sordino::owners::{Finished, Owners};
+use sordino::price::Price;
 use sordino::session::{Job, Outputs};
 use sordino::{Graph, Options, Tensor, exec, model};
 use sordino_mpc::{Clear, Kind, Linear, Plan, Settings, Step, Transfers, Truncation, two};
@@ -46,19 +48,24 @@ impl Outputs for Heard {
     }
 }
 
-fn run(program: &Program, secrets: &Secrets, runs: &[Vec<Vec<i64>>]) -> Finished {
+fn run(program: &Program, secrets: &Secrets, runs: &[Vec<Vec<i64>>], prepared: usize) -> Finished {
     let (mut inputs, mut heard) = (runs, Heard(0));
     let owners = Owners { weights: secrets, data: vec![&mut inputs], receiver: &mut heard };
-    let job = Job::new(program, runs.len()).unwrap();
+    let job = Job { prepared, ..Job::new(program, runs.len()).unwrap() };
     let done = in_process(job, &InProcess::default(), owners, None, &AtomicU64::new(0)).unwrap();
     assert_eq!(heard.0, runs.len());
     done
 }
 
 fn check(program: &Program, secrets: &Secrets, samples: &[Tensor]) {
+    check_prepared(program, secrets, samples, 0);
+}
+
+/// With the transfers of so many runs drawn before the first.
+fn check_prepared(program: &Program, secrets: &Secrets, samples: &[Tensor], prepared: usize) {
     let inputs: Vec<Vec<Vec<i64>>> =
         samples.iter().map(|s| exec::encode_inputs(program, std::slice::from_ref(s)).unwrap()).collect();
-    let done = run(program, secrets, &inputs);
+    let done = run(program, secrets, &inputs, prepared);
     for (got, inputs) in done.outputs.iter().zip(&inputs) {
         let want = oracle(program, secrets, inputs);
         match program.settings.truncation {
@@ -76,6 +83,9 @@ fn check(program: &Program, secrets: &Secrets, samples: &[Tensor]) {
     let mut at = Step::root([0; 16]);
     let loaded = Loaded::load(&plan, at.child("load"), program, None).unwrap();
     loaded.agree(&plan, at.child("agree")).unwrap();
+    for _ in 0..prepared {
+        let _sent = plan.costs().prepare(&Ahead::of(program).unwrap().draws());
+    }
     plan.restart();
     for _ in samples {
         loaded.run(&plan, at.child("run"), None, |_| ()).unwrap();
@@ -112,6 +122,26 @@ fn a_real_model_answers_as_the_oracle_however_products_and_truncations_are_made(
         let settings = Settings { linear, truncation, ..settings() };
         let (program, secrets) = compiled(&graph, settings, &digit);
         check(&program, &secrets, &[digit[0].clone(), digit[0].clone()]);
+    }
+}
+
+#[test]
+fn a_real_model_answers_from_transfers_that_were_drawn_before() {
+    let (graph, digit) = digit();
+    for (transfers, linear, prepared) in [
+        (Transfers::Silent, Linear::He, 2),
+        (Transfers::Compact, Linear::He, 1),
+        (Transfers::Softspoken, Linear::He, 3),
+        (Transfers::Silent, Linear::Ot, 1),
+    ] {
+        let (program, secrets) = compiled(&graph, Settings { transfers, linear, ..settings() }, &digit);
+        let ahead = Ahead::of(&program).unwrap();
+        let [before, online] = ahead.costs;
+        let all = Price::of::<two::Declared>(&program).unwrap();
+        assert!(before.total() > 0 && online.total() < all.bytes && online.rounds < all.rounds);
+        // Queries that were not prepared follow those that were.
+        let samples: Vec<Tensor> = digit.iter().cycle().take(3).cloned().collect();
+        check_prepared(&program, &secrets, &samples, prepared);
     }
 }
 

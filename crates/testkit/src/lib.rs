@@ -49,6 +49,8 @@ pub struct World {
     pub seed: [u8; 32],
     /// The session of each end that computes, to make them disagree.
     pub sessions: [SessionInfo; 3],
+    /// What two parties draw before they run anything.
+    pub prepared: Vec<two::Draw>,
 }
 
 impl Default for World {
@@ -63,6 +65,7 @@ impl Default for World {
             cards: [false; 3],
             seed: seed::fresh(),
             sessions: [info; 3],
+            prepared: vec![],
         }
     }
 }
@@ -167,6 +170,10 @@ impl World {
                             let session = &self.sessions[i];
                             let keys = two::establish(&net, session, &self.settings, &entropy)?;
                             let party = two::Two::new(Cpu::new(1), net, keys, self.settings, 1)?;
+                            if !self.prepared.is_empty() {
+                                party.prepare(&Step::root(session.session).child("prepare"), &self.prepared)?;
+                                party.net().reset_meter();
+                            }
                             let out = job.run(&party, Step::root(session.session))?;
                             return Ok((out, party.net().meter()));
                         }

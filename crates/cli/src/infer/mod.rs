@@ -11,10 +11,13 @@ use sordino::checkpoint::Checkpoints;
 use sordino::inputs::Take;
 use sordino::model::{self, Calibration, Typed};
 use sordino::owners::{Finished, Owners};
-use sordino::report::{Check, Class, EndReport, LayerLine, LayerReport, Output, Report, Wall, peak_rss_mb, top};
+use sordino::report::{
+    Check, Class, EndReport, LayerLine, LayerReport, Output, Prepared, Report, Wall, peak_rss_mb, top,
+};
 use sordino::samples::{self, Sample};
 use sordino::session;
 use sordino::{Error, Result};
+use sordino_mpc::Kind;
 use sordino_net::Endpoint;
 use sordino_nn::exec::{decode_outputs, encode_inputs};
 use sordino_nn::program::{Port, Program, Secrets};
@@ -53,6 +56,10 @@ pub(crate) struct Infer {
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
+    /// With two parties: draw the strings of all transfers of so many runs before the first one, so that runs do without; takes memory
+    /// (`plan` says how much).
+    #[arg(long, value_name = "RUNS", default_value_t = 0)]
+    prepare: usize,
     #[command(flatten)]
     session: Session,
     /// Samples per run.
@@ -84,6 +91,9 @@ impl Infer {
             Some(folder) => self.kept(folder)?,
             None => self.compiled()?,
         };
+        if self.prepare > 0 && job.program.settings.kind == Kind::Three {
+            return Err(Error::Usage("--prepare: it is of two parties; say --protocol 2pc as well".into()));
+        }
         let encoded = job.batches.iter().map(|b| Ok(encode_inputs(&job.program, b)?)).collect::<Result<Vec<_>>>()?;
         tracing::info!(
             instructions = job.program.instructions.len(),
@@ -94,6 +104,7 @@ impl Infer {
         let runs = session::Job {
             trace: self.trace.is_some(),
             kept: job.checkpoints.is_some(),
+            prepared: self.prepare.min(encoded.len()),
             ..session::Job::new(&job.program, encoded.len())?
         };
         let mut inputs = encoded.as_slice();
@@ -240,6 +251,11 @@ impl Infer {
             seconds_by_run: done.seconds(),
             bytes: done.bytes(),
             rounds,
+            prepared: done
+                .ends
+                .iter()
+                .filter_map(|e| e.prepared)
+                .reduce(|a, b| Prepared { bytes: a.bytes + b.bytes, ..a }),
             calibrated_on_inputs: false,
             iteration: None,
             peak_rss_mb: match self.session.parties {
@@ -279,6 +295,14 @@ impl Infer {
             r.rounds,
             r.peak_rss_mb
         );
+        if let Some(p) = &r.prepared {
+            text += &format!(
+                "{} run(s) prepared before in {:.3} s, {} sent by all parties\n",
+                p.queries,
+                p.seconds,
+                human_bytes(p.bytes)
+            );
+        }
         let w = &r.wall;
         text += &format!(
             "{:.2} s in all: reading {:.2}, ranges {:.2}, compiling {:.2}, sharing {:.2}, online {:.2}",

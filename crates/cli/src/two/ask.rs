@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 use sordino::inputs::{Preprocess, Take};
 use sordino::price::Price;
-use sordino::report::{Class, Output, top};
+use sordino::report::{Class, Output, Prepared, top};
 use sordino::session::Outputs;
 use sordino::two::{Asking, Offer};
 use sordino::{Error, Result, samples};
@@ -30,6 +30,9 @@ pub(crate) struct AskArgs {
     /// Refuse a host whose queries send more than so many megabytes.
     #[arg(long, default_value_t = 16_384.0, value_name = "MB", value_parser = crate::margin)]
     most_megabytes: f64,
+    /// Draw the strings of all transfers of so many queries before the first one, so that these are answered sooner; takes memory.
+    #[arg(long, value_name = "QUERIES", default_value_t = 0)]
+    prepare: usize,
     /// Show what is offered and what it would cost, and ask nothing.
     #[arg(long)]
     show: bool,
@@ -150,6 +153,9 @@ struct Answered {
     wall_seconds: f64,
     bytes_sent: u64,
     rounds: u32,
+    /// What was done before the first query; this party's bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prepared: Option<Prepared>,
 }
 
 impl AskArgs {
@@ -207,8 +213,8 @@ impl AskArgs {
             }
             told = Some(before);
         };
-        let (offer, ended) =
-            asking.ask(&mut inputs, &mut teller, encoded.len(), setup, &mut waiting, &AtomicU64::new(0))?;
+        let runs = [encoded.len(), self.prepare.min(encoded.len())];
+        let (offer, ended) = asking.ask(&mut inputs, &mut teller, runs, setup, &mut waiting, &AtomicU64::new(0))?;
         let runs: Vec<Vec<Tensor>> = ended.outputs.iter().map(|run| decode_outputs(&offer.program, run)).collect();
         let whole = |(i, p): (usize, &Port)| {
             let runs: Vec<Tensor> = runs.iter().map(|r| r[i].clone()).collect();
@@ -231,6 +237,7 @@ impl AskArgs {
             wall_seconds: start.elapsed().as_secs_f64(),
             bytes_sent: report.payload,
             rounds: report.rounds,
+            prepared: report.prepared,
         })
     }
 
@@ -239,7 +246,12 @@ impl AskArgs {
             return print(&json(a)?);
         }
         // The answers themselves have been told as they came.
-        let text = format!(
+        let mut text = String::new();
+        if let Some(p) = &a.prepared {
+            let sent = human_bytes(p.bytes);
+            text = format!("{} queries prepared before in {:.3} s, {sent} sent by this party\n", p.queries, p.seconds);
+        }
+        text += &format!(
             "{:.3} s online, {:.2} s in all, {} sent by this party, {} rounds\n",
             a.seconds,
             a.wall_seconds,

@@ -3,6 +3,7 @@
 use super::{Running, address, identity};
 use crate::{Compile, Open, human_bytes, of_model, positive, print};
 use clap::Args;
+use sordino::ahead::Ahead;
 use sordino::inputs::Preprocess;
 use sordino::model::{self, Calibration};
 use sordino::price::Price;
@@ -49,6 +50,9 @@ pub(crate) struct HostArgs {
     /// Where the queries of each client are counted [default: MODEL.queries.json].
     #[arg(long, value_name = "FILE", requires = "budget")]
     ledger: Option<PathBuf>,
+    /// Memory that transfers drawn ahead may take, for each of the clients at once (`ask --prepare`).
+    #[arg(long, value_name = "MB", default_value_t = 1024.0, value_parser = crate::margin)]
+    prepared_megabytes: f64,
     /// A client who is let in no more, by its name; one for each.
     #[arg(long, value_name = "NAME")]
     revoke: Vec<String>,
@@ -85,12 +89,14 @@ impl HostArgs {
             let beside = || path.with_extension("queries.json");
             Ledger::open(&self.ledger.clone().unwrap_or_else(beside), budget)
         });
+        let ahead = Ahead::of(&offer.program)?;
         let house = House {
             at_once: self.sessions,
             waiting: self.waiting,
             clients: self.clients,
             ledger: ledger.transpose()?,
             revoked: self.revoke.clone(),
+            prepared: (1e6 * self.prepared_megabytes / (ahead.bytes()[0].max(1) as f64)) as u64,
         };
         print(&format!(
             "{} at {at}: {} and {} rounds a query, at most about {:.0} MB of memory for each of {} clients at once; a client is told layers, shapes, scales and widths, no weights\n",

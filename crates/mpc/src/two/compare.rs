@@ -119,7 +119,7 @@ impl<D: Device> Two<D> {
             let entries = values.len();
             let mut pad: Vec<Plane> = vec![vec![0; n.div_ceil(64)]; kind];
             for bit in digit {
-                let (choices, strings) = self.pool.borrow_mut().receive::<u32>(n)?;
+                let (choices, strings) = self.short_received(n)?;
                 let strings = self.string_planes(strings, (kind * entries) as u32)?;
                 corrections.extend(xor(&choices, bit));
                 for (v, set) in values.iter().enumerate() {
@@ -167,7 +167,7 @@ impl<D: Device> Two<D> {
             // Pads of all entries.
             let mut table: Vec<Plane> = vec![vec![0; words]; kind * entries];
             for i in 0..digit.len() {
-                let strings = self.pool.borrow_mut().send::<u32>(n)?;
+                let strings = self.short_sent(n)?;
                 let [zero, one] = strings.map(|s| self.string_planes(s, (kind * entries) as u32));
                 let (zero, one) = (zero?, one?);
                 let flips = corrections.next().ok_or_else(wrong_form)?;

@@ -1,11 +1,12 @@
 //! Declared cost of two parties: what is sent, exactly, as a formula of size and width.
 
 use super::compare::{Digits, levels};
+use super::flip;
 use super::keys::method;
 use super::linear::{Batch, Piece, Ways, batches, share_bits, work};
-use super::product::{PIECE as PRODUCTS, product_widths};
-use super::relu::{Form, Halves, Kind, PIECE, table_planes};
-use super::transfers::Transfers;
+use super::product::{self, PIECE as PRODUCTS, product_widths};
+use super::relu::{Form, Halves, Kind, piece, selection, table_planes};
+use super::transfers::{Draw, Transfers, all, groups};
 use crate::{Cost, Costs, Result, Settings, Truncation, Width};
 use sordino_he::{PublicKey, layer};
 use sordino_ot::Supply;
@@ -23,6 +24,12 @@ pub struct Declared {
     /// Most bytes of transfers at hand, and of ciphertexts.
     at_hand: Cell<u64>,
     ciphertexts: Cell<u64>,
+    /// Most bytes of strings that are drawn ahead.
+    ahead: Cell<u64>,
+    /// Transfers of runs to come whose strings have been drawn.
+    prepared: Cell<Transfers>,
+    /// What is drawn, where that is asked for.
+    recorded: RefCell<Option<Vec<Draw>>>,
 }
 
 /// Who sends words.
@@ -58,7 +65,47 @@ impl Declared {
         Cost { sent: [a, b, 0, 0], rounds: longest(after) - longest(before), ..Cost::default() }
     }
 
-    /// What making the transfers of an operation sends; they are used up.
+    /// From now on takes note of what is drawn.
+    pub fn record(&self) {
+        *self.recorded.borrow_mut() = Some(vec![]);
+    }
+
+    /// What has been drawn since then: of a run, what [`prepare`](super::Two::prepare) takes.
+    #[must_use]
+    pub fn recorded(&self) -> Vec<Draw> {
+        self.recorded.borrow_mut().take().unwrap_or_default()
+    }
+
+    /// What [`prepare`](super::Two::prepare) sends; operations to come send so much less.
+    #[must_use]
+    pub fn prepare(&self, draws: &[Draw]) -> Cost {
+        let sent = self.draw_ahead(draws);
+        self.prepared.set(self.prepared.get().plus(all(draws)));
+        sent
+    }
+
+    /// What an operation sends before it draws.
+    fn begin(&self, draws: &[Draw]) -> Cost {
+        if let Some(draws_of_run) = self.recorded.borrow_mut().as_mut() {
+            draws_of_run.extend(draws);
+        }
+        let need = all(draws);
+        let transfers = (need.from_owner + need.from_client) as u64;
+        let drawn = Cost { transfers, work: transfers * self.per_transfer(), ..Cost::default() };
+        if let Some(left) = self.prepared.get().less(need) {
+            self.prepared.set(left);
+            return drawn;
+        }
+        if self.settings.draws_ahead() { drawn + self.draw_ahead(draws) } else { drawn + self.make(need) }
+    }
+
+    fn draw_ahead(&self, draws: &[Draw]) -> Cost {
+        let bytes = |client: bool| draws.iter().map(|draw| draw.bytes(client)).sum::<u64>();
+        self.ahead.set(self.ahead.get().max(bytes(true).max(bytes(false))));
+        groups(draws).into_iter().map(|group| self.make(all(group))).sum()
+    }
+
+    /// What making transfers sends; they are used up.
     fn make(&self, need: Transfers) -> Cost {
         let mut supply = self.supply.get();
         let need = [need.from_owner, need.from_client];
@@ -68,9 +115,7 @@ impl Declared {
         self.at_hand.set(self.at_hand.get().max(16 * supply.left() as u64 + 8 * messages as u64));
         supply.draw(need);
         self.supply.set(supply);
-        let transfers = (need[0] + need[1]) as u64;
-        let sent: Cost = steps.into_iter().map(|[owner, client]| self.both(owner, client)).sum();
-        Cost { transfers, work: transfers * self.per_transfer(), ..sent }
+        steps.into_iter().map(|[owner, client]| self.both(owner, client)).sum()
     }
 
     /// Nanoseconds of one core that a transfer takes both ends, with what it is used for, about.
@@ -95,7 +140,8 @@ impl Declared {
     /// An operation on so many elements, piece by piece.
     fn each(&self, n: usize, kind: Kind) -> Cost {
         let form = Form::new(kind, self.settings);
-        (0..n).step_by(PIECE).map(|at| self.piece(&form, PIECE.min(n - at))).sum()
+        let most = piece(&self.settings);
+        (0..n).step_by(most).map(|at| self.piece(&form, most.min(n - at))).sum()
     }
 
     fn piece(&self, form: &Form, n: usize) -> Cost {
@@ -103,7 +149,7 @@ impl Declared {
         let one = |bits: u32| usize::from(bits > 0);
         let packed = |n: usize, bits: u32| if bits > 0 { packed_words(n, bits) } else { 0 };
         let digits = (form.lower() + form.upper()) as usize;
-        let mut cost = self.make(form.transfers(halves));
+        let mut cost = self.begin(&form.draws(halves));
         if digits + one(form.top()) > 0 {
             // For each half one party chooses, and the other one offers tables.
             let chosen = |client: bool| (digits + one(form.top())) * halves.words(client).len();
@@ -159,7 +205,7 @@ impl Declared {
     fn transferred(&self, op: &Conv2d) -> Cost {
         let (bits, wide) = (share_bits(&self.settings), self.settings.wide_bits);
         let batch = |batch: &Batch| {
-            let made = self.make(Transfers { from_owner: 0, from_client: batch.transfers });
+            let made = self.begin(&batch.draws(&self.settings));
             let chosen = self.send(Said::Owner(batch.transfers.div_ceil(64)));
             let rows = |piece: &Piece| self.send(Said::Client(piece.words(bits, wide).sum()));
             made + chosen + batch.pieces.iter().map(rows).sum()
@@ -179,6 +225,9 @@ impl Costs for Declared {
             supply,
             at_hand: Cell::default(),
             ciphertexts: Cell::default(),
+            ahead: Cell::default(),
+            prepared: Cell::default(),
+            recorded: RefCell::default(),
         }
     }
     fn restart(&self) {
@@ -249,8 +298,7 @@ impl Costs for Declared {
         let wide = self.settings.wide_bits;
         let piece = |at: usize| {
             let n = PRODUCTS.min(n - at);
-            let all = n * wide as usize;
-            let made = self.make(Transfers { from_owner: all, from_client: all });
+            let made = self.begin(&product::draws(n, wide));
             let bits = wide as usize * n.div_ceil(64);
             let values = product_widths(wide).map(|width| packed_words(n, width)).sum();
             made + self.both(bits, bits) + self.both(values, values)
@@ -258,32 +306,34 @@ impl Costs for Declared {
         Ok((0..n).step_by(PRODUCTS).map(piece).sum())
     }
     fn flip(&self, n: usize, channels: usize) -> Result<Cost> {
-        let made = self.make(Transfers { from_owner: 0, from_client: channels });
+        let made = self.begin(&flip::draws(n, channels));
         let offer = packed_words(n, self.settings.narrow_bits);
         Ok(made + self.send(Said::Owner(channels.div_ceil(64))) + self.send(Said::Client(offer)))
     }
     fn piecewise(&self, n: usize, thresholds: usize, _functions: usize) -> Result<Cost> {
+        let most = piece(&self.settings);
         let value = |at: usize| {
-            let n = PIECE.min(n - at);
+            let n = most.min(n - at);
             let halves = Halves::new(n);
+            let made = self.begin(&product::bit_draws(halves));
             let sent = |client: bool| halves.elements(client).len();
-            let made = self.make(Transfers { from_owner: sent(false), from_client: sent(true) });
             let own = |client: bool| n.div_ceil(64) + packed_words(sent(client), self.settings.wide_bits);
             made + self.both(own(false), own(true))
         };
         let one = |_| {
             let sign = self.each(n, Kind::Sign);
-            sign + (0..n).step_by(PIECE).map(value).sum()
+            sign + (0..n).step_by(most).map(value).sum()
         };
         Ok((0..thresholds).map(one).sum())
     }
     fn select(&self, n: usize, _dealt: bool, out: Width) -> Result<Cost> {
         let form = Form::new(Kind::Relu { low: 0, out }, self.settings);
         let mut cost = if out == Width::Wide { self.extend(n) } else { Cost::default() };
-        for at in (0..n).step_by(PIECE) {
-            let n = PIECE.min(n - at);
+        let most = piece(&self.settings);
+        for at in (0..n).step_by(most) {
+            let n = most.min(n - at);
             let words = packed_words(n, form.selected()) + n.div_ceil(64);
-            cost += self.make(Transfers { from_owner: n, from_client: n });
+            cost += self.begin(&selection(n));
             cost += self.both(words, words);
         }
         Ok(cost)
@@ -292,7 +342,7 @@ impl Costs for Declared {
     /// Transfers, the tables of the trees they come from, and ciphertexts.
     fn other_bytes(&self) -> u64 {
         const TABLES: u64 = 32 << 20;
-        TABLES + 2 * self.at_hand.get() + self.ciphertexts.get()
+        TABLES + 2 * self.at_hand.get() + self.ahead.get() + self.ciphertexts.get()
     }
     fn tensor_bytes(&self, n: usize, _width: Width) -> u64 {
         8 * n as u64

@@ -3,7 +3,7 @@
 use super::keys::Keys;
 use super::linear::{Linears, Weight};
 use super::share::{Bits, Shared, local};
-use super::transfers::Plane;
+use super::transfers::{Plane, Stock};
 use crate::{Checked, Error, Local, Party, Protocol, Result, Role, Settings, Step, Width};
 use sordino_net::{Endpoint, Message, Net, Segment};
 use sordino_ot::{Pool, Stream};
@@ -15,6 +15,7 @@ pub struct Two<D: Device> {
     pub(super) dev: D,
     net: Net,
     pub(super) pool: RefCell<Pool>,
+    pub(super) stock: RefCell<Stock>,
     pub(super) own: RefCell<Stream>,
     pub(super) linears: RefCell<Linears>,
     /// True for the client, who has the data and the encryption's key; it is end 1.
@@ -56,6 +57,7 @@ impl<D: Device> Two<D> {
             dev,
             net,
             pool: RefCell::new(pool),
+            stock: RefCell::default(),
             own: RefCell::new(own),
             linears: RefCell::default(),
             client: me.0 == 1,

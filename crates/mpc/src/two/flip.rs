@@ -5,7 +5,7 @@
 
 use super::engine::Two;
 use super::share::Shared;
-use super::transfers::{Plane, Transfers, mask, xor};
+use super::transfers::{Draw, Plane, mask, xor};
 use crate::{Result, Step, Width};
 use sordino_net::{Part, Segment};
 use sordino_ring::{Device, packed_words};
@@ -13,6 +13,10 @@ use sordino_ring::{Device, packed_words};
 /// Blocks of a string that pads so many elements, a word each.
 fn blocks(elements: usize) -> usize {
     elements.div_ceil(2).max(1)
+}
+
+pub(super) fn draws(n: usize, channels: usize) -> [Draw; 1] {
+    [Draw::Rows { from_client: true, n: channels, blocks: blocks(n / channels) }]
 }
 
 /// Pads for so many elements of each channel, from the strings of the channels' transfers; laid out like the elements, channels last.
@@ -30,11 +34,11 @@ impl<D: Device> Two<D> {
         let (n, channels) = crate::fit::fits_signs(&x.shape, &signs.shape)?;
         let own = x.narrow()?.exact()?.words(&self.dev)?;
         let bits = self.settings.narrow_bits;
-        self.make(at, "transfers", Transfers { from_owner: 0, from_client: channels })?;
+        self.begin(at, "transfers", &draws(n, channels))?;
         let words = channels.div_ceil(64);
         let form = [Segment::Wide(packed_words(n, bits))];
         let y = if self.client {
-            let strings = self.pool.borrow_mut().send_rows(channels, blocks(n / channels))?;
+            let strings = self.rows_sent(channels, blocks(n / channels))?;
             let differ = self.recv_words(at, "choices", words)?;
             let [mut zero, mut one] = strings.map(|strings| pads(&strings, n, channels));
             for (i, (zero, one)) in zero.iter_mut().zip(&mut one).enumerate() {
@@ -50,7 +54,7 @@ impl<D: Device> Two<D> {
             let signs = signs.wide()?.exact()?.words(&self.dev)?;
             let mut negative: Plane = vec![0; words];
             signs.iter().enumerate().for_each(|(c, sign)| negative[c / 64] |= (sign >> 63) << (c % 64));
-            let (chosen, strings) = self.pool.borrow_mut().receive_rows(channels, blocks(n / channels))?;
+            let (chosen, strings) = self.rows_received(channels, blocks(n / channels))?;
             self.send(at, "choices", vec![Part::Wide(xor(&chosen, &negative))])?;
             let pads = pads(&strings, n, channels);
             let part = self.recv(at, "offer", &form)?.pop();

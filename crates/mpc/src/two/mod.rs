@@ -24,3 +24,4 @@ pub use cost::Declared;
 pub use engine::Two;
 pub use keys::{Keys, establish};
 pub use share::{Bits, Shared};
+pub use transfers::Draw;

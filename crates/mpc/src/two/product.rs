@@ -1,9 +1,9 @@
 //! Products of two shared values, and functions that are constant between thresholds: what smooth functions are made of.
 
 use super::engine::Two;
-use super::relu::{Form, Halves, Kind, PIECE as ELEMENTS};
+use super::relu::{Form, Halves, Kind, piece};
 use super::share::Shared;
-use super::transfers::{Transfers, xor};
+use super::transfers::{Draw, xor};
 use crate::{Error, Result, Step, Width};
 use sordino_net::{Part, Segment};
 use sordino_ring::{Device, packed_words};
@@ -14,6 +14,17 @@ pub(super) const PIECE: usize = 1 << 14;
 /// Bits of the messages for one element: bit j of a share selects a value that counts from 2^j on (Gilboa, CRYPTO 1999).
 pub(super) fn product_widths(wide: u32) -> impl Iterator<Item = u32> {
     (0..wide).map(move |j| wide - j)
+}
+
+/// What a piece of a product draws.
+pub(super) fn draws(n: usize, wide: u32) -> Vec<Draw> {
+    let both = [true, false].map(|from_client| Draw::Long { from_client, n });
+    (0..wide).flat_map(|_| both).collect()
+}
+
+/// What a piece of bits that become values draws.
+pub(super) fn bit_draws(halves: Halves) -> [Draw; 2] {
+    [true, false].map(|from_client| Draw::Long { from_client, n: halves.elements(from_client).len() })
 }
 
 impl<D: Device> Two<D> {
@@ -49,8 +60,7 @@ impl<D: Device> Two<D> {
         let (n, wide) = (x.len(), self.settings.wide_bits);
         let words = n.div_ceil(64);
         let label = |what: &str| format!("{what} {piece}");
-        let all = n * wide as usize;
-        self.make(at, &label("transfers"), Transfers { from_owner: all, from_client: all })?;
+        self.begin(at, &label("transfers"), &draws(n, wide))?;
         // This party's y selects from the other's x, and the other way round.
         let bits = self.planes(y, wide)?;
         let (mut corrections, mut given) = (vec![], vec![]);
@@ -108,11 +118,11 @@ impl<D: Device> Two<D> {
     fn bits_as_values(&self, mut at: Step, plane: &[u64], n: usize) -> Result<Vec<u64>> {
         let form = Form::new(Kind::Carry, self.settings);
         let mut values = Vec::with_capacity(n);
-        for (plane, from) in plane.chunks(ELEMENTS / 64).zip((0..n).step_by(ELEMENTS)) {
-            let (at, n) = (at.child("piece"), ELEMENTS.min(n - from));
+        let elements = piece(&self.settings);
+        for (plane, from) in plane.chunks(elements / 64).zip((0..n).step_by(elements)) {
+            let (at, n) = (at.child("piece"), elements.min(n - from));
             let halves = Halves::new(n);
-            let sent = |client: bool| halves.elements(client).len();
-            self.make(&at, "transfers", Transfers { from_owner: sent(false), from_client: sent(true) })?;
+            self.begin(&at, "transfers", &bit_draws(halves))?;
             values.extend(self.selected(&at, vec![0; n], None, Some((&plane.to_vec(), halves)), &form)?);
         }
         Ok(values)

@@ -11,14 +11,17 @@
 use super::compare::{Compared, Digits, Number, as_numbers, cut, joined, levels};
 use super::engine::{Two, wrong_form};
 use super::share::{Bits, Shared, local};
-use super::transfers::{Plane, Transfers, mask, xor};
+use super::transfers::{Draw, Plane, blocks, mask, xor};
 use crate::{Local, Result, Settings, Step, Truncation, Width};
 use sordino_net::{Part, Segment};
 use sordino_ring::{Device, packed_words};
 use std::ops::Range;
 
-/// Elements that go through together: a bound on memory, since all transfers of a piece are there at once.
-pub(super) const PIECE: usize = 1 << 17;
+/// Elements that go through together: a bound on memory, since all transfers of a piece are there at once. Where latency counts more than
+/// what the caches hold, strings are drawn ahead, which takes less memory, and pieces are larger: each has rounds of its own.
+pub(super) fn piece(settings: &Settings) -> usize {
+    if settings.draws_ahead() { 1 << 20 } else { 1 << 17 }
+}
 
 /// The two halves of the elements: for the first one the client offers tables, for the second one the model's owner, so that both work
 /// at the same time.
@@ -142,21 +145,35 @@ impl Form {
         trees.map(|level| level.len()).sum::<usize>() + usize::from(self.joined())
     }
 
-    /// Transfers of so many elements: of each half those of its tables go one way, everything else goes both ways.
-    pub(super) fn transfers(&self, halves: Halves) -> Transfers {
-        let one = |bits: u32| usize::from(bits > 0);
-        let digits = (self.lower() + self.upper()) as usize + one(self.top()) + one(self.carried());
-        let both = halves.n * (self.nodes() + one(self.selected()));
-        let sent = |client: bool| digits * halves.elements(client).len() + both;
-        Transfers { from_owner: sent(false), from_client: sent(true) }
+    /// What it draws for so many elements: of each half those of its tables go one way, everything else goes both ways.
+    pub(super) fn draws(&self, halves: Halves) -> Vec<Draw> {
+        let mut draws = vec![];
+        let half = |client: bool| halves.elements(client).len();
+        for from_client in [true, false] {
+            for n in blocks(half(from_client)) {
+                draws.extend((0..self.lower() + self.upper()).map(|_| Draw::Short { from_client, n }));
+            }
+        }
+        let halved = [true, false].map(|from_client| Draw::Long { from_client, n: half(from_client) });
+        let of = |bits: u32, draws: [Draw; 2]| if bits > 0 { draws.to_vec() } else { vec![] };
+        draws.extend(of(self.top(), halved));
+        draws.extend((0..self.nodes()).map(|_| Draw::Triples { n: halves.n }));
+        draws.extend(of(self.selected(), selection(halves.n)));
+        draws.extend(of(self.carried(), halved));
+        draws
     }
+}
+
+/// What choosing by bits draws.
+pub(super) fn selection(n: usize) -> [Draw; 2] {
+    [true, false].map(|from_client| Draw::Long { from_client, n })
 }
 
 impl<D: Device> Two<D> {
     /// An operation on all elements of a share whose words' low bits count: shares of its value, and of its bit.
     pub(super) fn each(&self, mut at: Step, x: &[u64], kind: Kind) -> Result<(Vec<u64>, Plane)> {
         let (mut values, mut bits) = (Vec::with_capacity(x.len()), Vec::with_capacity(x.len().div_ceil(64)));
-        for piece in x.chunks(PIECE) {
+        for piece in x.chunks(piece(&self.settings)) {
             let (v, b) = self.piece(at.child("piece"), piece, Form::new(kind, self.settings))?;
             values.extend(v);
             bits.extend(b);
@@ -167,7 +184,7 @@ impl<D: Device> Two<D> {
     fn piece(&self, mut at: Step, x: &[u64], form: Form) -> Result<(Vec<u64>, Plane)> {
         let n = x.len();
         let halves = Halves::new(n);
-        self.make(&at, "transfers", form.transfers(halves))?;
+        self.begin(&at, "transfers", &form.draws(halves))?;
         let planes = self.planes(x, form.low + form.n)?;
         let (low, high) = planes.split_at(form.low as usize);
         let (top, high) = high.split_last().ok_or_else(wrong_form)?;
@@ -391,9 +408,10 @@ impl<D: Device> Two<D> {
     pub(super) fn choose(&self, mut at: Step, bit: &[u64], x: &[u64], out: Width) -> Result<Vec<u64>> {
         let form = Form::new(Kind::Relu { low: 0, out }, self.settings);
         let mut y = Vec::with_capacity(x.len());
-        for (x, bit) in x.chunks(PIECE).zip(bit.chunks(PIECE / 64)) {
+        let piece = piece(&self.settings);
+        for (x, bit) in x.chunks(piece).zip(bit.chunks(piece / 64)) {
             let at = at.child("piece");
-            self.make(&at, "transfers", Transfers { from_owner: x.len(), from_client: x.len() })?;
+            self.begin(&at, "transfers", &selection(x.len()))?;
             y.extend(self.selected(&at, x.to_vec(), Some(&bit.to_vec()), None, &form)?);
         }
         Ok(y)

@@ -47,14 +47,11 @@ impl Asking {
             e => failed(&e),
         })?;
         let head = net.recv(HOST, OFFER, &[2, 2].map(Segment::Wide)).map_err(lost)?;
-        let (length, mut session) = (word(&head)?, [0; 16]);
+        let (length, left, mut session) = (word(&head, 0)?, word(&head, 1)?, [0; 16]);
         if length > LONGEST {
             return Err(Error::Session(format!("the host's offer has {length} bytes; {LONGEST} are possible")));
         }
-        let left = match &head[0] {
-            Part::Wide(words) => words.get(1).copied().filter(|left| *left != u64::MAX),
-            Part::Narrow(_) => None,
-        };
+        let left = (left != u64::MAX).then_some(left);
         session.copy_from_slice(head[1].bytes());
         let length = length as usize;
         let content = net.recv(HOST, CONTENT, &[Segment::Wide(length.div_ceil(8))]).map_err(lost)?;
@@ -66,10 +63,10 @@ impl Asking {
     /// # Errors
     /// When the host is lost.
     pub fn leave(self) -> Result<()> {
-        self.net.send(HOST, ORDER, vec![Part::Wide(vec![0])]).map_err(lost)
+        self.net.send(HOST, ORDER, vec![Part::Wide(vec![0, 0])]).map_err(lost)
     }
 
-    /// Asks with these inputs, so many times. `waiting` hears how many clients are before this one, as long as there are any.
+    /// Asks with these inputs, so many times, of which the transfers of the first `prepared` are drawn before. `waiting` hears how many clients are before this one, as long as there are any.
     ///
     /// # Errors
     /// When the host refuses or is lost.
@@ -77,13 +74,13 @@ impl Asking {
         self,
         inputs: &mut dyn Inputs,
         outputs: &mut dyn Outputs,
-        runs: usize,
+        [runs, prepared]: [usize; 2],
         setup: Setup<'_>,
         waiting: &mut dyn FnMut(u64),
         progress: &AtomicU64,
     ) -> Result<(Offer, Ended)> {
         let Self { offer, net, session, .. } = self;
-        net.send(HOST, ORDER, vec![Part::Wide(vec![runs as u64])]).map_err(lost)?;
+        net.send(HOST, ORDER, vec![Part::Wide(vec![runs as u64, prepared as u64])]).map_err(lost)?;
         loop {
             match Reply::read(&net.recv(HOST, TAKEN, &[Segment::Wide(2)]).map_err(lost)?)? {
                 Reply::Taken => break,
@@ -94,10 +91,14 @@ impl Asking {
                 Reply::Spent(left) => {
                     return Err(Error::Usage(format!("{runs} queries; the host leaves this client {left} more")));
                 }
+                Reply::TooMuch(most) => {
+                    let why = format!("{prepared} queries prepared; the host has memory for {most}");
+                    return Err(Error::Usage(why));
+                }
                 Reply::Closing => return Err(Error::Session("the host ended before it was this client's turn".into())),
             }
         }
-        let job = Job { session, ..Job::new(&offer.program, runs)? };
+        let job = Job { session, prepared, ..Job::new(&offer.program, runs)? };
         let owned = Owned { inputs: Some(inputs), outputs: Some(outputs), ..Owned::default() };
         let ended = run(job, net, owned, &Compute::cpu(setup.threads), &System, progress);
         let ended = ended.map_err(|e| Error::Session(sentence(&Topology::two(), &e)))?;

@@ -28,6 +28,8 @@ pub struct House {
     pub ledger: Option<Ledger>,
     /// Names of clients who are let in no more.
     pub revoked: Vec<String>,
+    /// Queries whose transfers a client may have drawn before it asks, at most: they take memory.
+    pub prepared: u64,
 }
 
 /// A host: answers clients with one model.
@@ -99,7 +101,8 @@ impl<'a> Host<'a> {
         let head = vec![Part::Wide(vec![self.content.len() as u64, left()]), Part::of_bytes(&session)];
         net.send(CLIENT, OFFER, head).map_err(lost)?;
         net.send(CLIENT, CONTENT, vec![Part::of_bytes(&self.content)]).map_err(lost)?;
-        let runs = word(&net.recv(CLIENT, ORDER, &[Segment::Wide(1)]).map_err(lost)?)?;
+        let order = net.recv(CLIENT, ORDER, &[Segment::Wide(2)]).map_err(lost)?;
+        let (runs, prepared) = (word(&order, 0)?, word(&order, 1)?);
         if runs == 0 {
             return Ok(Visit::Left);
         }
@@ -108,6 +111,13 @@ impl<'a> Host<'a> {
         if runs > most {
             reply(Reply::TooMany(most))?;
             return Err(Error::Session(format!("it asks {runs} times; {most} are offered on one connection")));
+        }
+        if prepared > house.prepared.min(runs) {
+            reply(Reply::TooMuch(house.prepared))?;
+            return Err(Error::Session(format!(
+                "it wants {prepared} queries prepared; {} are allowed",
+                house.prepared
+            )));
         }
         if left() < runs {
             return self.spent(runs, left(), &reply);
@@ -124,7 +134,7 @@ impl<'a> Host<'a> {
             return self.spent(runs, left(), &reply);
         }
         reply(Reply::Taken)?;
-        let job = Job { session, ..Job::new(&self.offer.program, runs as usize)? };
+        let job = Job { session, prepared: prepared as usize, ..Job::new(&self.offer.program, runs as usize)? };
         let owned = Owned { weights: Some(self.secrets), ..Owned::default() };
         let ended = run(job, net, owned, &Compute::cpu(setup.threads), &System, &AtomicU64::new(0));
         let ended = ended.map_err(|e| Error::Session(sentence(&Topology::two(), &e)))?;

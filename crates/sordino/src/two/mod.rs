@@ -31,7 +31,7 @@ const CLIENT: Endpoint = Endpoint(1);
 /// How long the offer is, how many queries the client has left, and the session's id.
 const OFFER: Tag = Tag(*b"what is offered.");
 const CONTENT: Tag = Tag(*b"the very offer..");
-/// How often the client asks, and whether it may.
+/// How often the client asks, for how many queries transfers are drawn before, and whether it may.
 const ORDER: Tag = Tag(*b"so many queries.");
 const TAKEN: Tag = Tag(*b"order is taken..");
 
@@ -48,6 +48,8 @@ enum Reply {
     Spent(u64),
     /// The host is about to end.
     Closing,
+    /// More prepared than the host has memory for: so many are.
+    TooMuch(u64),
 }
 
 impl Reply {
@@ -58,6 +60,7 @@ impl Reply {
             Self::Wait(n) => (2, n),
             Self::Spent(n) => (3, n),
             Self::Closing => (4, 0),
+            Self::TooMuch(n) => (5, n),
         };
         vec![code, number]
     }
@@ -70,6 +73,7 @@ impl Reply {
                 [2, n] => Ok(Self::Wait(n)),
                 [3, n] => Ok(Self::Spent(n)),
                 [4, _] => Ok(Self::Closing),
+                [5, n] => Ok(Self::TooMuch(n)),
                 _ => Err(unasked()),
             },
             _ => Err(unasked()),
@@ -140,10 +144,10 @@ fn ends(me: Endpoint, identity: &Identity, visit: [u8; 16], deadline: Duration) 
         .map_err(|e| Error::Session(format!("the identity cannot be used: {e}")))
 }
 
-/// The first word of a message.
-fn word(message: &[Part]) -> Result<u64> {
+/// A word of a message's first part.
+fn word(message: &[Part], at: usize) -> Result<u64> {
     match message {
-        [Part::Wide(words), ..] if !words.is_empty() => Ok(words[0]),
+        [Part::Wide(words), ..] => words.get(at).copied().ok_or_else(unasked),
         _ => Err(unasked()),
     }
 }

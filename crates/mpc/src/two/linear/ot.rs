@@ -9,7 +9,7 @@
 use super::Weight;
 use crate::two::engine::{Two, wrong_form};
 use crate::two::share::Shared;
-use crate::two::transfers::{Plane, Transfers, mask, xor};
+use crate::two::transfers::{Draw, Plane, mask, xor};
 use crate::{Result, Settings, Step};
 use sordino_net::{Part, Segment};
 use sordino_ring::{Conv2d, Device, convolve, packed_words};
@@ -101,6 +101,19 @@ impl Piece {
 pub(crate) struct Batch {
     pub(crate) pieces: Vec<Piece>,
     pub(crate) transfers: usize,
+}
+
+impl Batch {
+    /// What it draws: piece by piece, and bit by bit.
+    pub(crate) fn draws(&self, settings: &Settings) -> Vec<Draw> {
+        let bits = (0..share_bits(settings)).map(|j| settings.wide_bits - j);
+        let each = |piece: &Piece, width: u32| Draw::Rows {
+            from_client: true,
+            n: piece.weights.len(),
+            blocks: blocks(piece.len, width),
+        };
+        self.pieces.iter().flat_map(|piece| bits.clone().map(move |width| each(piece, width))).collect()
+    }
 }
 
 /// Bits of weights that count in the wide ring.
@@ -260,7 +273,7 @@ impl<D: Device> Two<D> {
     /// The client's side.
     fn offer_rows(&self, at: &Step, batch: &Batch, x: &[u64], sums: &mut Sums<'_>) -> Result<()> {
         let (bits, wide, op) = (share_bits(&self.settings), self.settings.wide_bits, sums.op);
-        self.make(at, "transfers", Transfers { from_owner: 0, from_client: batch.transfers })?;
+        self.begin(at, "transfers", &batch.draws(&self.settings))?;
         let flips = self.recv_words(at, "bits", batch.transfers.div_ceil(64))?;
         let mut number = 0;
         for (i, piece) in batch.pieces.iter().enumerate() {
@@ -275,7 +288,7 @@ impl<D: Device> Two<D> {
             let mut message = vec![];
             for (j, width) in (0..bits).map(|j| (j, wide - j)) {
                 let blocks = blocks(len, width);
-                let [zero, one] = self.pool.borrow_mut().send_rows(n, blocks)?;
+                let [zero, one] = self.rows_sent(n, blocks)?;
                 let strings = zero.chunks_exact(2 * blocks).zip(one.chunks_exact(2 * blocks));
                 let mut offers = Vec::with_capacity(n * len);
                 for ((u, (zero, one)), (channel, output)) in strings.enumerate().zip(&pairs) {
@@ -302,7 +315,7 @@ impl<D: Device> Two<D> {
     /// The owner's side.
     fn choose_rows(&self, at: &Step, batch: &Batch, weights: &[i64], sums: &mut Sums<'_>) -> Result<()> {
         let (bits, wide, op) = (share_bits(&self.settings), self.settings.wide_bits, sums.op);
-        self.make(at, "transfers", Transfers { from_owner: 0, from_client: batch.transfers })?;
+        self.begin(at, "transfers", &batch.draws(&self.settings))?;
         let (mut strings, mut choices) = (vec![], Plane::new());
         let (mut wanted, mut number) = (Plane::new(), 0);
         // In the order in which the client draws: piece by piece, and bit by bit.
@@ -310,7 +323,7 @@ impl<D: Device> Two<D> {
             let n = piece.weights.len();
             let chosen: Vec<u64> = piece.pairs(op).map(|(c, o)| weights[piece.tap.weight(op, c, o)] as u64).collect();
             for j in 0..bits {
-                let (given, rows) = self.pool.borrow_mut().receive_rows(n, blocks(piece.len, wide - j))?;
+                let (given, rows) = self.rows_received(n, blocks(piece.len, wide - j))?;
                 put(&mut choices, number, n, |u| mask(&given, u) & 1);
                 put(&mut wanted, number, n, |u| chosen[u] >> j & 1);
                 strings.push(rows);
