@@ -464,7 +464,7 @@ fn more_elements_than_a_piece_has() {
     for op in [Op::Relu(Width::Wide), Op::ReluTruncated { shift: 12, out: Width::Wide }] {
         check(op, (1 << 17) + 77, settings);
     }
-    check(Op::Relu(Width::Narrow), (1 << 20) + 77, Settings { transfers: Transfers::Compact, ..settings });
+    check(Op::Relu(Width::Narrow), (1 << 19) + 77, Settings { transfers: Transfers::Compact, ..settings });
 }
 
 /// A party that runs another program or session says so, and nobody waits for long.

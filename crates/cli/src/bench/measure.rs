@@ -4,6 +4,7 @@ use super::{Common, Parties};
 use serde::Serialize;
 use sordino::model::{self, Typed};
 use sordino::owners::{Finished, Owners};
+use sordino::report::Prepared;
 use sordino::session;
 use sordino::{Error, Result};
 use sordino_net::LinkModel;
@@ -39,6 +40,9 @@ pub(crate) struct Measured {
     pub(crate) peak_rss_mb: f64,
     /// Processor seconds of a run, the three servers together.
     pub(crate) cpu_seconds: f64,
+    /// What two parties did before the first run: for one of the runs, bytes of both.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) prepared: Option<Prepared>,
 }
 
 /// A compiled job.
@@ -49,6 +53,8 @@ pub(crate) struct Job {
     pub(crate) input: Tensor,
     /// Seconds that it took to take ranges and to compile.
     pub(crate) compiling: f64,
+    /// Whether two parties draw transfers before the first run.
+    pub(crate) prepared: bool,
 }
 
 /// Numbers with mean zero and variance one, the same at every call.
@@ -77,7 +83,7 @@ impl Job {
             whole[0] = batch;
         }
         let data = sample.data.iter().copied().cycle().take(whole.iter().product()).collect();
-        Ok(Self { typed, program, secrets, input: Tensor::new(&whole, data), compiling })
+        Ok(Self { typed, program, secrets, input: Tensor::new(&whole, data), compiling, prepared: false })
     }
 
     /// Compiles a network, calibrated on its one input.
@@ -86,7 +92,8 @@ impl Job {
         let ranges = Ranges::calibrate(&network, &[vec![input.clone()]])?;
         let typed = Typed { reference: network.clone(), passed: network };
         let (program, secrets) = model::compiled(&typed, &ranges, options)?;
-        Ok(Self { typed, program, secrets, input, compiling: start.elapsed().as_secs_f64() })
+        let compiling = start.elapsed().as_secs_f64();
+        Ok(Self { typed, program, secrets, input, compiling, prepared: false })
     }
 }
 
@@ -98,11 +105,19 @@ impl Common {
         let mut inputs = inputs.as_slice();
         let owners = Owners { weights: &job.secrets, data: vec![&mut inputs], receiver: &mut () };
         let session = self.session(Parties::Processes, link);
-        session.run(session::Job::new(&job.program, runs)?, owners, None, &AtomicU64::new(0))
+        let prepared = if job.prepared { runs } else { 0 };
+        session.run(
+            session::Job { prepared, ..session::Job::new(&job.program, runs)? },
+            owners,
+            None,
+            &AtomicU64::new(0),
+        )
     }
 
     /// Runs a job once to warm up and then as often as asked.
     pub(crate) fn measure(&self, job: &Job, link: LinkModel) -> Result<Measured> {
+        // An end that runs in this process is to show its own memory, and not that of what was measured before.
+        let _ = std::fs::write("/proc/self/clear_refs", "5");
         let start = Instant::now();
         let done = self.run(job, link, self.runs + 1)?;
         let session = start.elapsed().as_secs_f64();
@@ -120,7 +135,14 @@ impl Measured {
         let seconds = sorted(all.get(1..).unwrap_or_default().to_vec());
         let cpu = (1..all.len()).map(|i| servers.iter().filter_map(|s| s.runs.get(i)).map(|r| r.cpu_seconds).sum());
         let bytes = done.bytes();
+        let prepared =
+            done.ends.iter().filter_map(|e| e.prepared).reduce(|a, b| Prepared { bytes: a.bytes + b.bytes, ..a });
+        let each = |p: Prepared| {
+            let runs = p.queries.max(1);
+            Prepared { queries: 1, seconds: p.seconds / runs as f64, bytes: p.bytes / runs as u64 }
+        };
         Ok(Self {
+            prepared: prepared.map(each),
             seconds: median(&seconds),
             seconds_range: [*seconds.first().ok_or_else(none)?, *seconds.last().ok_or_else(none)?],
             wall_seconds: 0.0,

@@ -77,7 +77,7 @@ fn finish(client: &Client, model: &Known, job: sordino_service::names::Id, start
     Ok(start.elapsed().as_secs_f64())
 }
 
-fn link_name(link: LinkModel) -> String {
+pub(super) fn link_name(link: LinkModel) -> String {
     match link.bandwidth {
         None => "as they are".into(),
         Some(bytes) => format!("{} ms one way, {} Mbit/s", link.latency.as_secs_f64() * 1e3, bytes * 8e-6),

@@ -3,13 +3,14 @@
 use super::inference::{Published, network};
 use super::measure::{Job, Measured, note};
 use super::output::{Findings, Table, megabytes, or_empty, short};
+use super::service::link_name;
 use super::{Common, published};
 use crate::plot;
-use clap::Args;
+use crate::{LinkArg, parse_link};
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 use sordino::Result;
-use sordino_mpc::{Kind, Settings, Transfers};
-use sordino_net::LinkModel;
+use sordino_mpc::{Kind, Linear, Settings, Transfers, Truncation};
 use sordino_nn::Options;
 use sordino_nn::zoo::Pool;
 
@@ -22,6 +23,48 @@ const NETWORKS: [(&str, u32, u32); 5] = [
     ("densenet121", 21, 32),
 ];
 
+/// How two parties may run a network.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Way {
+    /// Silent transfers.
+    Silent,
+    /// Fewer bytes and rounds, more time.
+    Compact,
+    /// Silent transfers that were drawn before.
+    Prepared,
+    /// Silent transfers; truncations off by a unit.
+    OneBit,
+    /// Silent transfers, and products by transfers as well.
+    Ot,
+}
+
+impl Way {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Silent => "silent",
+            Self::Compact => "compact",
+            Self::Prepared => "silent, prepared",
+            Self::OneBit => "silent, one-bit",
+            Self::Ot => "silent, products by transfers",
+        }
+    }
+
+    fn settings(self, narrow_bits: u32, wide_bits: u32) -> Settings {
+        let transfers = if self == Self::Compact { Transfers::Compact } else { Transfers::Silent };
+        let truncation = if self == Self::OneBit { Truncation::OneBit } else { Truncation::Exact };
+        let linear = if self == Self::Ot { Linear::Ot } else { Linear::He };
+        Settings { kind: Kind::Two, narrow_bits, wide_bits, transfers, truncation, linear, ..Settings::default() }
+    }
+
+    /// Whether it is measured where nothing else is said: what takes gigabytes of memory or hundreds of them sent is not.
+    fn usual(self, name: &str) -> bool {
+        match self {
+            Self::Silent | Self::Compact | Self::OneBit => true,
+            Self::Prepared | Self::Ot => !["resnet50", "densenet121"].contains(&name),
+        }
+    }
+}
+
 #[derive(Args)]
 pub(crate) struct TwoParty {
     #[command(flatten)]
@@ -29,6 +72,12 @@ pub(crate) struct TwoParty {
     /// Only these networks [default: lenet, resnet20-cifar10, squeezenet1.1, resnet50, densenet121].
     #[arg(long, num_args = 1..)]
     only: Vec<String>,
+    /// Only these ways [default: all, and for the largest networks silent, compact, one-bit].
+    #[arg(long, value_enum, num_args = 1..)]
+    ways: Vec<Way>,
+    /// Make the link slow: none, lan, wan, or LATENCY,BANDWIDTH such as 40ms,320Mbps.
+    #[arg(long, default_value = "none", value_parser = parse_link)]
+    link: LinkArg,
 }
 
 #[derive(Serialize)]
@@ -36,7 +85,7 @@ struct Line {
     name: String,
     narrow_bits: u32,
     wide_bits: u32,
-    transfers: Transfers,
+    way: &'static str,
     #[serde(flatten)]
     measured: Measured,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -53,13 +102,16 @@ impl TwoParty {
         for name in &names {
             let graph = network(name, Pool::Max)?;
             let (narrow_bits, wide_bits) = known(name);
-            for transfers in [Transfers::Silent, Transfers::Compact] {
-                let settings = Settings { kind: Kind::Two, narrow_bits, wide_bits, transfers, ..Settings::default() };
+            let chosen = |way: &Way| if self.ways.is_empty() { way.usual(name) } else { self.ways.contains(way) };
+            for way in Way::value_variants().iter().copied().filter(chosen) {
+                let settings = way.settings(narrow_bits, wide_bits);
                 let job = Job::new(&graph, 1, &Options { settings, ..Options::default() })?;
-                let measured = self.common.measure(&job, LinkModel::UNLIMITED)?;
-                note(&format!("{name}, {transfers:?}: {} s", short(measured.seconds)));
+                let job = Job { prepared: way == Way::Prepared, ..job };
+                let measured = self.common.measure(&job, self.link.0)?;
+                let way = way.name();
+                note(&format!("{name}, {way}: {} s", short(measured.seconds)));
                 let published = published(name);
-                lines.push(Line { name: name.clone(), narrow_bits, wide_bits, transfers, measured, published });
+                lines.push(Line { name: name.clone(), narrow_bits, wide_bits, way, measured, published });
             }
         }
         self.publish(&lines)
@@ -70,10 +122,12 @@ impl TwoParty {
         let mut columns = vec![
             "network".to_string(),
             "n, w".into(),
-            "transfers".into(),
+            "how".into(),
             "s".into(),
+            "prepared s".into(),
             "wall s".into(),
             "MB sent".into(),
+            "prepared MB".into(),
             "rounds".into(),
             "CPU s".into(),
             "peak MB per party".into(),
@@ -85,10 +139,12 @@ impl TwoParty {
             let mut row = vec![
                 l.name.clone(),
                 format!("{}, {}", l.narrow_bits, l.wide_bits),
-                format!("{:?}", l.transfers).to_lowercase(),
+                l.way.into(),
                 short(m.seconds),
+                m.prepared.map(|p| short(p.seconds)).unwrap_or_default(),
                 short(m.wall_seconds),
                 megabytes(m.bytes.payload),
+                m.prepared.map(|p| megabytes(p.bytes)).unwrap_or_default(),
                 m.rounds.to_string(),
                 short(m.cpu_seconds),
                 format!("{:.0}", m.peak_rss_mb),
@@ -100,7 +156,7 @@ impl TwoParty {
             }
             table.rows.push(row);
         }
-        let fast: Vec<&Line> = lines.iter().filter(|l| l.transfers == Transfers::Silent).collect();
+        let fast: Vec<&Line> = lines.iter().filter(|l| l.way == Way::Silent.name()).collect();
         let names: Vec<String> = fast.iter().map(|l| l.name.clone()).collect();
         let of = |system: &str| {
             fast.iter().map(|l| l.published.iter().find(|p| p.system == system).map(|p| p.seconds)).collect()
@@ -111,8 +167,9 @@ impl TwoParty {
             ("CrypTFlow2 HE, LAN", of("CrypTFlow2 HE")),
         ];
         let heading = format!(
-            "Private inference by two parties, two processes with TLS on this machine, median of {} runs, exact; published figures are from other machines, \
-             Cheetah's with errors of one unit.",
+            "Private inference by two parties, two processes with TLS on this machine, link {}, median of {} runs, exact where nothing else is said; published \
+             figures are from other machines over a LAN, Cheetah's with errors of one unit.",
+            link_name(self.link.0),
             self.common.runs
         );
         Findings {

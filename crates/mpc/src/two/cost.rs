@@ -256,7 +256,8 @@ impl Costs for Declared {
             };
             // A ciphertext as it travels, and both of its polynomials modulo both primes; answers, packed and not.
             let (question, answers) = (layer::question_words(params, layout), layout.answer_words(bits));
-            let words = 5 * question + 3 * answers;
+            // And what the owner's own product reads.
+            let words = 5 * question + 3 * answers + 2 * op.weight().len();
             self.ciphertexts.set(self.ciphertexts.get().max(8 * words as u64));
             let sent = self.send(Said::Client(question)) + self.send(Said::Owner(answers));
             sent + Cost { macs: op.macs(), work: layout.work() as u64, ..Cost::default() }
@@ -350,8 +351,8 @@ impl Costs for Declared {
     fn bits_bytes(&self, n: usize, _dealt: bool) -> u64 {
         8 * n.div_ceil(64) as u64
     }
-    /// The owner's integers, and what its own product reads.
+    /// The owner's integers.
     fn panel_bytes(&self, op: &Conv2d, _gain: u64) -> u64 {
-        24 * op.weight().len() as u64
+        8 * op.weight().len() as u64
     }
 }

@@ -94,7 +94,7 @@ impl<D: Device> Party for Two<D> {
 impl<D: Device> Protocol for Two<D> {
     type Arith = Shared<D>;
     type Bit = Bits;
-    type Weight = Weight<D>;
+    type Weight = Weight;
 
     fn shape<'a>(&self, x: &'a Shared<D>) -> &'a Shape {
         &x.shape
@@ -114,7 +114,7 @@ impl<D: Device> Protocol for Two<D> {
         };
         Ok(Shared::new(&self.dev, shape.clone(), Width::Wide, 0, words))
     }
-    fn prepare(&self, _at: Step, from: Role, values: Option<&[i64]>, op: &Conv2d) -> Result<Weight<D>> {
+    fn prepare(&self, _at: Step, from: Role, values: Option<&[i64]>, op: &Conv2d) -> Result<Weight> {
         self.prepared(if self.plays(from) { Some(values) } else { None }, op)
     }
     fn constant(&self, values: &[i64], shape: &Shape, width: Width) -> Shared<D> {
@@ -127,7 +127,7 @@ impl<D: Device> Protocol for Two<D> {
     fn linear(
         &self,
         mut at: Step,
-        terms: &[(&Shared<D>, &Weight<D>, Conv2d)],
+        terms: &[(&Shared<D>, &Weight, Conv2d)],
         bias: Option<&Shared<D>>,
         shift: u32,
     ) -> Result<Shared<D>> {
@@ -137,7 +137,7 @@ impl<D: Device> Protocol for Two<D> {
     fn linear_wide(
         &self,
         at: Step,
-        terms: &[(&Shared<D>, &Weight<D>, Conv2d)],
+        terms: &[(&Shared<D>, &Weight, Conv2d)],
         bias: Option<&Shared<D>>,
     ) -> Result<Shared<D>> {
         self.products(at, terms, bias)

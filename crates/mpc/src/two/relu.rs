@@ -20,7 +20,7 @@ use std::ops::Range;
 /// Elements that go through together: a bound on memory, since all transfers of a piece are there at once. Where latency counts more than
 /// what the caches hold, strings are drawn ahead, which takes less memory, and pieces are larger: each has rounds of its own.
 pub(super) fn piece(settings: &Settings) -> usize {
-    if settings.draws_ahead() { 1 << 20 } else { 1 << 17 }
+    if settings.draws_ahead() { 1 << 19 } else { 1 << 17 }
 }
 
 /// The two halves of the elements: for the first one the client offers tables, for the second one the model's owner, so that both work

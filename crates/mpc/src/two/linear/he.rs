@@ -6,7 +6,7 @@ use crate::two::share::Shared;
 use crate::{Result, Step};
 use sordino_he::{Layout, Params, PublicKey, Scheme, SecretKey, layer};
 use sordino_net::Part;
-use sordino_ring::{Device, convolve};
+use sordino_ring::Device;
 
 /// The scheme of a session, and this party's key.
 pub(super) struct Cipher {
@@ -38,7 +38,7 @@ impl<D: Device> Two<D> {
         &self,
         at: &Step,
         x: &Shared<D>,
-        weight: &Weight<D>,
+        weight: &Weight,
         Cipher { scheme, key }: &Cipher,
         layout: &Layout,
         guard: u32,
@@ -55,9 +55,9 @@ impl<D: Device> Two<D> {
                 let answer = self.recv_words(at, "answers", layout.answer_words(bits))?;
                 Ok(layer::read(&place, key, &answer)?)
             }
-            (Key::Owner(key), Some((weights, panel))) => {
+            (Key::Owner(key), Some(weights)) => {
                 // What needs no message goes first: it is done while ciphertexts travel.
-                let own = self.dev.download(convolve(&self.dev, &x.data, panel, &layout.op))?;
+                let own = self.own_product(x, weights, &layout.op)?;
                 let question = self.recv_words(at, "ciphertexts", layer::question_words(scheme.params, layout))?;
                 let mut random = self.own.borrow_mut();
                 let (answer, share) = layer::answer(&place, key, weights, &question, &mut random)?;

@@ -10,12 +10,12 @@ use he::Cipher;
 pub(super) use ot::{Batch, Piece, batches, share_bits, work};
 use sordino_he::params::guard;
 use sordino_he::{Layout, Params};
-use sordino_ring::{Conv2d, Device, prepare_one};
+use sordino_ring::{Conv2d, Device, convolve, prepare_one};
 use std::collections::HashMap;
 
 /// A linear operand: at the model's owner its weights, at the client its geometry.
-pub struct Weight<D: Device> {
-    values: Option<(Vec<i64>, D::Panel)>,
+pub struct Weight {
+    values: Option<Vec<i64>>,
 }
 
 /// How a session's linear layers are computed, which is chosen for all of them when the first run begins.
@@ -109,7 +109,7 @@ fn params(ops: &[Conv2d], settings: &Settings) -> Result<Params> {
 
 impl<D: Device> Two<D> {
     /// `values` is there at whoever the weights are from.
-    pub(super) fn prepared(&self, values: Option<Option<&[i64]>>, op: &Conv2d) -> Result<Weight<D>> {
+    pub(super) fn prepared(&self, values: Option<Option<&[i64]>>, op: &Conv2d) -> Result<Weight> {
         crate::fit::sensible(op)?;
         let mut linears = self.linears.borrow_mut();
         if linears.made.is_some() {
@@ -124,12 +124,18 @@ impl<D: Device> Two<D> {
                     let bits = self.settings.weight_bits;
                     return Err(Error::Usage(format!("a weight has more than the {bits} bits that the program says")));
                 }
-                let panel = prepare_one(&self.dev, &self.dev.upload(v.iter().map(|v| *v as u64).collect()), op);
-                Some((v.to_vec(), panel))
+                Some(v.to_vec())
             }
             Some(_) => return Err(Error::Usage("a weight has not as many values as its shape".into())),
         };
         Ok(Weight { values })
+    }
+
+    /// The owner's product with its own share. What the kernel reads is made anew each time: it is little work beside the rest of a product,
+    /// and twice the memory of the weights.
+    fn own_product(&self, x: &Shared<D>, weights: &[i64], op: &Conv2d) -> Result<Vec<u64>> {
+        let panel = prepare_one(&self.dev, &self.dev.upload(weights.iter().map(|v| *v as u64).collect()), op);
+        Ok(self.dev.download(convolve(&self.dev, &x.data, &panel, op))?)
     }
 
     /// Chooses the way of every layer, and makes the encryption's key if one needs it; once.
@@ -149,7 +155,7 @@ impl<D: Device> Two<D> {
     pub(super) fn products(
         &self,
         mut at: Step,
-        terms: &[(&Shared<D>, &Weight<D>, Conv2d)],
+        terms: &[(&Shared<D>, &Weight, Conv2d)],
         bias: Option<&Shared<D>>,
     ) -> Result<Shared<D>> {
         let Some((_, _, first)) = terms.first() else {

@@ -12,7 +12,7 @@ use crate::two::share::Shared;
 use crate::two::transfers::{Draw, Plane, mask, xor};
 use crate::{Result, Settings, Step};
 use sordino_net::{Part, Segment};
-use sordino_ring::{Conv2d, Device, convolve, packed_words};
+use sordino_ring::{Conv2d, Device, packed_words};
 use std::ops::Range;
 
 /// Elements of a message, at most, where a weight does not meet more.
@@ -247,7 +247,7 @@ impl<D: Device> Two<D> {
         &self,
         mut at: Step,
         x: &Shared<D>,
-        weight: &Weight<D>,
+        weight: &Weight,
         op: &Conv2d,
     ) -> Result<Vec<u64>> {
         let mut sums = Sums::new(op);
@@ -259,8 +259,8 @@ impl<D: Device> Two<D> {
                 }
                 Ok(sums.done())
             }
-            Some((weights, panel)) if !self.client => {
-                let own = self.dev.download(convolve(&self.dev, &x.data, panel, op))?;
+            Some(weights) if !self.client => {
+                let own = self.own_product(x, weights, op)?;
                 for batch in batches(op, &self.settings) {
                     self.choose_rows(&at.child("batch"), &batch, weights, &mut sums)?;
                 }
