@@ -116,6 +116,11 @@ impl Common {
 
     /// Runs a job once to warm up and then as often as asked.
     pub(crate) fn measure(&self, job: &Job, link: LinkModel) -> Result<Measured> {
+        Ok(self.measured(job, link)?.0)
+    }
+
+    /// The same, with all that the session told.
+    pub(crate) fn measured(&self, job: &Job, link: LinkModel) -> Result<(Measured, Finished)> {
         // An end that runs in this process is to show its own memory, and not that of what was measured before.
         let _ = std::fs::write("/proc/self/clear_refs", "5");
         let start = Instant::now();
@@ -123,7 +128,8 @@ impl Common {
         let session = start.elapsed().as_secs_f64();
         // The first run is what a single one is; the others are more of the same.
         let others: f64 = done.seconds().iter().skip(1).sum();
-        Ok(Measured { wall_seconds: job.compiling + session - others, ..Measured::new(&done)? })
+        let measured = Measured { wall_seconds: job.compiling + session - others, ..Measured::new(&done)? };
+        Ok((measured, done))
     }
 }
 

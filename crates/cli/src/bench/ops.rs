@@ -1,5 +1,6 @@
 //! Single operations: the program of a one-node model, with its input and output kept out of the figures.
 
+use super::super::Protocol;
 use super::Common;
 use super::measure::{Job, median, note, sorted};
 use super::output::{Findings, Table, megabytes, short};
@@ -8,6 +9,7 @@ use clap::Args;
 use serde::Serialize;
 use sordino::Result;
 use sordino::report::{DETAILED, LayerReport};
+use sordino_mpc::{Kind, Settings};
 use sordino_net::LinkModel;
 use sordino_nn::graph::{Attribute, Dim, Graph, Node};
 use sordino_nn::network::{Layer, LayerNode, Network, Smooth, Training};
@@ -22,6 +24,9 @@ pub(crate) struct Ops {
     /// Only operations whose name contains this.
     #[arg(long)]
     only: Option<String>,
+    /// Who computes: three servers (3pc), or two parties (2pc), with rings of 32 and 41 bits.
+    #[arg(long, value_enum, default_value = "3pc")]
+    protocol: Protocol,
 }
 
 #[derive(Serialize)]
@@ -89,9 +94,9 @@ enum Source {
 }
 
 impl Operation {
-    fn job(&self) -> Result<Job> {
+    fn job(&self, settings: Settings) -> Result<Job> {
         // An operation's own figures.
-        let alone = Options { guard: false, ..Options::default() };
+        let alone = Options { guard: false, settings, ..Options::default() };
         match &self.source {
             Source::Model(graph, batch) => Job::new(graph, *batch, &alone),
             Source::Function(layer, [low, high]) => {
@@ -110,7 +115,24 @@ impl Operation {
     }
 }
 
-fn operations() -> Vec<Operation> {
+/// Of two parties: ReLU by size, and what networks are made of.
+fn of_two() -> Vec<Operation> {
+    let relu = |log: u32| {
+        let peers = match log {
+            17 => vec![("SCI-OT", 0.50, 69.7)],
+            20 => vec![("SPU's Cheetah", 15.3, 106.0)],
+            _ => vec![],
+        };
+        let graph = model("Relu", &[1, 1 << log], None, &[]);
+        Operation { name: format!("ReLU 2^{log}"), source: Source::Model(graph, 1), peers }
+    };
+    let networks = ["matmul", "conv", "Pool"];
+    let others = of_three().into_iter().filter(|o| networks.iter().any(|kind| o.name.contains(kind)));
+    let others = others.map(|o| Operation { peers: vec![], ..o });
+    [0, 2, 4, 6, 8, 10, 12, 14, 16, 17, 18, 20].map(relu).into_iter().chain(others).collect()
+}
+
+fn of_three() -> Vec<Operation> {
     let mut list = vec![];
     let peers =
         [vec![("MP-SPDZ", 0.13, 12.4)], vec![("MP-SPDZ", 1.0, 97.0), ("HPMPC Trio, no TLS", 0.14, 66.8)], vec![]];
@@ -198,11 +220,17 @@ fn isolate(program: &mut Program) -> std::ops::Range<usize> {
 impl Ops {
     pub(crate) fn run(self) -> Result<()> {
         let mut lines = vec![];
-        for operation in operations() {
+        let (settings, operations) = match self.protocol {
+            Protocol::Three => (Settings::default(), of_three()),
+            Protocol::Two => {
+                (Settings { kind: Kind::Two, narrow_bits: 32, wide_bits: 41, ..Settings::default() }, of_two())
+            }
+        };
+        for operation in operations {
             if self.only.as_ref().is_some_and(|o| !operation.name.contains(o.as_str())) {
                 continue;
             }
-            let mut job = operation.job()?;
+            let mut job = operation.job(settings)?;
             let Operation { name, peers, .. } = operation;
             let elements = job.program.slots[job.program.outputs[0].slot].shape.len();
             let inputs: Vec<usize> = job
@@ -218,10 +246,12 @@ impl Ops {
             let of = |server: usize, run: usize, f: &dyn Fn(&LayerReport) -> f64| -> f64 {
                 layers.iter().filter_map(|l| servers[server].runs[run].layers.get(l)).map(f).sum()
             };
-            // The slowest server's time, run by run.
+            // The slowest end's time, run by run.
+            let ends = 0..servers.len();
             let seconds = (1..=self.common.runs.min(DETAILED - 2))
-                .map(|run| (0..3).map(|s| of(s, run, &|l| l.seconds)).fold(0.0, f64::max));
-            let payload = (0..3).map(|s| of(s, 1, &|l| l.bytes as f64)).sum::<f64>() as u64;
+                .map(|run| ends.clone().map(|s| of(s, run, &|l| l.seconds)).fold(0.0, f64::max));
+            // What is made for several runs is in one of them.
+            let payload = ends.clone().map(|s| of(s, 1, &|l| l.bytes as f64)).sum::<f64>() as u64;
             let line = Line {
                 name,
                 elements,
@@ -259,9 +289,19 @@ impl Ops {
             ("sordino", lines.iter().map(|l| Some(l.seconds)).collect()),
             ("fastest of the other systems", lines.iter().map(best).collect()),
         ];
+        let (name, heading) = match self.protocol {
+            Protocol::Three => (
+                "ops",
+                "Single operations, three processes with TLS; the slowest server's time, without sharing the input and opening the result.",
+            ),
+            Protocol::Two => (
+                "two-party-ops",
+                "Single operations by two parties, exact, rings of 32 and 41 bits, two processes with TLS; the slower party's time, without opening the result.",
+            ),
+        };
         Findings {
-            name: "ops",
-            heading: "Single operations, three processes with TLS; the slowest server's time, without sharing the input and opening the result.",
+            name,
+            heading,
             table: &table,
             data: &lines,
             svg: Some(plot::bars("Single operations", "seconds", &names, &series)?),

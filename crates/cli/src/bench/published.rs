@@ -81,17 +81,25 @@ pub(crate) fn learning(network: &str) -> Option<(f64, f64)> {
     })
 }
 
-/// Two parties, one image over a LAN of 377 MB/s: CrypTFlow2 (ePrint 2020/1002, table 7) and Cheetah (ePrint 2022/207, table 7), quoted from
-/// memory and to be checked against the papers.
+/// Two parties, one image over a LAN of 377 MB/s: CrypTFlow2 (ePrint 2020/1002, table 7; its table 4 has ReLU layers alone, over Z/2^l, and
+/// by garbled circuits) and Cheetah (ePrint 2022/207, table 7). Figures of whole networks are quoted from memory and to be checked against the papers.
 pub(super) fn two_party(name: &str) -> Vec<(&'static str, Figure)> {
     let gib = |n: f64| (1_073.741_824 * n).round();
-    let of = |cheetah: Figure, he: Figure, ot: Figure| {
-        vec![("Cheetah", cheetah), ("CrypTFlow2 HE", he), ("CrypTFlow2 OT", ot)]
+    // Whole networks, then their ReLU layers alone.
+    let of = |[cheetah, he, ot]: [Figure; 3], [relus, garbled]: [Figure; 2]| {
+        let whole = [("Cheetah", cheetah), ("CrypTFlow2 HE", he), ("CrypTFlow2 OT", ot)];
+        whole.into_iter().chain([("CrypTFlow2 ReLUs", relus), ("garbled ReLUs", garbled)]).collect()
     };
     match name {
-        "squeezenet1.1" => of((16.0, 500.0), (59.2, gib(5.27)), (44.3, gib(26.07))),
-        "resnet50" => of((80.3, 2300.0), (545.8, gib(32.43)), (619.4, gib(370.84))),
-        "densenet121" => of((79.3, 2400.0), (463.2, gib(35.56)), (371.4, gib(217.19))),
+        "squeezenet1.1" => {
+            of([(16.0, 500.0), (59.2, gib(5.27)), (44.3, gib(26.07))], [(3.5, gib(1.15)), (26.4, gib(7.63))])
+        }
+        "resnet50" => {
+            of([(80.3, 2300.0), (545.8, gib(32.43)), (619.4, gib(370.84))], [(16.4, gib(5.23)), (136.5, gib(39.19))])
+        }
+        "densenet121" => {
+            of([(79.3, 2400.0), (463.2, gib(35.56)), (371.4, gib(217.19))], [(24.8, gib(8.21)), (199.6, gib(56.57))])
+        }
         _ => vec![],
     }
 }

@@ -10,6 +10,7 @@ use crate::{LinkArg, parse_link};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use sordino::Result;
+use sordino::report::{EndReport, LayerReport};
 use sordino_mpc::{Kind, Linear, Settings, Transfers, Truncation};
 use sordino_nn::Options;
 use sordino_nn::zoo::Pool;
@@ -88,6 +89,9 @@ struct Line {
     way: &'static str,
     #[serde(flatten)]
     measured: Measured,
+    /// Of a run, its ReLUs with the truncations in them: seconds of the slower party, bytes of both.
+    relu_seconds: f64,
+    relu_bytes: u64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     published: Vec<Published>,
 }
@@ -107,18 +111,35 @@ impl TwoParty {
                 let settings = way.settings(narrow_bits, wide_bits);
                 let job = Job::new(&graph, 1, &Options { settings, ..Options::default() })?;
                 let job = Job { prepared: way == Way::Prepared, ..job };
-                let measured = self.common.measure(&job, self.link.0)?;
+                let (measured, done) = self.common.measured(&job, self.link.0)?;
+                let relus: Vec<usize> =
+                    (0..job.program.layers.len()).filter(|l| job.program.layers[*l].op == "Relu").collect();
+                let of = |end: &EndReport, f: &dyn Fn(&LayerReport) -> f64| -> f64 {
+                    let last = end.runs.last();
+                    relus.iter().filter_map(|l| last?.layers.get(l)).map(f).sum()
+                };
+                let relu_seconds = done.ends.iter().map(|end| of(end, &|l| l.seconds)).fold(0.0, f64::max);
+                let relu_bytes = done.ends.iter().map(|end| of(end, &|l| l.bytes as f64)).sum::<f64>() as u64;
                 let way = way.name();
                 note(&format!("{name}, {way}: {} s", short(measured.seconds)));
                 let published = published(name);
-                lines.push(Line { name: name.clone(), narrow_bits, wide_bits, way, measured, published });
+                lines.push(Line {
+                    name: name.clone(),
+                    narrow_bits,
+                    wide_bits,
+                    way,
+                    measured,
+                    relu_seconds,
+                    relu_bytes,
+                    published,
+                });
             }
         }
         self.publish(&lines)
     }
 
     fn publish(&self, lines: &[Line]) -> Result<()> {
-        let systems = ["Cheetah", "CrypTFlow2 HE", "CrypTFlow2 OT"];
+        let systems = ["Cheetah", "CrypTFlow2 HE", "CrypTFlow2 OT", "CrypTFlow2 ReLUs", "garbled ReLUs"];
         let mut columns = vec![
             "network".to_string(),
             "n, w".into(),
@@ -131,6 +152,8 @@ impl TwoParty {
             "rounds".into(),
             "CPU s".into(),
             "peak MB per party".into(),
+            "ReLUs: s".into(),
+            "ReLUs: MB".into(),
         ];
         columns.extend(systems.iter().flat_map(|s| [format!("{s} s"), format!("{s} MB")]));
         let mut table = Table::new(&columns.iter().map(String::as_str).collect::<Vec<_>>());
@@ -148,6 +171,8 @@ impl TwoParty {
                 m.rounds.to_string(),
                 short(m.cpu_seconds),
                 format!("{:.0}", m.peak_rss_mb),
+                short(l.relu_seconds),
+                megabytes(l.relu_bytes),
             ];
             for system in systems {
                 let found = l.published.iter().find(|p| p.system == system);

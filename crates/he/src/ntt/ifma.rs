@@ -260,6 +260,22 @@ impl Consts {
         _mm512_min_epu64(x, _mm512_sub_epi64(x, self.two_p))
     }
 
+    /// Below 4p in, below 4p out.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512ifma,avx512dq")]
+    fn down(&self, a: __m512i, b: __m512i, w: W) -> (__m512i, __m512i) {
+        let (x, t) = (self.below_two_p(a), self.times(b, w));
+        (_mm512_add_epi64(x, t), _mm512_add_epi64(_mm512_sub_epi64(x, t), self.two_p))
+    }
+
+    /// Below 2p in, below 2p out.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512ifma,avx512dq")]
+    fn up(&self, a: __m512i, b: __m512i, w: W) -> (__m512i, __m512i) {
+        let difference = _mm512_add_epi64(_mm512_sub_epi64(a, b), self.two_p);
+        (self.below_two_p(_mm512_add_epi64(a, b)), self.times(difference, w))
+    }
+
     /// From below 4p to below p.
     #[inline]
     #[target_feature(enable = "avx512f")]
@@ -269,37 +285,32 @@ impl Consts {
     }
 }
 
-/// Pairs of registers of three levels, coarse to fine, with the factor of each.
-const LEVELS: [[(usize, usize, usize); 4]; 3] = [
-    [(0, 4, 0), (1, 5, 0), (2, 6, 0), (3, 7, 0)],
-    [(0, 2, 1), (1, 3, 1), (4, 6, 2), (5, 7, 2)],
-    [(0, 1, 3), (2, 3, 4), (4, 5, 5), (6, 7, 6)],
-];
-
-/// Three levels of the forward transform.
+/// Three levels of the forward transform, from coarse to fine. Written out: as loops over a table of places they stay loops.
 #[inline]
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq")]
 fn down(v: &mut [__m512i; 8], w: &[W; 7], c: &Consts) {
-    for level in LEVELS {
-        for (a, b, k) in level {
-            let (x, t) = (c.below_two_p(v[a]), c.times(v[b], w[k]));
-            v[a] = _mm512_add_epi64(x, t);
-            v[b] = _mm512_add_epi64(_mm512_sub_epi64(x, t), c.two_p);
-        }
-    }
+    let [a0, a1, a2, a3, a4, a5, a6, a7] = *v;
+    let ((a0, a4), (a1, a5)) = (c.down(a0, a4, w[0]), c.down(a1, a5, w[0]));
+    let ((a2, a6), (a3, a7)) = (c.down(a2, a6, w[0]), c.down(a3, a7, w[0]));
+    let ((a0, a2), (a1, a3)) = (c.down(a0, a2, w[1]), c.down(a1, a3, w[1]));
+    let ((a4, a6), (a5, a7)) = (c.down(a4, a6, w[2]), c.down(a5, a7, w[2]));
+    let ((a0, a1), (a2, a3)) = (c.down(a0, a1, w[3]), c.down(a2, a3, w[4]));
+    let ((a4, a5), (a6, a7)) = (c.down(a4, a5, w[5]), c.down(a6, a7, w[6]));
+    *v = [a0, a1, a2, a3, a4, a5, a6, a7];
 }
 
-/// Three levels of the backward one; values below 2p.
+/// Three levels of the backward one, from fine to coarse; values below 2p.
 #[inline]
 #[target_feature(enable = "avx512f,avx512ifma,avx512dq")]
 fn up(v: &mut [__m512i; 8], w: &[W; 7], c: &Consts) {
-    for level in LEVELS.into_iter().rev() {
-        for (a, b, k) in level {
-            let (x, y) = (v[a], v[b]);
-            v[a] = c.below_two_p(_mm512_add_epi64(x, y));
-            v[b] = c.times(_mm512_add_epi64(_mm512_sub_epi64(x, y), c.two_p), w[k]);
-        }
-    }
+    let [a0, a1, a2, a3, a4, a5, a6, a7] = *v;
+    let ((a0, a1), (a2, a3)) = (c.up(a0, a1, w[3]), c.up(a2, a3, w[4]));
+    let ((a4, a5), (a6, a7)) = (c.up(a4, a5, w[5]), c.up(a6, a7, w[6]));
+    let ((a0, a2), (a1, a3)) = (c.up(a0, a2, w[1]), c.up(a1, a3, w[1]));
+    let ((a4, a6), (a5, a7)) = (c.up(a4, a6, w[2]), c.up(a5, a7, w[2]));
+    let ((a0, a4), (a1, a5)) = (c.up(a0, a4, w[0]), c.up(a1, a5, w[0]));
+    let ((a2, a6), (a3, a7)) = (c.up(a2, a6, w[0]), c.up(a3, a7, w[0]));
+    *v = [a0, a1, a2, a3, a4, a5, a6, a7];
 }
 
 /// Eight registers as an 8 x 8 matrix.

@@ -6,6 +6,8 @@
 //! factor of degree `run`, so that its transform is one of N / run points, each of its values `run` times.
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod ifma;
 mod portable;
 
@@ -22,7 +24,14 @@ pub struct Ntt {
     /// 1 / N.
     last: Factor,
     #[cfg(target_arch = "x86_64")]
-    ifma: Option<ifma::Tables>,
+    simd: Option<Simd>,
+}
+
+/// The best kernels that the processor has.
+#[cfg(target_arch = "x86_64")]
+enum Simd {
+    Ifma(ifma::Tables),
+    Avx2(avx2::Tables),
 }
 
 /// Most products that are added up before a reduction.
@@ -49,7 +58,9 @@ impl Ntt {
         Self {
             modulus,
             #[cfg(target_arch = "x86_64")]
-            ifma: ifma::Tables::new(modulus, &forward, &backward, last),
+            simd: ifma::Tables::new(modulus, &forward, &backward, last)
+                .map(Simd::Ifma)
+                .or_else(|| avx2::Tables::new(modulus, &forward, &backward, last).map(Simd::Avx2)),
             forward,
             backward,
             last,
@@ -59,8 +70,10 @@ impl Ntt {
     /// In place, for coefficients below p; values below p.
     pub fn forward(&self, x: &mut [u64]) {
         #[cfg(target_arch = "x86_64")]
-        if let Some(tables) = &self.ifma {
-            return tables.forward(x);
+        match &self.simd {
+            Some(Simd::Ifma(tables)) => return tables.forward(x),
+            Some(Simd::Avx2(tables)) => return tables.forward(x),
+            None => (),
         }
         portable::forward(self.modulus.p, &self.forward, x);
     }
@@ -76,8 +89,10 @@ impl Ntt {
     /// Back, in place.
     pub fn backward(&self, x: &mut [u64]) {
         #[cfg(target_arch = "x86_64")]
-        if let Some(tables) = &self.ifma {
-            return tables.backward(x);
+        match &self.simd {
+            Some(Simd::Ifma(tables)) => return tables.backward(x),
+            Some(Simd::Avx2(tables)) => return tables.backward(x),
+            None => (),
         }
         portable::backward(self.modulus.p, &self.backward, self.last, x);
     }
@@ -95,8 +110,10 @@ impl Ntt {
     /// Adds a part of the sums, of at most [`MOST`] products.
     fn some(&self, x: &Inputs, first: usize, w: &Weights, part: Range<usize>, out: &mut [[Vec<u64>; 2]]) {
         #[cfg(target_arch = "x86_64")]
-        if let Some(tables) = &self.ifma {
-            return tables.dot(x, first, w, part, out);
+        match &self.simd {
+            Some(Simd::Ifma(tables)) => return tables.dot(x, first, w, part, out),
+            Some(Simd::Avx2(tables)) => return tables.dot(x, first, w, part, out),
+            None => (),
         }
         portable::dot(&self.modulus, x, first, w, part, out);
     }
@@ -217,34 +234,101 @@ mod tests {
         }
     }
 
+    /// The same prime with the kernels of every instruction set that this processor has, and of any machine's.
+    fn all_kernels(modulus: Modulus) -> Vec<Ntt> {
+        let any = Ntt::new(modulus);
+        let plain = |simd| Ntt {
+            modulus,
+            forward: any.forward.clone(),
+            backward: any.backward.clone(),
+            last: any.last,
+            #[cfg(target_arch = "x86_64")]
+            simd,
+        };
+        #[cfg(target_arch = "x86_64")]
+        {
+            let ifma = ifma::Tables::new(modulus, &any.forward, &any.backward, any.last).map(Simd::Ifma);
+            let avx2 = avx2::Tables::new(modulus, &any.forward, &any.backward, any.last).map(Simd::Avx2);
+            [None, ifma, avx2]
+                .into_iter()
+                .enumerate()
+                .filter(|(i, s)| *i == 0 || s.is_some())
+                .map(|(_, s)| plain(s))
+                .collect()
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        vec![plain()]
+    }
+
     #[test]
     fn every_instruction_set_gives_the_same_numbers() {
-        for bits in [30, 46, 49, 50] {
-            let ntt = Ntt::new(Modulus::below(bits, 0));
-            let p = ntt.modulus.p;
-            for seed in 0..8 {
-                let x = random(ntt.modulus, N, seed);
-                let (mut a, mut b) = (x.clone(), x.clone());
-                ntt.forward(&mut a);
-                portable::forward(p, &ntt.forward, &mut b);
-                assert!(a == b && a.iter().all(|v| *v < p));
-                // Some inputs, and every number of outputs.
-                let (run, outputs) = (if seed % 2 == 0 { 1 } else { 8 }, 1 + seed as usize % OUTPUTS);
-                let (mut inputs, mut weights) = (Inputs::new(4), Weights::new(2, outputs, run));
-                [[&a, &x], [&x, &a], [&a, &a], [&x, &x]]
-                    .iter()
-                    .enumerate()
-                    .for_each(|(i, [a, b])| inputs.put(i, [a, b]));
-                for o in 0..outputs {
-                    (0..2).for_each(|i| weights.put(i, o, &random(ntt.modulus, N / run, (10 * o + i) as u8)));
+        for (bits, skip) in [(26, 0), (30, 0), (32, 1), (46, 0), (49, 0), (50, 0), (50, 1)] {
+            let kernels = all_kernels(Modulus::below(bits, skip));
+            let (p, first) = (kernels[0].modulus.p, &kernels[0]);
+            let extremes = [vec![p - 1; N], vec![0; N], (0..N as u64).map(|i| (i % 2) * (p - 1)).collect()];
+            for (seed, x) in extremes.into_iter().chain((0..5).map(|s| random(first.modulus, N, s))).enumerate() {
+                let (run, outputs) = (if seed % 2 == 0 { 1 } else { 8 }, 1 + seed % OUTPUTS);
+                // As many products as may be added up before a reduction, of values that may be the largest.
+                let count = if seed == 0 && bits == 50 { MOST } else { 3 };
+                let mut want = None;
+                for ntt in &kernels {
+                    let mut a = x.clone();
+                    ntt.forward(&mut a);
+                    assert!(a.iter().all(|v| *v < p));
+                    let (mut inputs, mut weights) = (Inputs::new(count + 1), Weights::new(count, outputs, run));
+                    (0..=count).for_each(|i| inputs.put(i, if i % 2 == 0 { [&a, &x] } else { [&x, &x] }));
+                    for (i, o) in (0..count).flat_map(|i| (0..outputs).map(move |o| (i, o))) {
+                        let from = if run == 1 { 0 } else { i };
+                        weights.put(i, o, if seed < 3 { &x[..N / run] } else { &a[from..from + N / run] });
+                    }
+                    let sums = ntt.dot(&inputs, 1, &weights);
+                    let mut back = a.clone();
+                    ntt.backward(&mut back);
+                    assert!(back == x, "{bits} bits, input {seed}");
+                    let got = (a, sums);
+                    assert!(*want.get_or_insert_with(|| got.clone()) == got, "{bits} bits, input {seed}");
                 }
-                let got = ntt.dot(&inputs, 1, &weights);
-                let mut other = vec![[vec![0; N], vec![0; N]]; outputs];
-                portable::dot(&ntt.modulus, &inputs, 1, &weights, 0..2, &mut other);
-                assert!(got == other);
-                ntt.backward(&mut a);
-                portable::backward(p, &ntt.backward, ntt.last, &mut b);
-                assert!(a == x && b == x);
+            }
+        }
+    }
+
+    /// Not a test: what each instruction set takes. `cargo test --release -p sordino-he -- --ignored --nocapture`
+    #[test]
+    #[ignore = "prints times"]
+    fn times() {
+        const COUNT: usize = 64;
+        for bits in [32, 50] {
+            for ntt in all_kernels(Modulus::below(bits, 0)) {
+                #[cfg(target_arch = "x86_64")]
+                let name = match ntt.simd {
+                    None => "portable",
+                    Some(Simd::Ifma(_)) => "AVX-512 IFMA",
+                    Some(Simd::Avx2(_)) => "AVX2",
+                };
+                #[cfg(not(target_arch = "x86_64"))]
+                let name = "portable";
+                let mut x = random(ntt.modulus, N, 1);
+                let mut inputs = Inputs::new(COUNT);
+                let (mut whole, mut short) = (Weights::new(COUNT, OUTPUTS, 1), Weights::new(COUNT, OUTPUTS, 64));
+                for i in 0..COUNT {
+                    inputs.put(i, [&x, &x]);
+                    (0..OUTPUTS).for_each(|o| whole.put(i, o, &x));
+                    (0..OUTPUTS).for_each(|o| short.put(i, o, &x[..N / 64]));
+                }
+                let microseconds = |times: u32, work: &mut dyn FnMut()| {
+                    work();
+                    let start = std::time::Instant::now();
+                    (0..times).for_each(|_| work());
+                    1e6 * start.elapsed().as_secs_f64() / f64::from(times)
+                };
+                let forward = microseconds(2000, &mut || ntt.forward(&mut x));
+                let backward = microseconds(2000, &mut || ntt.backward(&mut x));
+                let each = (COUNT * OUTPUTS) as f64;
+                let [whole, short] = [&whole, &short]
+                    .map(|w| microseconds(20, &mut || drop(std::hint::black_box(ntt.dot(&inputs, 0, w)))) / each);
+                println!(
+                    "{bits} bits, {name}: transform {forward:.2} us, back {backward:.2} us, product of a ciphertext {whole:.2} us, by a polynomial in X^64 {short:.2} us"
+                );
             }
         }
     }
