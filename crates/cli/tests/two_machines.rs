@@ -210,6 +210,25 @@ fn clients_wait_for_their_turn_and_are_served_at_once() {
     alice.wait().unwrap();
 }
 
+/// A client who comes twice where there is one place for it is let in when it has left; others are not kept out by it.
+#[test]
+fn a_client_takes_half_of_a_house_at_most() {
+    let host = Host::known_to(&["alice", "bob"], &["--sessions", "1", "--waiting", "1"]);
+    let digits = asset("digits-idx3-ubyte.gz");
+    let ask = |name: &str, more: &[&str]| {
+        let identity = host.identity(&format!("{name}.identity"));
+        let args = ["ask", &host.address, "--identity", identity.to_str().unwrap(), "--timeout", "60", "--json"];
+        let mut command = sordino(&[&args[..], more].concat());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let digit = asset("digit-7.png");
+    let first = ask("alice", &["--input", &digits, "--limit", "60"]);
+    std::thread::sleep(Duration::from_millis(300));
+    let others = [ask("alice", &["--input", &digit]), ask("bob", &["--input", &digit])];
+    others.into_iter().for_each(|child| recognised(&child.wait_with_output().unwrap()));
+    assert!(first.wait_with_output().unwrap().status.success());
+}
+
 #[test]
 fn queries_are_prepared_as_far_as_the_host_has_memory() {
     let host = Host::start(&["--prepared-megabytes", "60"]);

@@ -404,7 +404,7 @@ fn every_pair_of_shares_at_small_widths() {
             let spare = 64 - settings.bits(width);
             for ((a, b), got) in a.iter().zip(&b).zip(got.unwrap()) {
                 let x = (a + b) << (64 - bits) >> (64 - bits);
-                // Without its carry a truncation rounds down or up, whichever way the shares fall.
+                // Without its carry a truncation gives the integer below or one more, whichever way the shares fall.
                 let rounded =
                     [0, 1].map(|up| meaning(op, x, settings, (truncation == Truncation::OneBit).then_some(up)));
                 if let [Some(down), Some(up)] = rounded {

@@ -2,7 +2,7 @@
 
 use crate::program::{Op, Program, SecretForm, View};
 use crate::{Error, Result};
-use sordino_mpc::Ends;
+use sordino_mpc::{Ends, Kind};
 use sordino_ring::{PAD, Shape};
 
 /// Most elements of a value.
@@ -117,13 +117,15 @@ impl Program {
     fn step_is_sound(&self, op: &Op, out: &Shape) -> bool {
         let weight = |index: usize, conv: &sordino_ring::Conv2d| matches!(self.secrets.get(index), Some(SecretForm::Weight(op)) if op == conv);
         let shape = |slot: usize| &self.slots[slot].shape;
+        // Two parties cut their shares into planes, of which there are as many as their rings have bits.
+        let most = if self.settings.kind == Kind::Two { self.settings.most_shift() } else { 63 };
         match op {
             Op::Input(i) => self.inputs.get(*i).is_some_and(|p| elements(&p.dims) == Some(out.len())),
             Op::Secret(i) => matches!(self.secrets.get(*i), Some(SecretForm::Tensor(s)) if s == out),
             Op::State(i) => self.states.get(*i).is_some_and(|s| shape(s.read) == out),
             Op::Linear { terms, shift, .. } => {
                 !terms.is_empty()
-                    && shift.is_none_or(|s| s < 64)
+                    && shift.is_none_or(|s| s <= most)
                     && terms.iter().all(|(x, w, conv)| {
                         conv.check().is_ok()
                             && weight(*w, conv)
@@ -131,12 +133,14 @@ impl Program {
                             && conv.output().len() == out.len()
                     })
             }
-            Op::Mul { x, y, shift, .. } => *shift < 64 && shape(*x).len() == out.len() && shape(*y).len() == out.len(),
-            Op::Rescale { shift, .. } => *shift < 64,
-            Op::MulPublic { x, factors, shift } => {
-                *shift < 64 && factors.len() == out.len() && shape(*x).len() == out.len()
+            Op::Mul { x, y, shift, .. } => {
+                *shift <= most && shape(*x).len() == out.len() && shape(*y).len() == out.len()
             }
-            Op::Relu { shift, keep, .. } => shift.is_none_or(|s| s < 64) && keep.is_none_or(|k| k < self.bits),
+            Op::Rescale { shift, .. } => *shift <= most,
+            Op::MulPublic { x, factors, shift } => {
+                *shift <= most && factors.len() == out.len() && shape(*x).len() == out.len()
+            }
+            Op::Relu { shift, keep, .. } => shift.is_none_or(|s| s <= most) && keep.is_none_or(|k| k < self.bits),
             Op::Max { x, y, keep } => shape(*x) == shape(*y) && keep.is_none_or(|k| k < self.bits),
             Op::Select { bit, .. } => *bit < self.bits,
             Op::Row { x, row, .. } => {
@@ -151,7 +155,7 @@ impl Program {
             }
             // Of trainings.
             Op::Product { terms, shift, .. } => {
-                *shift < 64
+                *shift <= most
                     && !terms.is_empty()
                     && !self.states.is_empty()
                     && terms.iter().all(|(x, w, conv)| {
@@ -162,7 +166,7 @@ impl Program {
                     })
             }
             Op::WeightGradient { x, dy, conv, shift, .. } => {
-                *shift < 64
+                *shift <= most
                     && !self.states.is_empty()
                     && conv.check().is_ok()
                     && shape(*x).len() == conv.input().len()

@@ -5,6 +5,7 @@
 //! form). A key hashes the blocks of one direction once.
 
 use crate::aes128::Aes;
+use zeroize::Zeroize;
 
 /// Blocks under one key.
 const PER_KEY: usize = 1024;
@@ -64,27 +65,39 @@ impl Hash {
         }
     }
 
-    /// Appends strings of so many blocks each, two words a block: H at x, x ^ 1, x ^ 2 and so on, for blocks number `start ..`, each plus a
-    /// constant. Robustness against the correlation is a matter of the points being different, and blocks are random: those of one key
-    /// meet with less than 2^-98. A key serves no strings of another length, and 1024 points or one string.
+    /// The key of some blocks' strings of one length, and of a part of them: 1024 points.
+    fn long_key(&self, length: usize, part: usize, group: u64) -> Aes {
+        self.key((part as u128) << 100 | (length as u128) << 72 | u128::from(group))
+    }
+
+    /// Appends strings of so many blocks each, at most 2^28, two words a block: H at x, x ^ 1, x ^ 2 and so on, for blocks number `start ..`, each
+    /// plus a constant. Robustness against the correlation is a matter of the points being different, and blocks are random: those of
+    /// one key meet with less than 2^-98. A key serves 1024 points, and no strings of another length.
     pub(crate) fn rows(&self, start: u64, blocks: &[u128], add: u128, length: usize, out: &mut Vec<u64>) {
+        debug_assert!(length < 1 << 28);
         let per_key = (PER_KEY / length.max(1)).max(1);
         let (mut at, mut rest) = (start, blocks);
         let (mut points, mut hashes) = (vec![], vec![]);
         while !rest.is_empty() {
             let within = (at % per_key as u64) as usize;
             let (now, later) = rest.split_at(rest.len().min(per_key - within));
-            points.clear();
-            now.iter().for_each(|x| points.extend((0..length as u128).map(|t| x ^ add ^ t)));
-            hashes.clone_from(&points);
-            self.key((length as u128) << 72 | u128::from(at / per_key as u64)).encrypt(&mut hashes);
-            let before = out.len();
-            out.resize(before + 2 * points.len(), 0);
-            let words = out[before..].as_chunks_mut::<2>().0.iter_mut();
-            words.zip(hashes.iter().zip(&points)).for_each(|(words, (h, x))| *words = halves(h ^ x));
+            // Of strings that are longer than what a key serves there is one in a group, and it goes part by part.
+            for (part, from) in (0..length).step_by(PER_KEY).enumerate() {
+                points.clear();
+                let part_of = from as u128..length.min(from + PER_KEY) as u128;
+                now.iter().for_each(|x| points.extend(part_of.clone().map(|t| x ^ add ^ t)));
+                hashes.clone_from(&points);
+                self.long_key(length, part, at / per_key as u64).encrypt(&mut hashes);
+                let before = out.len();
+                out.resize(before + 2 * points.len(), 0);
+                let words = out[before..].as_chunks_mut::<2>().0.iter_mut();
+                words.zip(hashes.iter().zip(&points)).for_each(|(words, (h, x))| *words = halves(h ^ x));
+            }
             at += now.len() as u64;
             rest = later;
         }
+        // At the sender the points differ by its delta from others.
+        points.zeroize();
     }
 }
 
@@ -132,7 +145,7 @@ mod tests {
             // By definition, from a key of its own.
             let per_key = (1024 / length).max(1) as u64;
             for (i, row) in whole.chunks(2 * length).enumerate() {
-                let key = hash(0).key((length as u128) << 72 | u128::from((100 + i as u64) / per_key));
+                let key = hash(0).long_key(length, (length - 1) / 1024, (100 + i as u64) / per_key);
                 let mut last = [blocks[i] ^ 9 ^ (length as u128 - 1)];
                 let point = last[0];
                 key.encrypt(&mut last);

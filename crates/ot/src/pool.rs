@@ -78,10 +78,10 @@ impl Made {
         Ok(())
     }
 
-    /// What is left is never drawn.
-    fn set_aside(&mut self) {
-        self.next += self.left() as u64;
-        self.chunks.clear();
+    /// Keeps the newest so many: what is older is never drawn.
+    fn keep(&mut self, most: usize, spare: &mut Vec<Vec<u128>>) -> Result<()> {
+        let surplus = self.left().saturating_sub(most);
+        self.draw(surplus, spare, |_, _| ())
     }
 }
 
@@ -91,6 +91,11 @@ impl Made {
 pub struct Supply {
     method: Method,
     left: [usize; 2],
+}
+
+/// What a round makes of each direction.
+fn each(params: Params) -> [usize; 2] {
+    [true, false].map(|first| sent_by(first).len() * params.yields())
 }
 
 /// Words that the two ends say in one step of making transfers; a step in which neither says anything does not happen.
@@ -114,15 +119,22 @@ impl Supply {
             steps.push([words[1], words[0]]);
             return steps;
         };
+        let each = each(params);
         while self.left.iter().zip(need).any(|(left, need)| *left < need) {
             steps.push([true, false].map(|first| params.begin_words(first)));
             steps.push([true, false].map(|first| params.answer_words(first)));
-            let each = params.yields();
-            for (left, first) in self.left.iter_mut().zip([true, false]) {
-                *left += sent_by(first).len() * each;
-            }
+            self.left.iter_mut().zip(each).for_each(|(left, each)| *left += each);
         }
+        let most = self.most(need);
+        self.left.iter_mut().zip(most).for_each(|(left, most)| *left = (*left).min(most));
         steps
+    }
+
+    /// A round makes as many both ways. Of a direction that is used less, no more than a round's are kept beyond what is needed: both ends set
+    /// aside the oldest.
+    fn most(&self, need: [usize; 2]) -> [usize; 2] {
+        let each = self.method.params().map_or([0; 2], each);
+        [0, 1].map(|way| need[way].max(each[way]) + each[way])
     }
 
     /// Transfers at hand in both directions.
@@ -286,7 +298,7 @@ impl Pool {
                 let said = exchange(message, words[them])?;
                 sender.extend(self.supply.left[us], &said, &mut ours)?;
                 for (made, blocks) in [(sent, ours), (received, theirs)] {
-                    made.set_aside();
+                    made.keep(0, &mut self.spare)?;
                     made.put(blocks, 0);
                 }
             }
@@ -301,6 +313,13 @@ impl Pool {
                         let to = if sent_by(self.first).contains(&i) { &mut *sent } else { &mut *received };
                         to.put(blocks, kept);
                     }
+                    // Between rounds, too: what is asked for of one direction may take many.
+                    for (made, way) in [(&mut *sent, us), (&mut *received, them)] {
+                        made.keep(self.supply.most(need)[way], &mut self.spare)?;
+                    }
+                }
+                for (made, way) in [(sent, us), (received, them)] {
+                    made.keep(self.supply.left[way], &mut self.spare)?;
                 }
             }
         }
@@ -362,14 +381,20 @@ impl Pool {
     /// The choices of the next `n` received transfers, whose blocks go to `each`.
     fn received(&mut self, n: usize, mut each: impl FnMut(&Hash, u64, &[u128])) -> Result<Vec<u64>> {
         let (made, hash) = &mut self.received;
-        let (mut choices, mut drawn) = (vec![0u64; n.div_ceil(64)], 0);
+        let (mut choices, mut word, mut drawn) = (Vec::with_capacity(n.div_ceil(64)), 0, 0);
         made.draw(n, &mut self.spare, |number, blocks| {
             each(hash, number, blocks);
             for block in blocks {
-                choices[drawn / 64] |= (*block as u64 & 1) << (drawn % 64);
+                word |= (*block as u64 & 1) << (drawn % 64);
                 drawn += 1;
+                if drawn % 64 == 0 {
+                    choices.push(std::mem::take(&mut word));
+                }
             }
         })?;
+        if drawn % 64 > 0 {
+            choices.push(word);
+        }
         self.supply.draw(if self.first { [0, n] } else { [n, 0] });
         Ok(choices)
     }
@@ -446,6 +471,42 @@ mod tests {
             all.sort_unstable();
             all.dedup();
             assert_eq!(all.len(), many);
+        }
+    }
+
+    /// One direction alone, again and again: the other one does not pile up, and what is drawn later is right.
+    #[test]
+    fn a_direction_that_is_not_used_does_not_pile_up() {
+        let [a, b] = ends(Method::Silent, |mut pool, wire| {
+            let mut most = 0;
+            for _ in 0..6 {
+                pool.make([0, 2_000_000], |m, n| swap(&wire, m, n)).unwrap();
+                most = most.max(pool.sent.0.left() + pool.received.0.left());
+                let got = pool.supply.left;
+                assert_eq!(
+                    got,
+                    if pool.first {
+                        [pool.sent.0.left(), pool.received.0.left()]
+                    } else {
+                        [pool.received.0.left(), pool.sent.0.left()]
+                    }
+                );
+                if pool.first {
+                    pool.receive::<u32>(2_000_000).unwrap();
+                } else {
+                    pool.send::<u32>(2_000_000).unwrap();
+                }
+            }
+            pool.make([1000, 1000], |m, n| swap(&wire, m, n)).unwrap();
+            (most, pool.send::<u64>(1000).unwrap(), pool.receive::<u64>(1000).unwrap())
+        });
+        // A round makes 1.6 million of each direction.
+        assert!(a.0.max(b.0) < 8_000_000, "{} blocks at hand", a.0.max(b.0));
+        for ((_, [zero, one], _), (_, _, (choices, got))) in [(&a, &b), (&b, &a)] {
+            for i in 0..1000 {
+                let chosen = if choices[i / 64] >> (i % 64) & 1 == 1 { one[i] } else { zero[i] };
+                assert_eq!(got[i], chosen);
+            }
         }
     }
 

@@ -89,6 +89,11 @@ impl Cert {
         }
         for name in &clients {
             sordino_service::names::client(name).map_err(|e| Error::Usage(e.to_string()))?;
+            if name == "host" || clients.iter().filter(|other| *other == name).count() > 1 {
+                return Err(Error::Usage(format!(
+                    "--client {name}: each client needs a name of its own, and host is the host's"
+                )));
+            }
             let identity = authority.identity_named(&topology, Endpoint(1), name, times);
             made.push((output.join(format!("{name}.identity")), name.as_str(), identity.map_err(|e| failed(&e))?));
         }

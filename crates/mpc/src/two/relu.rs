@@ -459,7 +459,7 @@ impl<D: Device> Two<D> {
         Ok(Shared::new(&self.dev, x.shape.clone(), Width::Narrow, 0, y))
     }
 
-    /// x / 2^shift rounded down or up, narrow, and no message: each party shifts its own share. The carry of the low bits is lost; a unit
+    /// floor(x / 2^shift) or one more, narrow, and no message: each party shifts its own share. The carry of the low bits is lost; a unit
     /// stands for half of one in its place and half of one for rounding.
     fn shifted(&self, x: &Shared<D>, shift: u32) -> Result<Shared<D>> {
         let mut words = x.wide()?.exact()?.words(&self.dev)?;

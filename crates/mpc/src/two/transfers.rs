@@ -7,6 +7,7 @@ use crate::{Result, Step};
 use sordino_net::{Part, Segment};
 use sordino_ring::{Device, packed_words};
 use std::collections::VecDeque;
+use zeroize::Zeroize;
 
 /// One bit of every element, 64 to a word.
 pub(super) type Plane = Vec<u64>;
@@ -120,16 +121,51 @@ pub(super) fn groups(draws: &[Draw]) -> Vec<&[Draw]> {
     groups
 }
 
-/// Strings that were drawn ahead of their use, each kind in the order of it. No `Debug`.
+/// Planes one after the other.
+pub(super) struct Planes {
+    words: usize,
+    all: Vec<u64>,
+}
+
+impl Planes {
+    pub(super) fn rows(&self) -> impl Iterator<Item = &[u64]> {
+        self.all.chunks_exact(self.words)
+    }
+}
+
+impl std::ops::Index<usize> for Planes {
+    type Output = [u64];
+    fn index(&self, i: usize) -> &[u64] {
+        &self.all[i * self.words..(i + 1) * self.words]
+    }
+}
+
+/// Strings that were drawn ahead of their use, each kind in the order of it, with what was asked for. No `Debug`.
 #[derive(Default)]
 pub(super) struct Stock {
-    short_sent: VecDeque<[Vec<u32>; 2]>,
-    short_received: VecDeque<(Plane, Vec<u32>)>,
-    long_sent: VecDeque<[Vec<u64>; 2]>,
-    long_received: VecDeque<(Plane, Vec<u64>)>,
-    triples: VecDeque<Triple>,
+    short_sent: VecDeque<(Draw, [Vec<u32>; 2])>,
+    short_received: VecDeque<(Draw, (Plane, Vec<u32>))>,
+    long_sent: VecDeque<(Draw, [Vec<u64>; 2])>,
+    long_received: VecDeque<(Draw, (Plane, Vec<u64>))>,
+    triples: VecDeque<(Draw, Triple)>,
     /// Transfers of whole operations that are here.
     pub(super) covers: Transfers,
+    /// Whether the operation that runs takes its strings from here.
+    serves: bool,
+}
+
+impl Drop for Stock {
+    fn drop(&mut self) {
+        self.short_sent.iter_mut().for_each(|(_, strings)| strings.zeroize());
+        self.short_received.iter_mut().for_each(|(_, strings)| strings.1.zeroize());
+        self.long_sent.iter_mut().for_each(|(_, strings)| strings.zeroize());
+        self.long_received.iter_mut().for_each(|(_, strings)| strings.1.zeroize());
+        for (_, triple) in &mut self.triples {
+            triple.common.zeroize();
+            triple.other.zeroize();
+            triple.product.zeroize();
+        }
+    }
 }
 
 impl Stock {
@@ -179,9 +215,16 @@ pub(super) fn mask(plane: &[u64], i: usize) -> u64 {
     0u64.wrapping_sub(plane[i / 64] >> (i % 64) & 1)
 }
 
-/// What was drawn ahead, if it is what is asked for: otherwise the parties are at different places of the program.
-fn as_many<T>(strings: T, n: usize, len: impl Fn(&T) -> usize) -> Result<T> {
-    if len(&strings) == n { Ok(strings) } else { Err(sordino_ot::Error::Short.into()) }
+/// What was drawn ahead, if it is what is asked for: otherwise the parties are at different places of the program. Nothing where the operation
+/// draws by itself.
+fn next<T>(serves: bool, queue: &mut VecDeque<(Draw, T)>, draw: Draw) -> Result<Option<T>> {
+    if !serves {
+        return Ok(None);
+    }
+    match queue.pop_front() {
+        Some((drawn, strings)) if drawn == draw => Ok(Some(strings)),
+        _ => Err(sordino_ot::Error::Short.into()),
+    }
 }
 
 impl<D: Device> Two<D> {
@@ -192,7 +235,7 @@ impl<D: Device> Two<D> {
         {
             let mut stock = self.stock.borrow_mut();
             if let Some(left) = stock.covers.less(need) {
-                stock.covers = left;
+                (stock.covers, stock.serves) = (left, true);
                 return Ok(());
             }
             // Whatever was drawn before has been used, or the program went another way.
@@ -200,7 +243,9 @@ impl<D: Device> Two<D> {
                 return Err(sordino_ot::Error::Short.into());
             }
         }
-        if self.settings.draws_ahead() { self.draw_ahead(at, label, draws) } else { self.make(at, label, need) }
+        let ahead = self.settings.draws_ahead();
+        self.stock.borrow_mut().serves = ahead;
+        if ahead { self.draw_ahead(at, label, draws) } else { self.make(at, label, need) }
     }
 
     /// Strings for operations to come, of which these are the draws.
@@ -220,23 +265,26 @@ impl<D: Device> Two<D> {
             // Half of a single element is none.
             for draw in group.iter().filter(|draw| draw.transfers() != Transfers::default()) {
                 let (mut stock, mut pool) = (self.stock.borrow_mut(), self.pool.borrow_mut());
-                match *draw {
+                let draw = *draw;
+                match draw {
                     Draw::Short { from_client, n } if from_client == self.client => {
-                        stock.short_sent.push_back(pool.send(n)?);
+                        stock.short_sent.push_back((draw, pool.send(n)?));
                     }
-                    Draw::Short { n, .. } => stock.short_received.push_back(pool.receive(n)?),
+                    Draw::Short { n, .. } => stock.short_received.push_back((draw, pool.receive(n)?)),
                     Draw::Long { from_client, n } if from_client == self.client => {
-                        stock.long_sent.push_back(pool.send(n)?);
+                        stock.long_sent.push_back((draw, pool.send(n)?));
                     }
-                    Draw::Long { n, .. } => stock.long_received.push_back(pool.receive(n)?),
+                    Draw::Long { n, .. } => stock.long_received.push_back((draw, pool.receive(n)?)),
                     Draw::Rows { from_client, n, blocks } if from_client == self.client => {
-                        stock.long_sent.push_back(pool.send_rows(n, blocks)?);
+                        stock.long_sent.push_back((draw, pool.send_rows(n, blocks)?));
                     }
-                    Draw::Rows { n, blocks, .. } => stock.long_received.push_back(pool.receive_rows(n, blocks)?),
+                    Draw::Rows { n, blocks, .. } => {
+                        stock.long_received.push_back((draw, pool.receive_rows(n, blocks)?));
+                    }
                     Draw::Triples { n } => {
                         drop(pool);
                         let triple = self.drawn_triple(n)?;
-                        stock.triples.push_back(triple);
+                        stock.triples.push_back((draw, triple));
                     }
                 }
             }
@@ -258,64 +306,76 @@ impl<D: Device> Two<D> {
 
     /// As sender: both strings of [`Draw::Short`].
     pub(super) fn short_sent(&self, n: usize) -> Result<[Vec<u32>; 2]> {
-        match self.stock.borrow_mut().short_sent.pop_front() {
-            Some(strings) => as_many(strings, n, |s| s[0].len()),
+        let draw = Draw::Short { from_client: self.client, n };
+        let stock = &mut *self.stock.borrow_mut();
+        match next(stock.serves, &mut stock.short_sent, draw)? {
+            Some(strings) => Ok(strings),
             None => Ok(self.pool.borrow_mut().send(n)?),
         }
     }
 
     /// As receiver: choices, and the strings chosen.
     pub(super) fn short_received(&self, n: usize) -> Result<(Plane, Vec<u32>)> {
-        match self.stock.borrow_mut().short_received.pop_front() {
-            Some(strings) => as_many(strings, n, |s| s.1.len()),
+        let draw = Draw::Short { from_client: !self.client, n };
+        let stock = &mut *self.stock.borrow_mut();
+        match next(stock.serves, &mut stock.short_received, draw)? {
+            Some(strings) => Ok(strings),
             None => Ok(self.pool.borrow_mut().receive(n)?),
         }
     }
 
     /// As sender: both strings of [`Draw::Long`].
     pub(super) fn long_sent(&self, n: usize) -> Result<[Vec<u64>; 2]> {
-        match self.stock.borrow_mut().long_sent.pop_front() {
-            Some(strings) => as_many(strings, n, |s| s[0].len()),
+        let draw = Draw::Long { from_client: self.client, n };
+        let stock = &mut *self.stock.borrow_mut();
+        match next(stock.serves, &mut stock.long_sent, draw)? {
+            Some(strings) => Ok(strings),
             None => Ok(self.pool.borrow_mut().send(n)?),
         }
     }
 
     /// As receiver: the choices of [`Draw::Long`], and the strings chosen.
     pub(super) fn chosen(&self, n: usize) -> Result<(Plane, Vec<u64>)> {
-        match self.stock.borrow_mut().long_received.pop_front() {
-            Some(strings) => as_many(strings, n, |s| s.1.len()),
+        let draw = Draw::Long { from_client: !self.client, n };
+        let stock = &mut *self.stock.borrow_mut();
+        match next(stock.serves, &mut stock.long_received, draw)? {
+            Some(strings) => Ok(strings),
             None => Ok(self.pool.borrow_mut().receive(n)?),
         }
     }
 
     /// As sender: both strings of [`Draw::Rows`].
     pub(super) fn rows_sent(&self, n: usize, blocks: usize) -> Result<[Vec<u64>; 2]> {
-        match self.stock.borrow_mut().long_sent.pop_front() {
-            Some(strings) => as_many(strings, 2 * n * blocks, |s| s[0].len()),
+        let draw = Draw::Rows { from_client: self.client, n, blocks };
+        let stock = &mut *self.stock.borrow_mut();
+        match next(stock.serves, &mut stock.long_sent, draw)? {
+            Some(strings) => Ok(strings),
             None => Ok(self.pool.borrow_mut().send_rows(n, blocks)?),
         }
     }
 
     /// As receiver: the choices of [`Draw::Rows`], and the strings chosen.
     pub(super) fn rows_received(&self, n: usize, blocks: usize) -> Result<(Plane, Vec<u64>)> {
-        match self.stock.borrow_mut().long_received.pop_front() {
-            Some(strings) => as_many(strings, 2 * n * blocks, |s| s.1.len()),
+        let draw = Draw::Rows { from_client: !self.client, n, blocks };
+        let stock = &mut *self.stock.borrow_mut();
+        match next(stock.serves, &mut stock.long_received, draw)? {
+            Some(strings) => Ok(strings),
             None => Ok(self.pool.borrow_mut().receive_rows(n, blocks)?),
         }
     }
 
     /// Planes `0 .. count` of strings.
-    pub(super) fn string_planes(&self, strings: Vec<u32>, count: u32) -> Result<Vec<Plane>> {
-        let words = strings.len().div_ceil(64);
-        let planes = self.dev.download(self.dev.planes(&self.dev.upload(strings), 0, count))?;
-        Ok(planes.chunks(words.max(1)).map(<[u64]>::to_vec).collect())
+    pub(super) fn string_planes(&self, strings: Vec<u32>, count: u32) -> Result<Planes> {
+        let words = strings.len().div_ceil(64).max(1);
+        Ok(Planes { words, all: self.dev.download(self.dev.planes(&self.dev.upload(strings), 0, count))? })
     }
 
     /// A pair of products of random bits, one transfer each way and no message: the receiver's choice is its share of the
     /// common factor, the difference of the sender's strings its shares of the others.
     pub(super) fn triple(&self, n: usize) -> Result<Triple> {
-        match self.stock.borrow_mut().triples.pop_front() {
-            Some(triple) => as_many(triple, n.div_ceil(64), |t| t.common.len()),
+        let stock = &mut *self.stock.borrow_mut();
+        match next(stock.serves, &mut stock.triples, Draw::Triples { n })? {
+            Some(triple) => Ok(triple),
             None => self.drawn_triple(n),
         }
     }
@@ -331,7 +391,8 @@ impl<D: Device> Two<D> {
             let [zero, one] = sent.map(|s| self.string_planes(s, 2));
             let (zero, one) = (zero?, one?);
             let received = self.string_planes(received, 2)?;
-            let rows = zero.iter().zip(&one).zip(&received).zip(triple.other.iter_mut().zip(&mut triple.product));
+            let rows =
+                zero.rows().zip(one.rows()).zip(received.rows()).zip(triple.other.iter_mut().zip(&mut triple.product));
             for (((zero, one), received), (other, product)) in rows {
                 let words = zero.iter().zip(one).zip(received).zip(&common);
                 for (((zero, one), received), common) in words {

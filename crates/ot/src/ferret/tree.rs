@@ -23,14 +23,23 @@ pub(super) fn grow(key: &Aes, root: u128, delta: u128, leaves: &mut [u128]) -> V
     sums
 }
 
-/// Adds a value to the node at a place that nobody sees: all are touched.
-fn add_at(nodes: &mut [u128], place: usize, value: u128) {
-    const LANES: usize = 8;
-    let lanes: [u128; LANES] = std::array::from_fn(|j| equal(j, place % LANES) & value);
+/// Nodes that are looked at together.
+const LANES: usize = 8;
+
+/// Adds two values to the pair of nodes at a place that nobody sees: all are touched. What is kept of every node is `mask`.
+fn add_at(nodes: &mut [u128], pair: usize, values: [u128; 2], mask: u128) {
+    const PAIRS: usize = LANES / 2;
+    let lanes: [u128; LANES] = std::array::from_fn(|j| equal(j / 2, pair % PAIRS) & values[j % 2]);
     for (i, nodes) in nodes.chunks_mut(LANES).enumerate() {
-        let here = equal(i, place / LANES);
-        nodes.iter_mut().zip(lanes).for_each(|(node, lane)| *node ^= lane & here);
+        let here = equal(i, pair / PAIRS);
+        nodes.iter_mut().zip(lanes).for_each(|(node, lane)| *node = *node & mask ^ lane & here);
     }
+}
+
+/// Two values, exchanged where the bit is set.
+fn exchanged(bit: usize, [a, b]: [u128; 2]) -> [u128; 2] {
+    let swap = (a ^ b) & 0u128.wrapping_sub((bit & 1) as u128);
+    [a ^ swap, b ^ swap]
 }
 
 /// The same leaves but one, from sums of the nodes on the other side of the way to it; in its place the leaf plus delta, with its
@@ -48,17 +57,12 @@ pub(super) fn punctured(key: &Aes, hole: usize, sums: &[u128], leaves: &mut [u12
             key.children(leaves, nodes / 2);
         }
         let way = hole >> (depth - 1 - level);
-        let other = way ^ 1;
-        let known = sides(&leaves[..nodes]);
-        let mask = 0u128.wrapping_sub((other & 1) as u128);
-        let missing = sum ^ known[0] ^ (mask & (known[0] ^ known[1]));
-        // What is known of that side holds the hash of zero, which is there in its place as well.
-        add_at(&mut leaves[..nodes], other, missing);
-        add_at(&mut leaves[..nodes], way, zero);
+        let [_, other] = exchanged(way, sides(&leaves[..nodes]));
+        // What is known of the other side holds the hash of zero, which is there in its place as well.
+        add_at(&mut leaves[..nodes], way / 2, exchanged(way, [zero, sum ^ other]), u128::MAX);
     }
     let others = leaves.iter().fold(0, |s, v| s ^ v) | 1;
-    leaves.iter_mut().for_each(|v| *v &= !1);
-    add_at(leaves, hole, others);
+    add_at(leaves, hole / 2, exchanged(hole, [others, 0]), !1);
 }
 
 #[cfg(test)]

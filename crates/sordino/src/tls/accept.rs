@@ -71,7 +71,11 @@ pub(crate) fn each_connection(
                     let (placed, over) = (Arc::clone(&entry.placed), Arc::clone(&entry.over));
                     // A connection for which there is no thread is closed; an honest peer dials again.
                     let started = spawn(scope, "a handshake", move || {
-                        handshake(tcp, &placed);
+                        // Whatever happens: one that stops unexpectedly must not take a place for good, nor the others with it.
+                        let handshake = std::panic::AssertUnwindSafe(|| handshake(tcp, &placed));
+                        if std::panic::catch_unwind(handshake).is_err() {
+                            tracing::error!("a connection's thread stopped unexpectedly");
+                        }
                         over.store(true, Ordering::Release);
                     });
                     match started {

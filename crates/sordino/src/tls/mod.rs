@@ -72,6 +72,8 @@ pub enum Refusal {
     Session,
     /// It is not expected, or there already.
     Unexpected,
+    /// There are too many at the moment; it may try again.
+    Busy,
 }
 
 impl Guest {
@@ -101,12 +103,15 @@ impl Guest {
             Refusal::Itself => (1, ConnectError::SelfDial),
             Refusal::Session => (2, ConnectError::WrongSession { peer: name }),
             Refusal::Unexpected => (4, ConnectError::Unexpected { peer: name }),
+            Refusal::Busy => (5, ConnectError::Handshake { peer: name, why: BUSY.into() }),
         };
         // It may be gone already.
         let _ = self.answer(code);
         error
     }
 }
+
+const BUSY: &str = "it serves as many as it can at the moment";
 
 /// Longest a single connection's handshake may take in all.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -201,6 +206,7 @@ impl Ends {
             1 => Err(ConnectError::SelfDial),
             2 => Err(ConnectError::WrongSession { peer: name }),
             3 => Err(ConnectError::WrongRole { peer: self.name(self.me) }),
+            5 => Err(handshake(BUSY.into())),
             _ => Err(ConnectError::Unexpected { peer: self.name(self.me) }),
         }
     }

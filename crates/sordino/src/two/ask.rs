@@ -41,9 +41,9 @@ impl Asking {
             stop: setup.stop,
         };
         let net = connect(CLIENT, &ends, None, &how).map_err(|e| match e {
-            crate::tls::ConnectError::Unexpected { .. } => Error::Session(
-                "the host does not let this client in: it has too many clients now, or this one's certificate is revoked".into(),
-            ),
+            crate::tls::ConnectError::Unexpected { .. } => {
+                Error::Session("the host does not let this client in: its certificate has been revoked there".into())
+            }
             e => failed(&e),
         })?;
         let head = net.recv(HOST, OFFER, &[2, 2].map(Segment::Wide)).map_err(lost)?;

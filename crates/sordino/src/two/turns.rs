@@ -3,7 +3,7 @@
 use crate::Result;
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often those who wait are told so.
 const TOLD: Duration = Duration::from_secs(1);
@@ -47,6 +47,7 @@ impl Turns {
         let ticket = state.next;
         state.next += 1;
         state.waiting.push_back(ticket);
+        let mut due = Instant::now();
         loop {
             let before = state.waiting.iter().position(|t| *t == ticket).unwrap_or(0);
             if before == 0 && state.served < self.most {
@@ -56,6 +57,13 @@ impl Turns {
                 self.changed.notify_all();
                 return Ok(Turn(self));
             }
+            let left = due.saturating_duration_since(Instant::now());
+            if !left.is_zero() {
+                state = self.changed.wait_timeout(state, left).unwrap_or_else(std::sync::PoisonError::into_inner).0;
+                continue;
+            }
+            // What changes while it is told is seen right afterwards.
+            due = Instant::now() + TOLD;
             let before = (before + state.served) as u64;
             drop(state);
             let heard = told(before);
@@ -65,7 +73,6 @@ impl Turns {
                 self.changed.notify_all();
                 return Err(e);
             }
-            state = self.changed.wait_timeout(state, TOLD).unwrap_or_else(std::sync::PoisonError::into_inner).0;
         }
     }
 }
