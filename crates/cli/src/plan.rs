@@ -16,6 +16,8 @@ use std::path::PathBuf;
 /// Ring multiplications per second and core, and bytes handled per second and core, of a current x86-64 server.
 const MACS_PER_SECOND: f64 = 2.0e10;
 const BYTES_PER_SECOND: f64 = 5.0e8;
+/// Of two parties, where what is done with them is counted by itself.
+const TWO_PARTY_BYTES_PER_SECOND: f64 = 1.0e9;
 
 /// Seconds of one server on a card of its own, computed from the figures of an H100 and nowhere measured: products mod 2^64, what is sent
 /// through its memory, the bus, and TLS on the host, and some forty launches and reads a round.
@@ -34,7 +36,7 @@ fn seconds(c: Cost, program: &Program, link: &LinkArg, device: DeviceName) -> f6
     // A server sends to two others, each over a link of its own.
     let (compute, links) = match program.settings.kind {
         Kind::Two => {
-            let bytes = 2.0 * c.total() as f64 / BYTES_PER_SECOND;
+            let bytes = 2.0 * c.total() as f64 / TWO_PARTY_BYTES_PER_SECOND;
             ((1e-9 * c.work as f64 + c.macs as f64 / MACS_PER_SECOND + bytes) / cores, 1.0)
         }
         Kind::Three if device != DeviceName::Cpu => (card_seconds(c), 2.0),

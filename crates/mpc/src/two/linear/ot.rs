@@ -153,8 +153,8 @@ fn elements(op: &Conv2d) -> usize {
 
 /// Nanoseconds of one core for both ends' work, about: keys and sums, without the transfers.
 pub(crate) fn work(op: &Conv2d, settings: &Settings) -> usize {
-    const KEYS: usize = 150;
-    const ELEMENT: usize = 4;
+    const KEYS: usize = 50;
+    const ELEMENT: usize = 5;
     share_bits(settings) as usize * (KEYS * op.weight().len() + ELEMENT * elements(op))
 }
 
