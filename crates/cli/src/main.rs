@@ -210,9 +210,10 @@ pub(crate) struct Compile {
     #[arg(long, value_enum)]
     protocol: Option<Protocol>,
     /// How two parties make their oblivious transfers: silent (2.5 bits each, from learning parity with noise), compact (the same in
-    /// 0.7 bits and more time and memory, for large models on slow links), or softspoken (31 bits each, without that assumption).
-    #[arg(long, value_enum, default_value = "silent")]
-    ot: Ot,
+    /// 0.7 bits and more time and memory: worse for small models, for large ones on slow links), or softspoken (31 bits each, without that
+    /// assumption) [default: silent].
+    #[arg(long, value_enum)]
+    ot: Option<Ot>,
     /// How two parties compute products with weights: on encrypted values (he), by oblivious transfers (ot; many more bytes, and no
     /// assumption about lattices), or layer by layer whichever takes less time (auto) [default: he].
     #[arg(long, value_enum)]
@@ -289,12 +290,16 @@ impl Compile {
         let narrow_bits = self.narrow_bits.or(calibrated.map(|w| w.narrow)).unwrap_or(narrow);
         let wide_bits = self.wide_bits.or(calibrated.map(|w| w.wide)).unwrap_or(wide.min(narrow_bits + 32));
         let transfers = match self.ot {
-            Ot::Silent => Transfers::Silent,
-            Ot::Compact => Transfers::Compact,
-            Ot::Softspoken => Transfers::Softspoken,
+            None | Some(Ot::Silent) => Transfers::Silent,
+            Some(Ot::Compact) => Transfers::Compact,
+            Some(Ot::Softspoken) => Transfers::Softspoken,
         };
-        if kind == Kind::Three && (self.linear.is_some() || self.truncation.is_some()) {
-            let flag = if self.linear.is_some() { "--linear" } else { "--truncation" };
+        let of_two = [
+            ("--linear", self.linear.is_some()),
+            ("--truncation", self.truncation.is_some()),
+            ("--ot", self.ot.is_some()),
+        ];
+        if let Some((flag, _)) = of_two.into_iter().find(|(_, said)| *said && kind == Kind::Three) {
             return Err(Error::Usage(format!("{flag}: it is of two parties; say --protocol 2pc as well")));
         }
         if self.faithful && self.truncation == Some(Rounding::OneBit) {
@@ -321,7 +326,9 @@ impl Compile {
         };
         settings.check().map_err(|e| Error::Usage(e.to_string()))?;
         if kind == Kind::Two && self.guard == Some(Switch::On) {
-            return Err(Error::Usage("--guard on: two parties have none; `--check` compares layer by layer".into()));
+            return Err(Error::Usage(
+                "--guard on: two parties have none; `infer --check` compares layer by layer".into(),
+            ));
         }
         let guard = self.guard != Some(Switch::Off);
         Ok(Options {
@@ -416,6 +423,14 @@ fn print(text: &str) -> Result<()> {
 /// A line of JSON.
 fn json(value: &impl serde::Serialize) -> Result<String> {
     Ok(serde_json::to_string(value).map_err(|e| Error::Session(e.to_string()))? + "\n")
+}
+
+/// Millions of bytes.
+fn megabytes(text: &str) -> std::result::Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(n) if n.is_finite() && n >= 0.0 => Ok(n),
+        _ => Err("expected a number of megabytes".into()),
+    }
 }
 
 /// Room above ranges.

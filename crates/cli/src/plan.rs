@@ -94,6 +94,7 @@ struct Alternative {
     bytes: u64,
     rounds: u32,
     transfers: u64,
+    peak_memory_mb: f64,
     seconds: f64,
 }
 
@@ -158,28 +159,31 @@ impl Planned {
                 let planned = with(program.settings)?;
                 // A setting with which the program cannot run is no alternative.
                 let other = |(setting, settings): (&'static str, Settings)| {
-                    let Self { bytes, rounds, transfers, seconds, .. } = with(settings).ok()?;
-                    Some(Alternative { setting, bytes, rounds, transfers: transfers.unwrap_or(0), seconds })
+                    let Self { bytes, rounds, transfers, seconds, peak_memory_mb, .. } = with(settings).ok()?;
+                    let transfers = transfers.unwrap_or(0);
+                    Some(Alternative { setting, bytes, rounds, transfers, peak_memory_mb, seconds })
                 };
                 let mut alternatives: Vec<_> = alternatives(program.settings).into_iter().filter_map(other).collect();
                 let ahead = Ahead::of(program)?;
                 let [before, online] = ahead.costs;
+                let prepared_memory_mb = ahead.bytes().into_iter().max().unwrap_or(0) as f64 / 1048576.0;
                 alternatives.push(Alternative {
                     setting: "--prepare 1: a run",
                     bytes: online.total(),
                     rounds: online.rounds,
                     transfers: 0,
-                    seconds: seconds(Cost { work: online.work / 2, ..online }, program, link, device),
+                    peak_memory_mb: planned.peak_memory_mb + prepared_memory_mb,
+                    seconds: seconds(online, program, link, device),
                 });
                 alternatives.push(Alternative {
                     setting: "--prepare 1: before it",
                     bytes: before.total(),
                     rounds: before.rounds,
                     transfers: online.transfers,
-                    seconds: seconds(Cost { work: online.work / 2, ..before }, program, link, device),
+                    peak_memory_mb: prepared_memory_mb,
+                    seconds: seconds(before, program, link, device),
                 });
-                let prepared_memory_mb = ahead.bytes().into_iter().max().map(|bytes| bytes as f64 / 1048576.0);
-                Ok(Self { alternatives, prepared_memory_mb, ..planned })
+                Ok(Self { alternatives, prepared_memory_mb: Some(prepared_memory_mb), ..planned })
             }
         }
     }
@@ -260,13 +264,18 @@ impl Planned {
             self.seconds
         );
         if !self.alternatives.is_empty() {
-            text += "the same with another setting:\n";
+            text += "That is a first query; later ones of a session find transfers that were left over. The same with another setting:\n";
+            text += &format!(
+                "{:>11} {:>6} {:>12} {:>11} {:>9}  setting\n",
+                "bytes", "rounds", "memory", "transfers", "seconds"
+            );
         }
         for a in &self.alternatives {
             text += &format!(
-                "{:>11} {:>6} {:>24} {:>9.3}  {}\n",
+                "{:>11} {:>6} {:>9.0} MB {:>11} {:>9.3}  {}\n",
                 human_bytes(a.bytes),
                 a.rounds,
+                a.peak_memory_mb,
                 a.transfers,
                 a.seconds,
                 a.setting

@@ -258,9 +258,9 @@ fn budgets_last_over_connections_and_restarts_and_names_can_be_revoked() {
     assert!(host.asked_by("alice", &["--input", &digits, "--limit", "2"]).status.success());
     let offered: Value = serde_json::from_slice(&host.asked_by("alice", &["--show", "--json"]).stdout).unwrap();
     assert_eq!((&offered["queries"], &offered["queries_left"]), (&1000.into(), &1.into()));
-    refused(&host.asked_by("alice", &["--input", &digits, "--limit", "2", "--json"]), 2, "leaves this client 1 more");
+    refused(&host.asked_by("alice", &["--input", &digits, "--limit", "2", "--json"]), 2, "this client has 1 left");
     recognised(&host.asked_by("alice", &["--json"]));
-    refused(&host.asked_by("alice", &["--json"]), 2, "leaves this client 0 more");
+    refused(&host.asked_by("alice", &["--json"]), 2, "this client has 0 left");
     // Somebody else's queries are their own.
     recognised(&host.asked_by("bob", &["--json"]));
 
@@ -273,7 +273,7 @@ fn budgets_last_over_connections_and_restarts_and_names_can_be_revoked() {
     refused(&sordino(&["cert", "pair", "-o", path, "--client", "carol"]).output().unwrap(), 2, "never replaced");
     refused(&sordino(&["cert", "pair", "-o", path, "--client", "c/d"]).output().unwrap(), 2, "c/d");
     let host = Host::of(folder, &[&counted[..], &["--revoke", "bob"]].concat());
-    refused(&host.asked_by("alice", &["--json"]), 2, "leaves this client 0 more");
+    refused(&host.asked_by("alice", &["--json"]), 2, "this client has 0 left");
     refused(&host.asked_by("bob", &["--json"]), 1, "does not let this client in");
     recognised(&host.asked_by("carol", &["--json"]));
     let counted: Value = serde_json::from_slice(&std::fs::read(&ledger).unwrap()).unwrap();

@@ -28,7 +28,7 @@ pub(crate) struct AskArgs {
     #[command(flatten)]
     inputs: Inputs,
     /// Refuse a host whose queries send more than so many megabytes.
-    #[arg(long, default_value_t = 16_384.0, value_name = "MB", value_parser = crate::margin)]
+    #[arg(long, default_value_t = 16_384.0, value_name = "MB", value_parser = crate::megabytes)]
     most_megabytes: f64,
     /// Draw the strings of all transfers of so many queries before the first one, so that these are answered sooner; takes memory.
     #[arg(long, value_name = "QUERIES", default_value_t = 0)]

@@ -103,6 +103,13 @@ impl Cert {
             return Err(Error::File { path: path.clone(), why });
         }
         let mut text = String::new();
+        if !clients.is_empty() {
+            let key = output.join(AUTHORITY_KEY);
+            text = format!(
+                "{}: makes further clients, and stays here; whoever has it can be any of them\n",
+                key.display()
+            );
+        }
         for (path, whose, identity) in made {
             let json = zeroize::Zeroizing::new(serde_json::to_vec(&identity).map_err(|e| failed(&e))?);
             model::create_own(&path, &json)?;

@@ -44,19 +44,20 @@ pub(crate) struct HostArgs {
     /// Clients that look at the offer or wait, at most; more are not let in.
     #[arg(long, default_value_t = 32, value_parser = positive)]
     waiting: usize,
-    /// Queries that each client may ask in all, over connections and restarts, by the name in its certificate [default: no limit].
-    #[arg(long, value_name = "QUERIES")]
+    /// Queries that each client may ask in all, over connections and restarts, by the name in its certificate, or `client` without one. What is
+    /// ordered is spent, even if the client leaves before it is answered [default: no limit].
+    #[arg(long, value_name = "QUERIES", value_parser = clap::value_parser!(u64).range(1..))]
     budget: Option<u64>,
-    /// Where the queries of each client are counted [default: MODEL.queries.json].
+    /// Where the queries of each client are counted, for one host at a time [default: MODEL.queries.json].
     #[arg(long, value_name = "FILE", requires = "budget")]
     ledger: Option<PathBuf>,
-    /// Memory that transfers drawn ahead may take, for each of the clients at once (`ask --prepare`).
-    #[arg(long, value_name = "MB", default_value_t = 1024.0, value_parser = crate::margin)]
+    /// Memory that transfers drawn ahead may take, for each of the clients at once (`ask --prepare`); 0 for none.
+    #[arg(long, value_name = "MB", default_value_t = 1024.0, value_parser = crate::megabytes)]
     prepared_megabytes: f64,
-    /// A client who is let in no more, by its name; one for each.
+    /// A client who is let in no more, by its name; one for each, and at every start.
     #[arg(long, value_name = "NAME")]
     revoke: Vec<String>,
-    /// Stop after so many clients have been answered [default: go on].
+    /// Stop after so many clients have been answered, without those that only look [default: go on].
     #[arg(long, value_parser = positive)]
     clients: Option<usize>,
 }
@@ -85,6 +86,9 @@ impl HostArgs {
         let listener =
             TcpListener::bind(listen).map_err(|e| Error::Usage(format!("cannot listen at {listen}: {e}")))?;
         let at = listener.local_addr().map_err(|e| Error::Session(e.to_string()))?;
+        for name in self.revoke.iter().filter(|name| *name != "client") {
+            sordino_service::names::client(name).map_err(|e| Error::Usage(format!("--revoke: {e}")))?;
+        }
         let ledger = self.budget.map(|budget| {
             let beside = || path.with_extension("queries.json");
             Ledger::open(&self.ledger.clone().unwrap_or_else(beside), budget)

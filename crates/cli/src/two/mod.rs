@@ -30,6 +30,8 @@ fn identity(path: &Path, end: u8) -> Result<Identity> {
     let none = |_| fault("it is no identity; `sordino cert pair` writes them".into());
     let identity: Identity = serde_json::from_slice(&text).map_err(none)?;
     if identity.is_for(&Topology::two(), Endpoint(end)) {
+        // Whoever else can read it is that party.
+        sordino::private::read(path)?;
         return Ok(identity);
     }
     let (whose, name) = if end == 0 { ("a host", HOST_FILE) } else { ("a client", CLIENT_FILE) };

@@ -91,7 +91,9 @@ impl Declared {
         }
         let need = all(draws);
         let transfers = (need.from_owner + need.from_client) as u64;
-        let drawn = Cost { transfers, work: transfers * self.per_transfer(), ..Cost::default() };
+        // What comparisons and products do with a transfer, in nanoseconds of one core, both ends together.
+        const USED: u64 = 15;
+        let drawn = Cost { transfers, work: transfers * USED, ..Cost::default() };
         if let Some(left) = self.prepared.get().less(need) {
             self.prepared.set(left);
             return drawn;
@@ -109,21 +111,27 @@ impl Declared {
     fn make(&self, need: Transfers) -> Cost {
         let mut supply = self.supply.get();
         let need = [need.from_owner, need.from_client];
+        let before = supply.left();
         let steps = supply.make(need);
+        let made = match self.settings.transfers {
+            crate::Transfers::Softspoken => supply.left(),
+            _ => supply.left().saturating_sub(before),
+        };
         // Blocks at hand, and the messages of a round.
         let messages: usize = steps.iter().take(2).flatten().sum();
         self.at_hand.set(self.at_hand.get().max(16 * supply.left() as u64 + 8 * messages as u64));
         supply.draw(need);
         self.supply.set(supply);
-        steps.into_iter().map(|[owner, client]| self.both(owner, client)).sum()
+        let sent: Cost = steps.into_iter().map(|[owner, client]| self.both(owner, client)).sum();
+        sent + Cost { work: made as u64 * self.per_transfer(), ..Cost::default() }
     }
 
-    /// Nanoseconds of one core that a transfer takes both ends, with what it is used for, about.
+    /// Nanoseconds of one core that making a transfer takes both ends, about.
     fn per_transfer(&self) -> u64 {
         match self.settings.transfers {
-            crate::Transfers::Silent => 40,
-            crate::Transfers::Compact => 75,
-            crate::Transfers::Softspoken => 25,
+            crate::Transfers::Silent => 20,
+            crate::Transfers::Compact => 50,
+            crate::Transfers::Softspoken => 15,
         }
     }
 

@@ -89,10 +89,12 @@ impl Asking {
                     return Err(Error::Usage(format!("{runs} queries; the host offers {most} on one connection")));
                 }
                 Reply::Spent(left) => {
-                    return Err(Error::Usage(format!("{runs} queries; the host leaves this client {left} more")));
+                    return Err(Error::Usage(format!(
+                        "{runs} queries; of its budget at this host this client has {left} left"
+                    )));
                 }
                 Reply::TooMuch(most) => {
-                    let why = format!("{prepared} queries prepared; the host has memory for {most}");
+                    let why = format!("--prepare {prepared}: the host has memory for {most} queries");
                     return Err(Error::Usage(why));
                 }
                 Reply::Closing => return Err(Error::Session("the host ended before it was this client's turn".into())),

@@ -76,6 +76,8 @@ impl<'a> Reception<'a> {
         let handshake = |tcp: TcpStream, placed: &AtomicBool| match self.arrival(tcp, placed) {
             Ok(Some((arrival, _inside))) => serve(arrival),
             Ok(None) => (),
+            // Whoever hangs up, or says nothing: clients that look whether somebody is there, and strangers.
+            Err(e @ ConnectError::Handshake { .. }) => tracing::debug!("refused a connection: {e}"),
             Err(e) => tracing::warn!("refused a connection: {e}"),
         };
         each_connection(listener, &mut next, &handshake).map_err(|e| super::failed(&e))
@@ -107,11 +109,13 @@ impl<'a> Reception<'a> {
         let own = own_name(&Topology::two(), CLIENT, &guest.names);
         let name = own.unwrap_or_else(|| UNNAMED.into());
         if guest.hello.peer != CLIENT || self.revoked.contains(&name) {
+            tracing::warn!("{name} is not let in: it is revoked");
             return Err(guest.refuse(Refusal::Unexpected));
         }
         let visit = (guest.hello.session, guest.fingerprint.clone());
         let Some((first, guest)) = self.other_half(&visit, guest)? else { return Ok(None) };
         let Some(inside) = self.enter(&name) else {
+            tracing::info!("{name} is not let in yet: there are too many clients");
             // It dials for its second connection again.
             self.halves().insert(visit, (Instant::now(), first));
             return Err(guest.refuse(Refusal::Busy));
