@@ -1,12 +1,12 @@
 //! Declared cost of two parties: what is sent, exactly, as a formula of size and width.
 
 use super::compare::{Digits, levels};
+use super::draw::{Draw, Transfers, all, groups};
 use super::flip;
 use super::keys::method;
 use super::linear::{Batch, Piece, Ways, batches, share_bits, work};
 use super::product::{self, PIECE as PRODUCTS, product_widths};
 use super::relu::{Form, Halves, Kind, piece, selection, table_planes};
-use super::transfers::{Draw, Transfers, all, groups};
 use crate::{Cost, Costs, Result, Settings, Truncation, Width};
 use sordino_he::{PublicKey, layer};
 use sordino_ot::Supply;

@@ -1,9 +1,10 @@
 //! The protocol as one party runs it.
 
+use super::draw::Stock;
 use super::keys::Keys;
 use super::linear::{Linears, Weight};
 use super::share::{Bits, Shared, local};
-use super::transfers::{Plane, Stock};
+use super::transfers::Plane;
 use crate::{Checked, Error, Local, Party, Protocol, Result, Role, Settings, Step, Width};
 use sordino_net::{Endpoint, Message, Net, Segment};
 use sordino_ot::{Pool, Stream};

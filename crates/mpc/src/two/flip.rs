@@ -3,9 +3,10 @@
 //! One transfer a channel, whose strings are pads for all elements of the channel: the owner chooses [s < 0], the client offers
 //! d = -2 x_1. By itself the owner knows its own share times s. The client sees where choices differ from random ones, the owner d under a pad.
 
+use super::draw::Draw;
 use super::engine::Two;
 use super::share::Shared;
-use super::transfers::{Draw, Plane, mask, xor};
+use super::transfers::{Plane, mask, xor};
 use crate::{Result, Step, Width};
 use sordino_net::{Part, Segment};
 use sordino_ring::{Device, packed_words};

@@ -11,6 +11,7 @@
 
 mod compare;
 mod cost;
+mod draw;
 mod engine;
 mod flip;
 mod keys;
@@ -21,7 +22,7 @@ mod share;
 mod transfers;
 
 pub use cost::Declared;
+pub use draw::Draw;
 pub use engine::Two;
 pub use keys::{Keys, establish};
 pub use share::{Bits, Shared};
-pub use transfers::Draw;

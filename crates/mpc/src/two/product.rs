@@ -1,9 +1,10 @@
 //! Products of two shared values, and functions that are constant between thresholds: what smooth functions are made of.
 
+use super::draw::Draw;
 use super::engine::Two;
 use super::relu::{Form, Halves, Kind, piece};
 use super::share::Shared;
-use super::transfers::{Draw, xor};
+use super::transfers::xor;
 use crate::{Error, Result, Step, Width};
 use sordino_net::{Part, Segment};
 use sordino_ring::{Device, packed_words};

@@ -9,9 +9,10 @@
 //! made while the tree ran.
 
 use super::compare::{Compared, Digits, Number, as_numbers, cut, joined, levels};
+use super::draw::Draw;
 use super::engine::{Two, wrong_form};
 use super::share::{Bits, Shared, local};
-use super::transfers::{Draw, Plane, blocks, mask, xor};
+use super::transfers::{Plane, blocks, mask, xor};
 use crate::{Local, Result, Settings, Step, Truncation, Width};
 use sordino_net::{Part, Segment};
 use sordino_ring::{Device, packed_words};

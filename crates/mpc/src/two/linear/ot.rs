@@ -7,9 +7,10 @@
 //! Elements that padding makes zero are not sent: which they are is public.
 
 use super::Weight;
+use crate::two::draw::Draw;
 use crate::two::engine::{Two, wrong_form};
 use crate::two::share::Shared;
-use crate::two::transfers::{Draw, Plane, mask, xor};
+use crate::two::transfers::{Plane, mask, xor};
 use crate::{Result, Settings, Step};
 use sordino_net::{Part, Segment};
 use sordino_ring::{Conv2d, Device, packed_words};
