@@ -1,4 +1,4 @@
-//! A product by oblivious transfers (CrypTFlow2, section 4.1.2, after SecureML): the bits of weights choose.
+//! A product by oblivious transfers (as CrypTFlow2's SCI-OT, after SecureML, ePrint 2017/396): the bits of weights choose.
 //!
 //! For bit j of a weight the client offers a transfer of its share's elements that meet the weight, as a correlation: the owner gets
 //! the pad of no, or the pad of yes plus these elements, and so a share of [bit j] x_1. It counts from 2^j on, so w - j bits of each element
