@@ -225,9 +225,39 @@ fn norms_that_do_not_fold_move_through_their_relus() {
     }
 }
 
-/// Models whose licences keep them out of this project, where they are: each on drawn inputs of its size.
+/// Networks of the ImageNet's size, in the rings of the CrypTFlow2 paper.
+#[test]
+#[ignore = "takes minutes"]
+fn large_networks_answer_as_the_oracle() {
+    for (name, narrow_bits, wide_bits) in [("squeezenet1.1", 23, 32), ("resnet50", 25, 37), ("densenet121", 21, 32)] {
+        let graph = zoo::build(name, 1, zoo::Pool::Max).unwrap();
+        let dims = model::typed(&graph, 1).unwrap().reference.shapes[0].clone();
+        let words: Vec<u32> = PrgKey::new([6; 16]).words(dims.iter().product());
+        let x = Tensor::new(&dims, words.iter().map(|w| (w % 2001) as f32 / 1000.0 - 1.0).collect());
+        let settings = Settings { narrow_bits, wide_bits, ..settings() };
+        let (program, secrets) = compiled(&graph, settings, std::slice::from_ref(&x));
+        check(&program, &secrets, &[x]);
+        eprintln!("{name}: every integer is the oracle's");
+    }
+}
+
 #[test]
 fn real_models_answer_as_the_oracle() {
+    real_models(|_| 2);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn real_models_answer_as_the_oracle_again_and_again() {
+    real_models(|name| match name {
+        "mnist_models/minionn_mnist.onnx" => 200,
+        "cifar10_models/resnet20_cifar10.onnx" => 20,
+        _ => 5,
+    });
+}
+
+/// Models whose licences keep them out of this project, where they are: each on so many drawn inputs of its size.
+fn real_models(often: impl Fn(&str) -> u8) {
     let Some(assets) = std::env::var_os("SORDINO_ASSETS") else {
         eprintln!("skipped: SORDINO_ASSETS is not set");
         return;
@@ -249,12 +279,13 @@ fn real_models_answer_as_the_oracle() {
             let words: Vec<u32> = PrgKey::new([seed; 16]).words(dims.iter().product());
             Tensor::new(&dims, words.iter().map(|w| (w % 256) as f32 / 255.0).collect())
         };
-        let samples = [drawn(1), drawn(2)];
+        let samples: Vec<Tensor> = (1..=often(name)).map(drawn).collect();
         // By transfers where that is some seconds.
         let small = typed.passed.macs() < 1 << 26;
         for linear in if small { &[Linear::He, Linear::Ot][..] } else { &[Linear::He] } {
             let (program, secrets) = compiled(&graph, Settings { linear: *linear, ..settings() }, &samples);
             check(&program, &secrets, &samples);
         }
+        eprintln!("{name}: every integer is the oracle's, {} times", samples.len());
     }
 }
