@@ -6,9 +6,9 @@ use serde::Serialize;
 use sordino::ahead::Ahead;
 use sordino::compute::DeviceName;
 use sordino::model::{self, Calibration};
+use sordino::price::planned;
 use sordino::{Error, Result};
 use sordino_mpc::{Cost, Costs, Kind, Linear, Plan, Settings, Step, Transfers, Truncation, two};
-use sordino_nn::exec::Loaded;
 use sordino_nn::program::Program;
 use sordino_nn::{Ranges, Tensor};
 use std::path::PathBuf;
@@ -165,7 +165,7 @@ impl Planned {
                 };
                 let mut alternatives: Vec<_> = alternatives(program.settings).into_iter().filter_map(other).collect();
                 let ahead = Ahead::of(program)?;
-                let [before, online] = ahead.costs;
+                let [before, online] = ahead.costs(program)?;
                 let prepared_memory_mb = ahead.bytes().into_iter().max().unwrap_or(0) as f64 / 1048576.0;
                 alternatives.push(Alternative {
                     setting: "--prepare 1: a run",
@@ -189,12 +189,8 @@ impl Planned {
     }
 
     fn with<C: Costs>(plan: &Plan<C>, program: &Program, link: &LinkArg, device: DeviceName) -> Result<Self> {
-        let mut at = Step::root([0; 16]);
-        let loaded = Loaded::load(plan, at.child("load"), program, None)?;
-        loaded.agree(plan, at.child("agree"))?;
-        plan.restart();
         let mut marks: Vec<(usize, Cost)> = vec![];
-        loaded.run(plan, at.child("run"), None, |layer| marks.push((layer, plan.cost())))?;
+        planned(plan, program)?.run(plan, Step::root([0; 16]), None, |layer| marks.push((layer, plan.cost())))?;
         let total = plan.cost();
         let transfers = |c: Cost| (program.settings.kind == Kind::Two).then_some(c.transfers);
         let ends = marks.iter().skip(1).map(|m| m.1).chain([total]);

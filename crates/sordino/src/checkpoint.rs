@@ -10,7 +10,6 @@ use crate::{Error, Result, private};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::fs::TryLockError;
 use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
@@ -71,16 +70,7 @@ pub fn lock(folder: &Path, make: bool) -> Result<Lock> {
     }
     private::folder(folder, make)?;
     let path = folder.join("lock");
-    let file = private::lock_file(&path)?;
-    match file.try_lock() {
-        Ok(()) => Ok(Lock(file)),
-        // Some file systems of networks have no locks.
-        Err(TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Unsupported => Ok(Lock(file)),
-        Err(TryLockError::WouldBlock) => {
-            Err(fault("another training is using it; wait, or take another folder".into()))
-        }
-        Err(TryLockError::Error(e)) => Err(Error::at(&path)(e)),
-    }
+    private::locked(&path, folder, "another training is using it; wait, or take another folder").map(Lock)
 }
 
 fn missing(path: &Path) -> Error {

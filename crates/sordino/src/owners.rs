@@ -1,7 +1,7 @@
 //! The owners of a session that run in this process, each an end of its own, and what they end with.
 
 use crate::compute::Compute;
-use crate::report::{Bytes, EndReport};
+use crate::report::{Bytes, EndReport, Prepared};
 use crate::session::{self, Ended, Inputs, Job, Outputs, Owned, UNCONNECTED, cause};
 use crate::threads::{join, spawn};
 use crate::{Error, Result};
@@ -83,6 +83,13 @@ impl Finished {
         self.ends.iter().enumerate().for_each(|(i, e)| by_party[i.min(3)] += e.payload);
         let sum = |of: fn(&EndReport) -> u64| self.ends.iter().map(of).sum();
         Bytes { payload: sum(|e| e.payload), wire: sum(|e| e.wire), by_party }
+    }
+
+    /// What two parties did before the first run; bytes of both.
+    #[must_use]
+    pub fn prepared(&self) -> Option<Prepared> {
+        let ends = self.ends.iter().filter_map(|e| e.prepared);
+        ends.reduce(|a, b| Prepared { bytes: a.bytes + b.bytes, ..a })
     }
 }
 

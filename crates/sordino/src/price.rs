@@ -23,12 +23,20 @@ impl Price {
     /// When the program does what that protocol cannot.
     pub fn of<C: Costs>(program: &Program) -> Result<Self> {
         let plan = &Plan::<C>::of(program.settings);
-        let mut at = Step::root([0; 16]);
-        let loaded = Loaded::load(plan, at.child("load"), program, None)?;
-        loaded.agree(plan, at.child("agree"))?;
-        plan.restart();
-        loaded.run(plan, at.child("run"), None, |_| ())?;
+        planned(plan, program)?.run(plan, Step::root([0; 16]), None, |_| ())?;
         let cost = plan.cost();
         Ok(Self { bytes: cost.total(), rounds: cost.rounds, memory: plan.peak_bytes() })
     }
+}
+
+/// A program as a plan loads it, ready to run; what is counted from here on are runs.
+///
+/// # Errors
+/// When the program does what the protocol cannot.
+pub fn planned<'a, C: Costs>(plan: &Plan<C>, program: &'a Program) -> sordino_nn::Result<Loaded<'a, Plan<C>>> {
+    let mut at = Step::root([0; 16]);
+    let loaded = Loaded::load(plan, at.child("load"), program, None)?;
+    loaded.agree(plan, at.child("agree"))?;
+    plan.restart();
+    Ok(loaded)
 }

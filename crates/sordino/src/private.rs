@@ -3,7 +3,7 @@
 
 use crate::model::folder_of;
 use crate::{Error, Result};
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 
@@ -112,6 +112,21 @@ pub fn reader(path: &Path) -> Result<Option<File>> {
 pub fn lock_file(path: &Path) -> Result<File> {
     let file = opened(path, options().create(true).truncate(false).write(true))?;
     file.ok_or_else(|| fault(path, "the folder is gone"))
+}
+
+/// A file, made if it is not there, that no other process gets from here as long as it is open.
+///
+/// # Errors
+/// [`Error::File`]; while another process has it, of `what`, for the reason `busy`.
+pub fn locked(path: &Path, what: &Path, busy: &str) -> Result<File> {
+    let file = lock_file(path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        // Some file systems of networks have no locks.
+        Err(TryLockError::Error(e)) if e.kind() == ErrorKind::Unsupported => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(fault(what, busy)),
+        Err(TryLockError::Error(e)) => Err(Error::at(path)(e)),
+    }
 }
 
 #[cfg(all(test, unix))]

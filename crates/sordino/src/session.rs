@@ -266,7 +266,7 @@ fn prepare(job: &Job<'_>, party: &two::Two<Cpu>) -> sordino_nn::Result<Prepared>
     let ahead = Ahead::of(job.program)?;
     let mut at = Step::root(job.session);
     for _ in 0..job.prepared {
-        party.prepare(&at.child("prepare"), &ahead.draws).map_err(sordino_nn::Error::Protocol)?;
+        party.prepare(&at.child("prepare"), ahead.draws()).map_err(sordino_nn::Error::Protocol)?;
     }
     let bytes = party.net().meter().payload();
     Ok(Prepared { queries: job.prepared, seconds: start.elapsed().as_secs_f64(), bytes })

@@ -84,7 +84,7 @@ fn check_prepared(program: &Program, secrets: &Secrets, samples: &[Tensor], prep
     let loaded = Loaded::load(&plan, at.child("load"), program, None).unwrap();
     loaded.agree(&plan, at.child("agree")).unwrap();
     for _ in 0..prepared {
-        let _sent = plan.costs().prepare(&Ahead::of(program).unwrap().draws());
+        let _sent = plan.costs().prepare(Ahead::of(program).unwrap().draws());
     }
     plan.restart();
     for _ in samples {
@@ -136,7 +136,7 @@ fn a_real_model_answers_from_transfers_that_were_drawn_before() {
     ] {
         let (program, secrets) = compiled(&graph, Settings { transfers, linear, ..settings() }, &digit);
         let ahead = Ahead::of(&program).unwrap();
-        let [before, online] = ahead.costs;
+        let [before, online] = ahead.costs(&program).unwrap();
         let all = Price::of::<two::Declared>(&program).unwrap();
         assert!(before.total() > 0 && online.total() < all.bytes && online.rounds < all.rounds);
         // Queries that were not prepared follow those that were.

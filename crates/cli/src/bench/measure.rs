@@ -141,14 +141,12 @@ impl Measured {
         let seconds = sorted(all.get(1..).unwrap_or_default().to_vec());
         let cpu = (1..all.len()).map(|i| servers.iter().filter_map(|s| s.runs.get(i)).map(|r| r.cpu_seconds).sum());
         let bytes = done.bytes();
-        let prepared =
-            done.ends.iter().filter_map(|e| e.prepared).reduce(|a, b| Prepared { bytes: a.bytes + b.bytes, ..a });
         let each = |p: Prepared| {
             let runs = p.queries.max(1);
             Prepared { queries: 1, seconds: p.seconds / runs as f64, bytes: p.bytes / runs as u64 }
         };
         Ok(Self {
-            prepared: prepared.map(each),
+            prepared: done.prepared().map(each),
             seconds: median(&seconds),
             seconds_range: [*seconds.first().ok_or_else(none)?, *seconds.last().ok_or_else(none)?],
             wall_seconds: 0.0,

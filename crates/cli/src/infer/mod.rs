@@ -11,9 +11,7 @@ use sordino::checkpoint::Checkpoints;
 use sordino::inputs::Take;
 use sordino::model::{self, Calibration, Typed};
 use sordino::owners::{Finished, Owners};
-use sordino::report::{
-    Check, Class, EndReport, LayerLine, LayerReport, Output, Prepared, Report, Wall, peak_rss_mb, top,
-};
+use sordino::report::{Check, Class, EndReport, LayerLine, LayerReport, Output, Report, Wall, peak_rss_mb, top};
 use sordino::samples::{self, Sample};
 use sordino::session;
 use sordino::{Error, Result};
@@ -251,11 +249,7 @@ impl Infer {
             seconds_by_run: done.seconds(),
             bytes: done.bytes(),
             rounds,
-            prepared: done
-                .ends
-                .iter()
-                .filter_map(|e| e.prepared)
-                .reduce(|a, b| Prepared { bytes: a.bytes + b.bytes, ..a }),
+            prepared: done.prepared(),
             calibrated_on_inputs: false,
             iteration: None,
             peak_rss_mb: match self.session.parties {

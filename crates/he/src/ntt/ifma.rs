@@ -108,10 +108,7 @@ impl Tables {
     }
 
     pub(super) fn dot(&self, x: &Inputs, first: usize, w: &Weights, part: Range<usize>, out: &mut [[Vec<u64>; 2]]) {
-        assert!(first + part.end <= x.count && part.end <= w.count && part.len() <= super::MOST);
-        assert!(x.words.len() == 2 * N * x.count && w.words.len() == N / w.run * w.count * w.outputs);
-        assert!(w.run == 1 || w.run >= 8);
-        assert!(out.len() == w.outputs && out.iter().flatten().all(|o| o.len() == N));
+        super::assert_summable(x, first, w, &part, out);
         // SAFETY: these tables are made only where the instructions are there.
         unsafe {
             match w.outputs {

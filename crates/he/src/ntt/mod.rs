@@ -154,6 +154,18 @@ pub struct Weights {
     words: Vec<u64>,
 }
 
+/// That a part of a sum lies within its operands: what kernels that load and store without a look rely on.
+///
+/// # Panics
+/// Otherwise.
+#[cfg(target_arch = "x86_64")]
+fn assert_summable(x: &Inputs, first: usize, w: &Weights, part: &Range<usize>, out: &[[Vec<u64>; 2]]) {
+    assert!(first + part.end <= x.count && part.end <= w.count && part.len() <= MOST);
+    assert!(x.words.len() == 2 * N * x.count && w.words.len() == N / w.run * w.count * w.outputs);
+    assert!(w.run == 1 || w.run >= 8);
+    assert!(out.len() == w.outputs && out.iter().flatten().all(|o| o.len() == N));
+}
+
 impl Weights {
     /// Room for so many inputs and outputs, of polynomials in X^run.
     #[must_use]

@@ -155,18 +155,6 @@ impl Stock {
     }
 }
 
-/// What was drawn ahead, if it is what is asked for: otherwise the parties are at different places of the program. Nothing where the operation
-/// draws by itself.
-fn next<T>(serves: bool, queue: &mut VecDeque<(Draw, T)>, draw: Draw) -> Result<Option<T>> {
-    if !serves {
-        return Ok(None);
-    }
-    match queue.pop_front() {
-        Some((drawn, strings)) if drawn == draw => Ok(Some(strings)),
-        _ => Err(sordino_ot::Error::Short.into()),
-    }
-}
-
 impl<D: Device> Two<D> {
     /// Before an operation draws: makes what is lacking of its transfers. Where pieces are large, their strings are drawn ahead, because they take
     /// less memory than the transfers they come from.
@@ -244,69 +232,62 @@ impl<D: Device> Two<D> {
         })
     }
 
+    /// The strings of a draw: what comes next of those drawn ahead, if the operation takes them from there, and they are what is asked for;
+    /// otherwise the parties are at different places of the program. Or as they are drawn now.
+    fn taken<T>(
+        &self,
+        draw: Draw,
+        queue: impl FnOnce(&mut Stock) -> &mut VecDeque<(Draw, T)>,
+        now: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        let stock = &mut *self.stock.borrow_mut();
+        if !stock.serves {
+            return now();
+        }
+        match queue(stock).pop_front() {
+            Some((drawn, strings)) if drawn == draw => Ok(strings),
+            _ => Err(sordino_ot::Error::Short.into()),
+        }
+    }
+
     /// As sender: both strings of [`Draw::Short`].
     pub(super) fn short_sent(&self, n: usize) -> Result<[Vec<u32>; 2]> {
         let draw = Draw::Short { from_client: self.client, n };
-        let stock = &mut *self.stock.borrow_mut();
-        match next(stock.serves, &mut stock.short_sent, draw)? {
-            Some(strings) => Ok(strings),
-            None => Ok(self.pool.borrow_mut().send(n)?),
-        }
+        self.taken(draw, |stock| &mut stock.short_sent, || Ok(self.pool.borrow_mut().send(n)?))
     }
 
     /// As receiver: choices, and the strings chosen.
     pub(super) fn short_received(&self, n: usize) -> Result<(Plane, Vec<u32>)> {
         let draw = Draw::Short { from_client: !self.client, n };
-        let stock = &mut *self.stock.borrow_mut();
-        match next(stock.serves, &mut stock.short_received, draw)? {
-            Some(strings) => Ok(strings),
-            None => Ok(self.pool.borrow_mut().receive(n)?),
-        }
+        self.taken(draw, |stock| &mut stock.short_received, || Ok(self.pool.borrow_mut().receive(n)?))
     }
 
     /// As sender: both strings of [`Draw::Long`].
     pub(super) fn long_sent(&self, n: usize) -> Result<[Vec<u64>; 2]> {
         let draw = Draw::Long { from_client: self.client, n };
-        let stock = &mut *self.stock.borrow_mut();
-        match next(stock.serves, &mut stock.long_sent, draw)? {
-            Some(strings) => Ok(strings),
-            None => Ok(self.pool.borrow_mut().send(n)?),
-        }
+        self.taken(draw, |stock| &mut stock.long_sent, || Ok(self.pool.borrow_mut().send(n)?))
     }
 
     /// As receiver: the choices of [`Draw::Long`], and the strings chosen.
     pub(super) fn chosen(&self, n: usize) -> Result<(Plane, Vec<u64>)> {
         let draw = Draw::Long { from_client: !self.client, n };
-        let stock = &mut *self.stock.borrow_mut();
-        match next(stock.serves, &mut stock.long_received, draw)? {
-            Some(strings) => Ok(strings),
-            None => Ok(self.pool.borrow_mut().receive(n)?),
-        }
+        self.taken(draw, |stock| &mut stock.long_received, || Ok(self.pool.borrow_mut().receive(n)?))
     }
 
     /// As sender: both strings of [`Draw::Rows`].
     pub(super) fn rows_sent(&self, n: usize, blocks: usize) -> Result<[Vec<u64>; 2]> {
         let draw = Draw::Rows { from_client: self.client, n, blocks };
-        let stock = &mut *self.stock.borrow_mut();
-        match next(stock.serves, &mut stock.long_sent, draw)? {
-            Some(strings) => Ok(strings),
-            None => Ok(self.pool.borrow_mut().send_rows(n, blocks)?),
-        }
+        self.taken(draw, |stock| &mut stock.long_sent, || Ok(self.pool.borrow_mut().send_rows(n, blocks)?))
     }
 
     /// As receiver: the choices of [`Draw::Rows`], and the strings chosen.
     pub(super) fn rows_received(&self, n: usize, blocks: usize) -> Result<(Plane, Vec<u64>)> {
         let draw = Draw::Rows { from_client: !self.client, n, blocks };
-        let stock = &mut *self.stock.borrow_mut();
-        match next(stock.serves, &mut stock.long_received, draw)? {
-            Some(strings) => Ok(strings),
-            None => Ok(self.pool.borrow_mut().receive_rows(n, blocks)?),
-        }
+        self.taken(draw, |stock| &mut stock.long_received, || Ok(self.pool.borrow_mut().receive_rows(n, blocks)?))
     }
 
-    /// [`Draw::Triples`], if they were drawn ahead.
-    pub(super) fn triples_ahead(&self, n: usize) -> Result<Option<Triple>> {
-        let stock = &mut *self.stock.borrow_mut();
-        next(stock.serves, &mut stock.triples, Draw::Triples { n })
+    /// [`Draw::Triples`].
+    pub(super) fn triple(&self, n: usize) -> Result<Triple> {
+        self.taken(Draw::Triples { n }, |stock| &mut stock.triples, || self.drawn_triple(n))
     }
 }

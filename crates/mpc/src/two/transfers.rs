@@ -75,13 +75,6 @@ impl<D: Device> Two<D> {
 
     /// A pair of products of random bits, one transfer each way and no message: the receiver's choice is its share of the
     /// common factor, the difference of the sender's strings its shares of the others.
-    pub(super) fn triple(&self, n: usize) -> Result<Triple> {
-        match self.triples_ahead(n)? {
-            Some(triple) => Ok(triple),
-            None => self.drawn_triple(n),
-        }
-    }
-
     pub(super) fn drawn_triple(&self, n: usize) -> Result<Triple> {
         let empty = || Plane::with_capacity(n.div_ceil(64));
         let mut triple = Triple { common: empty(), other: [empty(), empty()], product: [empty(), empty()] };

@@ -2,7 +2,7 @@
 
 use crate::{Error, Result};
 use std::collections::BTreeMap;
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -24,17 +24,8 @@ impl Ledger {
         let mut beside = path.as_os_str().to_os_string();
         beside.push(".lock");
         let beside = PathBuf::from(beside);
-        let lock = crate::private::lock_file(&beside)?;
-        match lock.try_lock() {
-            Ok(()) => (),
-            // Some file systems of networks have no locks.
-            Err(TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Unsupported => (),
-            Err(TryLockError::WouldBlock) => {
-                let why = "another host counts queries in it; give each its own, with --ledger".into();
-                return Err(Error::File { path: path.into(), why });
-            }
-            Err(TryLockError::Error(e)) => return Err(Error::at(&beside)(e)),
-        }
+        let busy = "another host counts queries in it; give each its own, with --ledger";
+        let lock = crate::private::locked(&beside, path, busy)?;
         let spent = match std::fs::read(path) {
             Ok(text) => serde_json::from_slice(&text).map_err(|e| {
                 let why = format!("it is no count of queries by client, such as {{\"alice\": 3}}: {e}");

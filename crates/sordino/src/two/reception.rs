@@ -33,12 +33,12 @@ const HALVES: usize = 4;
 
 /// Who is let in.
 pub(super) struct Reception<'a> {
-    pub(super) ends: &'a Ends,
+    ends: &'a Ends,
     /// Names of clients who are not.
-    pub(super) revoked: &'a [String],
+    revoked: &'a [String],
     /// Clients in the house, at most.
-    pub(super) most: usize,
-    pub(super) deadline: Duration,
+    most: usize,
+    deadline: Duration,
     halves: Mutex<HashMap<Visit, (Instant, Connection)>>,
     /// How often each client is in the house.
     inside: Mutex<HashMap<String, usize>>,
@@ -108,8 +108,11 @@ impl<'a> Reception<'a> {
         let guest = self.ends.welcome(tcp)?;
         let own = own_name(&Topology::two(), CLIENT, &guest.names);
         let name = own.unwrap_or_else(|| UNNAMED.into());
-        if guest.hello.peer != CLIENT || self.revoked.contains(&name) {
+        let revoked = self.revoked.contains(&name);
+        if revoked {
             tracing::warn!("{name} is not let in: it is revoked");
+        }
+        if revoked || guest.hello.peer != CLIENT {
             return Err(guest.refuse(Refusal::Unexpected));
         }
         let visit = (guest.hello.session, guest.fingerprint.clone());
