@@ -7,7 +7,8 @@
 use sordino_he::layer::{Place, answer, question, read};
 use sordino_he::params::{guard, noise};
 use sordino_he::{Layout, Params, PublicKey, Scheme, SecretKey};
-use sordino_mpc::{Kind, Linear, Local, Protocol, Result, Role, Settings, Step, Transfers, Truncation, Width};
+use sordino_mpc::two::{Modulus, OneRing};
+use sordino_mpc::{Kind, Linear, Local, Party, Protocol, Result, Role, Settings, Step, Transfers, Truncation, Width};
 use sordino_net::{Endpoint, Frame, Header, Part, Tag};
 use sordino_ot::Stream;
 use sordino_ring::{Conv2d, Shape};
@@ -86,6 +87,31 @@ fn every_message_is_uniform_and_independent_of_inputs_and_weights() {
         assert!(messages > 120, "{messages} messages were looked at");
         assert!(worst < BOUND, "{settings:?}: a message is {worst:.1} standard deviations from uniform");
     }
+}
+
+/// The paper's forms, over a ring whose elements fill whole words; of a value that the client has and one that the owner has.
+#[test]
+fn messages_in_one_ring_are_uniform_and_independent_of_values() {
+    let suite = |value: i64, tap| {
+        let world = World { tap: Some(tap), settings: settings(Transfers::Softspoken), ..World::default() };
+        let ends = world.parties(|party, mut at| {
+            let modulus = Modulus::new(1 << 36)?;
+            let ring = OneRing::new(party, modulus);
+            let own = u8::from(party.net().me() == Endpoint(1));
+            for from in [0, 1] {
+                let x = [modulus.of(if from == own { value } else { 0 }); N];
+                ring.relu(at.child("relu"), &x)?;
+                ring.negative(at.child("negative"), &x)?;
+                ring.truncate(at.child("truncate"), &x, 12)?;
+                ring.divide(at.child("divide"), &x, 49)?;
+            }
+            Ok(())
+        });
+        ends.into_iter().for_each(|end| drop(end.unwrap()));
+    };
+    let (worst, messages) = worst_of(RUNS, Looked { ends: 2, skip: KEYS }, VALUES, &suite);
+    assert!(messages > 60, "{messages} messages were looked at");
+    assert!(worst < BOUND, "a message is {worst:.1} standard deviations from uniform");
 }
 
 /// Hands one message to the statistics as if it had been received.

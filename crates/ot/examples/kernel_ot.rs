@@ -20,12 +20,12 @@ fn swap(wire: &Wire, message: Vec<u64>, words: usize) -> Result<Vec<u64>> {
 /// Makes transfers and takes their strings, so many times; both ends, each on a thread of its own.
 fn transfers(times: u32) -> Result<()> {
     let (ab, ba) = (channel(), channel());
-    let (mut a, from_a) = Setup::new(b"a session", true, Stream::new([1; 16]));
-    let (mut b, from_b) = Setup::new(b"a session", false, Stream::new([2; 16]));
+    let (mut a, from_a) = Setup::new(b"a session", true, Method::SoftSpoken, Stream::new([1; 16]));
+    let (mut b, from_b) = Setup::new(b"a session", false, Method::SoftSpoken, Stream::new([2; 16]));
     let (from_a, from_b) = (a.second(&from_b)?, b.second(&from_a)?);
     let run = move |setup: Setup, second: Vec<u64>, wire: Wire| {
         std::thread::spawn(move || -> Result<()> {
-            let mut pool: Pool = setup.finish(&second, 9, Method::SoftSpoken, |m, n| swap(&wire, m, n))?;
+            let mut pool: Pool = setup.finish(&second, 9, |m, n| swap(&wire, m, n))?;
             for _ in 0..times {
                 pool.make([TRANSFERS; 2], |m, n| swap(&wire, m, n))?;
                 black_box((pool.send::<u64>(TRANSFERS)?, pool.receive::<u64>(TRANSFERS)?));

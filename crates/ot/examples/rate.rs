@@ -20,12 +20,12 @@ fn swap(wire: &Wire, message: Vec<u64>, words: usize) -> Result<Vec<u64>> {
 /// Seconds for so many times [`TOGETHER`] transfers each way, after the setup.
 fn seconds(method: Method, times: usize) -> Result<f64> {
     let (ab, ba) = (channel(), channel());
-    let (mut a, from_a) = Setup::new(b"a session", true, Stream::new([1; 16]));
-    let (mut b, from_b) = Setup::new(b"a session", false, Stream::new([2; 16]));
+    let (mut a, from_a) = Setup::new(b"a session", true, method, Stream::new([1; 16]));
+    let (mut b, from_b) = Setup::new(b"a session", false, method, Stream::new([2; 16]));
     let (from_a, from_b) = (a.second(&from_b)?, b.second(&from_a)?);
     let run = move |setup: Setup, second: Vec<u64>, wire: Wire| {
         std::thread::spawn(move || -> Result<f64> {
-            let mut pool: Pool = setup.finish(&second, 9, method, |m, n| swap(&wire, m, n))?;
+            let mut pool: Pool = setup.finish(&second, 9, |m, n| swap(&wire, m, n))?;
             let mut start = Instant::now();
             for i in 0..=times {
                 // The first time warms up.

@@ -13,6 +13,7 @@ pub mod base;
 mod error;
 mod ferret;
 mod hash;
+pub mod kkot;
 mod pool;
 mod softspoken;
 mod transpose;

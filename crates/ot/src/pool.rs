@@ -17,6 +17,8 @@ pub enum Method {
     Compact,
     /// By SoftSpokenOT, from symmetric cryptography alone: 31 bits a transfer.
     SoftSpoken,
+    /// By the extension of Ishai, Kilian, Nissim and Petrank (CRYPTO 2003), what CrypTFlow2 was measured with: 127 bits a transfer.
+    Iknp,
 }
 
 impl Method {
@@ -25,8 +27,13 @@ impl Method {
         match self {
             Self::Silent => Some(FAST),
             Self::Compact => Some(COMPACT),
-            Self::SoftSpoken => None,
+            Self::SoftSpoken | Self::Iknp => None,
         }
+    }
+
+    /// Bits of delta that a tree of SoftSpokenOT covers; silent transfers begin with those, too.
+    fn bits(self) -> usize {
+        if self == Self::Iknp { 1 } else { softspoken::K }
     }
 }
 
@@ -114,7 +121,7 @@ impl Supply {
         let Some(params) = self.method.params() else {
             // What an operation leaves over is set aside, so that each asks for its own.
             self.left = need.map(|n| n.next_multiple_of(ROUND));
-            let words = self.left.map(softspoken::words);
+            let words = self.left.map(|n| softspoken::words(self.method.bits(), n));
             // The receiver of a direction asks.
             steps.push([words[1], words[0]]);
             return steps;
@@ -154,6 +161,7 @@ pub struct Setup {
     random: Stream,
     session: Vec<u8>,
     first: bool,
+    method: Method,
     base: base::Sender,
     delta: u128,
     strings: Zeroizing<Vec<u128>>,
@@ -169,10 +177,10 @@ impl Setup {
     /// An end, and its first message, of [`base::POINT`] words. The two ends differ in `first`; `session` is both ends' and fresh, and
     /// `random` this end's alone.
     #[must_use]
-    pub fn new(session: &[u8], first: bool, mut random: Stream) -> (Self, Vec<u64>) {
+    pub fn new(session: &[u8], first: bool, method: Method, mut random: Stream) -> (Self, Vec<u64>) {
         let (base, message) = base::Sender::new(&mut random);
         let delta = random.block() | 1;
-        (Self { random, session: session.to_vec(), first, base, delta, strings: Zeroizing::default() }, message)
+        (Self { random, session: session.to_vec(), first, method, base, delta, strings: Zeroizing::default() }, message)
     }
 
     /// What tells the transfers of the two directions apart.
@@ -186,8 +194,8 @@ impl Setup {
     /// A message that cannot be one.
     pub fn second(&mut self, theirs: &[u64]) -> Result<Vec<u64>> {
         let name = self.name(!self.first);
-        let (message, strings) =
-            base::receive(&name, theirs, &Zeroizing::new(softspoken::choices(self.delta)), &mut self.random)?;
+        let choices = Zeroizing::new(softspoken::choices(self.method.bits(), self.delta));
+        let (message, strings) = base::receive(&name, theirs, &choices, &mut self.random)?;
         self.strings = Zeroizing::new(strings);
         Ok(message)
     }
@@ -204,23 +212,22 @@ impl Setup {
         mut self,
         second: &[u64],
         seed: u128,
-        method: Method,
         mut exchange: impl FnMut(Vec<u64>, usize) -> std::result::Result<Vec<u64>, E>,
     ) -> std::result::Result<Pool, E> {
         if second.len() != Self::SECOND {
             return Err(Error::Length.into());
         }
         let strings = Zeroizing::new(self.base.strings(&self.name(self.first), second)?);
-        let (mut receiver, message) = Receiver::new(&strings, &mut self.random)?;
-        let mut sender = Sender::new(self.delta, &self.strings, &exchange(message, softspoken::SETUP)?)?;
-        let bulk = match method.params() {
-            None => Bulk::SoftSpoken(sender, receiver),
+        let bulk = match self.method.params() {
+            None if self.method == Method::Iknp => Bulk::Iknp(self.symmetric(&strings, exchange)?),
+            None => Bulk::SoftSpoken(self.symmetric(&strings, exchange)?),
             Some(params) => {
+                let (mut sender, mut receiver) = self.symmetric::<{ softspoken::K }, E>(&strings, &mut exchange)?;
                 let each = params.base();
                 let made_for = |first: bool| (sent_by(first).len() * each).next_multiple_of(ROUND);
                 let (mut sent, mut received) = (vec![], vec![]);
                 let message = receiver.extend(made_for(!self.first), &mut received);
-                let theirs = exchange(message, softspoken::words(made_for(self.first)))?;
+                let theirs = exchange(message, softspoken::words(softspoken::K, made_for(self.first)))?;
                 sender.extend(made_for(self.first), &theirs, &mut sent)?;
                 let mut base: [Vec<u128>; INSTANCES] = Default::default();
                 for (from_us, blocks) in [(self.first, sent), (!self.first, received)] {
@@ -234,7 +241,7 @@ impl Setup {
         let hash = |from_first: bool| Hash::new(seed, u8::from(from_first));
         Ok(Pool {
             first: self.first,
-            supply: Supply::new(method),
+            supply: Supply::new(self.method),
             sent: (Made::default(), hash(self.first)),
             received: (Made::default(), hash(!self.first)),
             bulk,
@@ -245,9 +252,40 @@ impl Setup {
     }
 }
 
+type Symmetric<const K: usize> = (Sender<K>, Receiver<K>);
+
+impl Setup {
+    /// Both directions' bulk, from the transfers by public keys.
+    fn symmetric<const K: usize, E: From<Error>>(
+        &mut self,
+        strings: &[[u128; 2]],
+        mut exchange: impl FnMut(Vec<u64>, usize) -> std::result::Result<Vec<u64>, E>,
+    ) -> std::result::Result<Symmetric<K>, E> {
+        let (receiver, message) = Receiver::new(strings, &mut self.random)?;
+        let sender = Sender::new(self.delta, &self.strings, &exchange(message, softspoken::SETUP)?)?;
+        Ok((sender, receiver))
+    }
+}
+
 enum Bulk {
-    SoftSpoken(Sender, Receiver),
+    SoftSpoken(Symmetric<{ softspoken::K }>),
+    Iknp(Symmetric<1>),
     Silent(Box<Ferret>),
+}
+
+/// Blocks of so many transfers that this end sends, and that it receives, in these buffers; the other end says so many words.
+fn extend<const K: usize, E: From<Error>>(
+    (sender, receiver): &mut Symmetric<K>,
+    [sent, received]: [usize; 2],
+    words: usize,
+    mut blocks: [Vec<u128>; 2],
+    mut exchange: impl FnMut(Vec<u64>, usize) -> std::result::Result<Vec<u64>, E>,
+) -> std::result::Result<[Vec<u128>; 2], E> {
+    blocks.iter_mut().for_each(Vec::clear);
+    let message = receiver.extend(received, &mut blocks[1]);
+    let said = exchange(message, words)?;
+    sender.extend(sent, &said, &mut blocks[0])?;
+    Ok(blocks)
 }
 
 /// One end's supply. No `Debug`, no `Clone`.
@@ -287,21 +325,13 @@ impl Pool {
     ) -> std::result::Result<(), E> {
         let (us, them) = if self.first { (0, 1) } else { (1, 0) };
         let steps = self.supply.make(need);
+        let left = [us, them].map(|way| self.supply.left[way]);
+        let words = steps.first().map_or(0, |words| words[them]);
         let (sent, received) = (&mut self.sent.0, &mut self.received.0);
-        match &mut self.bulk {
-            Bulk::SoftSpoken(sender, receiver) => {
-                let words = steps.first().copied().unwrap_or_default();
-                let mut blocks = [(); 2].map(|()| self.spare.pop().unwrap_or_default());
-                blocks.iter_mut().for_each(Vec::clear);
-                let [mut ours, mut theirs] = blocks;
-                let message = receiver.extend(self.supply.left[them], &mut theirs);
-                let said = exchange(message, words[them])?;
-                sender.extend(self.supply.left[us], &said, &mut ours)?;
-                for (made, blocks) in [(sent, ours), (received, theirs)] {
-                    made.keep(0, &mut self.spare)?;
-                    made.put(blocks, 0);
-                }
-            }
+        let mut buffers = || [(); 2].map(|()| self.spare.pop().unwrap_or_default());
+        let extended = match &mut self.bulk {
+            Bulk::SoftSpoken(bulk) => extend(bulk, left, words, buffers(), exchange)?,
+            Bulk::Iknp(bulk) => extend(bulk, left, words, buffers(), exchange)?,
             Bulk::Silent(ferret) => {
                 for step in steps.chunks_exact(2) {
                     let (round, message) = ferret.begin(&mut self.random);
@@ -318,10 +348,15 @@ impl Pool {
                         made.keep(self.supply.most(need)[way], &mut self.spare)?;
                     }
                 }
-                for (made, way) in [(sent, us), (received, them)] {
-                    made.keep(self.supply.left[way], &mut self.spare)?;
+                for (made, left) in [sent, received].into_iter().zip(left) {
+                    made.keep(left, &mut self.spare)?;
                 }
+                return Ok(());
             }
+        };
+        for (made, blocks) in [sent, received].into_iter().zip(extended) {
+            made.keep(0, &mut self.spare)?;
+            made.put(blocks, 0);
         }
         Ok(())
     }
@@ -418,12 +453,12 @@ mod tests {
     /// Both ends of a session, each on a thread of its own.
     fn ends<T: Send + 'static>(method: Method, body: impl Fn(Pool, Wire) -> T + Copy + Send + 'static) -> [T; 2] {
         let (ab, ba) = (channel(), channel());
-        let (mut a, from_a) = Setup::new(b"a session", true, Stream::new([1; 16]));
-        let (mut b, from_b) = Setup::new(b"a session", false, Stream::new([2; 16]));
+        let (mut a, from_a) = Setup::new(b"a session", true, method, Stream::new([1; 16]));
+        let (mut b, from_b) = Setup::new(b"a session", false, method, Stream::new([2; 16]));
         let (from_a, from_b) = (a.second(&from_b).unwrap(), b.second(&from_a).unwrap());
         let run = |setup: Setup, second: Vec<u64>, wire: Wire| {
             std::thread::spawn(move || {
-                let pool = setup.finish(&second, 9, method, |m, n| swap(&wire, m, n)).unwrap();
+                let pool = setup.finish(&second, 9, |m, n| swap(&wire, m, n)).unwrap();
                 body(pool, wire)
             })
         };
@@ -448,7 +483,7 @@ mod tests {
 
     #[test]
     fn the_receiver_has_one_string_of_two_in_both_directions() {
-        for method in [Method::SoftSpoken, Method::Silent, Method::Compact] {
+        for method in [Method::SoftSpoken, Method::Iknp, Method::Silent, Method::Compact] {
             let [a, b] = ends(method, draws);
             let (mut all, mut ones) = (Vec::<u64>::new(), 0u64);
             for (sent, received) in [(&a.0, &b.1), (&b.0, &a.1)] {
@@ -540,6 +575,7 @@ mod tests {
         use sha2::{Digest, Sha256};
         for (method, want) in [
             (Method::SoftSpoken, "fc624b9bc3d41aed783e0865ede4b5f6"),
+            (Method::Iknp, "13093e971dc4a6849c6f5ba7aa96ba29"),
             (Method::Silent, "f1e8c5df6cd349efaef8ad766a85e20d"),
             (Method::Compact, "7913e819ff36d5db22ddc4bfc7f077aa"),
         ] {
@@ -557,7 +593,7 @@ mod tests {
 
     #[test]
     fn nothing_is_drawn_that_was_not_made() {
-        for method in [Method::SoftSpoken, Method::Silent, Method::Compact] {
+        for method in [Method::SoftSpoken, Method::Iknp, Method::Silent, Method::Compact] {
             ends(method, |mut pool, wire| {
                 assert_eq!(pool.send::<u32>(1).err(), Some(Error::Short));
                 pool.make([128, 128], |m, n| swap(&wire, m, n)).unwrap();
@@ -570,7 +606,7 @@ mod tests {
 
     #[test]
     fn messages_of_another_length_are_refused() {
-        for method in [Method::SoftSpoken, Method::Silent, Method::Compact] {
+        for method in [Method::SoftSpoken, Method::Iknp, Method::Silent, Method::Compact] {
             ends(method, |mut pool, wire| {
                 let cut = |message: Vec<u64>, n: usize| {
                     let mut theirs = swap(&wire, message, n)?;

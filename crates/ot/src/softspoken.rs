@@ -11,19 +11,17 @@ use crate::transpose::columns;
 use crate::{Error, Result, Stream};
 use zeroize::Zeroize;
 
-/// Bits of delta a tree covers. Eight would halve the bytes once more for eight times the work.
-const K: usize = 4;
-const SEEDS: usize = 1 << K;
-const TREES: usize = 128 / K;
+/// Bits of delta a tree covers, where nothing else is asked for. Eight would halve the bytes once more for eight times the work.
+pub(crate) const K: usize = 4;
 
 /// Transfers that are made at a time: a multiple of 128, small enough for the caches.
 const PIECE: usize = 1 << 12;
 const BLOCKS: usize = PIECE / 128;
 const WORDS: usize = PIECE / 64;
 
-/// Words of the receiver's message for `n` transfers, which are a multiple of 128.
-pub(crate) fn words(n: usize) -> usize {
-    (TREES - 1) * n / 64
+/// Words of the receiver's message for `n` transfers, which are a multiple of 128, with trees of so many bits of delta.
+pub(crate) fn words(k: usize, n: usize) -> usize {
+    (128 / k - 1) * n / 64
 }
 
 /// Words of the setup's message from the receiver of the bulk, who is the sender of the transfers by public keys.
@@ -38,12 +36,12 @@ fn double(seed: u128) -> [u128; 2] {
 }
 
 /// The receiver's end: knows all seeds.
-pub(crate) struct Receiver {
+pub(crate) struct Receiver<const K: usize> {
     seeds: Vec<Aes>,
     made: u64,
 }
 
-impl Receiver {
+impl<const K: usize> Receiver<K> {
     /// From the strings of 128 transfers by public keys, of which this end is the sender; its message for them.
     pub(crate) fn new(strings: &[[u128; 2]], random: &mut Stream) -> Result<(Self, Vec<u64>)> {
         if strings.len() != 128 {
@@ -66,13 +64,13 @@ impl Receiver {
 
     /// Makes `n` transfers: the message, and blocks whose lowest bit is the choice.
     pub(crate) fn extend(&mut self, n: usize, blocks: &mut Vec<u128>) -> Vec<u64> {
-        let mut message = Vec::with_capacity(words(n));
+        let mut message = Vec::with_capacity(words(K, n));
         let mut rows = vec![0u64; 128 * WORDS];
         let (mut stream, mut first) = (vec![0u128; BLOCKS], vec![0u64; WORDS]);
         for piece in pieces(n) {
             let words = piece / 64;
             let rows = &mut rows[..128 * words];
-            for (tree, seeds) in self.seeds.chunks(SEEDS).enumerate() {
+            for (tree, seeds) in self.seeds.chunks(1 << K).enumerate() {
                 let rows = &mut rows[tree * K * words..(tree + 1) * K * words];
                 let u = sums(seeds, self.made, words, &mut stream, rows, |x| x);
                 if tree == 0 {
@@ -91,7 +89,7 @@ impl Receiver {
 }
 
 /// The sender's end: knows delta, and all seeds but one of each tree.
-pub(crate) struct Sender {
+pub(crate) struct Sender<const K: usize> {
     delta: u128,
     /// The unknown one of each tree is zero there; its stream counts zero times.
     seeds: Vec<Aes>,
@@ -99,27 +97,27 @@ pub(crate) struct Sender {
 }
 
 /// The choices for the transfers by public keys that give the seeds: a tree's levels from the root on, complements of delta's bits.
-pub(crate) fn choices(delta: u128) -> Vec<bool> {
+pub(crate) fn choices(k: usize, delta: u128) -> Vec<bool> {
     let bit = |i: usize| delta >> i & 1 == 0;
-    (0..128).map(|i| bit(i / K * K + (K - 1 - i % K))).collect()
+    (0..128).map(|i| bit(i / k * k + (k - 1 - i % k))).collect()
 }
 
-impl Drop for Sender {
+impl<const K: usize> Drop for Sender<K> {
     fn drop(&mut self) {
         self.delta.zeroize();
     }
 }
 
-impl Sender {
+impl<const K: usize> Sender<K> {
     /// From the strings of its [`choices`] and the receiver's message.
     pub(crate) fn new(delta: u128, strings: &[u128], message: &[u64]) -> Result<Self> {
         if strings.len() != 128 || message.len() != SETUP {
             return Err(Error::Length);
         }
         let block = |i: usize| u128::from(message[2 * i]) | u128::from(message[2 * i + 1]) << 64;
-        let mut seeds = Vec::with_capacity(TREES * SEEDS);
-        for tree in 0..TREES {
-            let hole = (delta >> (tree * K)) as usize % SEEDS;
+        let mut seeds = Vec::with_capacity((128 / K) << K);
+        for tree in 0..128 / K {
+            let hole = (delta >> (tree * K)) as usize % (1 << K);
             let mut level = vec![0u128];
             for depth in 0..K {
                 let side = hole >> (K - 1 - depth) & 1;
@@ -149,7 +147,7 @@ impl Sender {
 
     /// Takes the receiver's message for `n` transfers: blocks whose lowest bit is zero.
     pub(crate) fn extend(&mut self, n: usize, message: &[u64], blocks: &mut Vec<u128>) -> Result<()> {
-        if message.len() != words(n) {
+        if message.len() != words(K, n) {
             return Err(Error::Length);
         }
         let mut rows = vec![0u64; 128 * WORDS];
@@ -157,9 +155,9 @@ impl Sender {
         for piece in pieces(n) {
             let words = piece / 64;
             let rows = &mut rows[..128 * words];
-            for (tree, seeds) in self.seeds.chunks(SEEDS).enumerate() {
+            for (tree, seeds) in self.seeds.chunks(1 << K).enumerate() {
                 let rows = &mut rows[tree * K * words..(tree + 1) * K * words];
-                let hole = (self.delta >> (tree * K)) as usize % SEEDS;
+                let hole = (self.delta >> (tree * K)) as usize % (1 << K);
                 sums(seeds, self.made, words, &mut stream, rows, |x| x ^ hole);
                 if tree > 0 {
                     let (now, later) = message.split_at(words);
@@ -220,17 +218,23 @@ mod tests {
 
     #[test]
     fn blocks_differ_by_delta_where_the_choice_is_one() {
+        differ_by_delta::<K>();
+        differ_by_delta::<1>();
+        differ_by_delta::<2>();
+    }
+
+    fn differ_by_delta<const K: usize>() {
         for delta in [1u128, u128::MAX, 0x0123_4567_89ab_cdef_1122_3344_5566_7789] {
             let mut random = Stream::new([3; 16]);
             let strings: Vec<[u128; 2]> = (0..128).map(|_| [random.block(), random.block()]).collect();
-            let chosen: Vec<u128> = strings.iter().zip(choices(delta)).map(|(s, c)| s[usize::from(c)]).collect();
-            let (mut receiver, setup) = Receiver::new(&strings, &mut random).unwrap();
-            let mut sender = Sender::new(delta, &chosen, &setup).unwrap();
+            let chosen: Vec<u128> = strings.iter().zip(choices(K, delta)).map(|(s, c)| s[usize::from(c)]).collect();
+            let (mut receiver, setup) = Receiver::<K>::new(&strings, &mut random).unwrap();
+            let mut sender = Sender::<K>::new(delta, &chosen, &setup).unwrap();
             let mut ones = 0;
             for n in [128, PIECE + 256, 2 * PIECE] {
                 let (mut r, mut t) = (vec![], vec![]);
                 let message = receiver.extend(n, &mut t);
-                assert_eq!(message.len(), words(n));
+                assert_eq!(message.len(), words(K, n));
                 sender.extend(n, &message, &mut r).unwrap();
                 assert_eq!((r.len(), t.len()), (n, n));
                 for (r, t) in r.iter().zip(&t) {

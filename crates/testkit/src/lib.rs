@@ -41,6 +41,8 @@ pub struct World {
     pub data_owners: u8,
     /// Sees every frame of the session.
     pub tap: Option<Tap>,
+    /// How fast links in memory are.
+    pub link: LinkModel,
     /// Links over sockets that hold so many bytes, instead of in memory without a limit.
     pub holds: Option<usize>,
     /// Which of three servers compute on a card ([`cards::mixtures`]) and not on the processor.
@@ -61,6 +63,7 @@ impl Default for World {
             settings: Settings::default(),
             data_owners: 1,
             tap: None,
+            link: LinkModel::UNLIMITED,
             holds: None,
             cards: [false; 3],
             seed: seed::fresh(),
@@ -141,7 +144,7 @@ impl World {
             for &b in all[i + 1..].iter().filter(|b| topology.linked(a, **b)) {
                 let (ab, ba) = match self.holds {
                     Some(holds) => sockets::links(a, b, holds, self.deadline),
-                    None => memory_links(a, b, LinkModel::UNLIMITED, self.deadline),
+                    None => memory_links(a, b, self.link, self.deadline),
                 };
                 for (from, to, inner) in [(a, b, ab), (b, a, ba)] {
                     let link = match &self.tap {
@@ -155,43 +158,55 @@ impl World {
         ends
     }
 
-    /// Runs a job at all ends.
-    pub fn run<J: Job>(&self, job: &J) -> Outcome<J::Out> {
-        let links = self.links();
-        let ends = std::thread::scope(|scope| {
-            let threads: Vec<_> = links
+    /// Runs something at every end of a net of its own.
+    fn at_ends<T: Send>(&self, body: impl Fn(usize, Net) -> Result<T> + Sync) -> Vec<Result<T>> {
+        let body = &body;
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = self
+                .links()
                 .into_iter()
                 .enumerate()
-                .map(|(i, links)| {
-                    scope.spawn(move || {
-                        let net = Net::new(Endpoint(i as u8), links);
-                        let entropy = Seeded::of(self.seed, i as u8);
-                        if self.settings.kind == Kind::Two {
-                            let session = &self.sessions[i];
-                            let keys = two::establish(&net, session, &self.settings, &entropy)?;
-                            let party = two::Two::new(Cpu::new(1), net, keys, self.settings, 1)?;
-                            if !self.prepared.is_empty() {
-                                party.prepare(&Step::root(session.session).child("prepare"), &self.prepared)?;
-                                party.net().reset_meter();
-                            }
-                            let out = job.run(&party, Step::root(session.session))?;
-                            return Ok((out, party.net().meter()));
-                        }
-                        let Some(session) = self.sessions.get(i) else {
-                            let owner = Client::new(net, self.settings, &entropy);
-                            let out = job.run(&owner, Step::root(self.sessions[0].session))?;
-                            return Ok((out, owner.net().meter()));
-                        };
-                        let served = Served { world: self, net, session, entropy: &entropy, job };
-                        match (self.cards[i], cards::cuda()) {
-                            (false, _) => served.on(Cpu::new(1)),
-                            (true, false) => served.on(cards::card(OpenCl::new(0))?),
-                            (true, true) => served.on(cards::card(Cuda::new(0))?),
-                        }
-                    })
-                })
+                .map(|(i, links)| scope.spawn(move || body(i, Net::new(Endpoint(i as u8), links))))
                 .collect();
             threads.into_iter().map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        })
+    }
+
+    /// Runs something at both of two parties, once they have their keys.
+    pub fn parties<T: Send>(&self, body: impl Fn(&two::Two<Cpu>, Step) -> Result<T> + Sync) -> Vec<Result<(T, Meter)>> {
+        self.at_ends(|i, net| self.party(i, net, &body))
+    }
+
+    fn party<T>(&self, end: usize, net: Net, body: impl Fn(&two::Two<Cpu>, Step) -> Result<T>) -> Result<(T, Meter)> {
+        let (session, entropy) = (&self.sessions[end], Seeded::of(self.seed, end as u8));
+        let keys = two::establish(&net, session, &self.settings, &entropy)?;
+        let party = two::Two::new(Cpu::new(1), net, keys, self.settings, 1)?;
+        if !self.prepared.is_empty() {
+            party.prepare(&Step::root(session.session).child("prepare"), &self.prepared)?;
+            party.net().reset_meter();
+        }
+        let out = body(&party, Step::root(session.session))?;
+        Ok((out, party.net().meter()))
+    }
+
+    /// Runs a job at all ends.
+    pub fn run<J: Job>(&self, job: &J) -> Outcome<J::Out> {
+        let ends = self.at_ends(|i, net| {
+            if self.settings.kind == Kind::Two {
+                return self.party(i, net, |party, at| job.run(party, at));
+            }
+            let entropy = Seeded::of(self.seed, i as u8);
+            let Some(session) = self.sessions.get(i) else {
+                let owner = Client::new(net, self.settings, &entropy);
+                let out = job.run(&owner, Step::root(self.sessions[0].session))?;
+                return Ok((out, owner.net().meter()));
+            };
+            let served = Served { world: self, net, session, entropy: &entropy, job };
+            match (self.cards[i], cards::cuda()) {
+                (false, _) => served.on(Cpu::new(1)),
+                (true, false) => served.on(cards::card(OpenCl::new(0))?),
+                (true, true) => served.on(cards::card(Cuda::new(0))?),
+            }
         });
         let receiver = self.topology().end(sordino_mpc::Role::Receiver);
         Outcome { ends, receiver: usize::from(receiver.0) }

@@ -51,6 +51,13 @@ pub(super) struct Number<'a> {
     pub(super) equal: bool,
 }
 
+impl Number<'_> {
+    /// Its bits, and whether equality is wanted.
+    pub(super) fn form(&self) -> (u32, bool) {
+        (self.planes.len() as u32, self.equal)
+    }
+}
+
 /// Shares of whether the offered number is larger than the chooser's, and whether they are equal.
 #[derive(Clone)]
 pub(super) struct Compared {

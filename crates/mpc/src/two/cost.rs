@@ -163,7 +163,8 @@ impl Declared {
             let chosen = |client: bool| (digits + one(form.top())) * halves.words(client).len();
             cost += self.both(chosen(true), chosen(false));
             let offered = |client: bool| {
-                table_planes(form) * halves.words(client).len() + packed(halves.elements(client).len(), form.top())
+                table_planes(form.numbers()) * halves.words(client).len()
+                    + packed(halves.elements(client).len(), form.top())
             };
             cost += self.both(offered(false), offered(true));
         }

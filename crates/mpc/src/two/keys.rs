@@ -54,7 +54,7 @@ pub fn establish(net: &Net, info: &SessionInfo, settings: &Settings, entropy: &d
     let mut at = Step::root(info.session);
     let at = at.child("keys");
     let name = [&info.session[..], &info.program, &net.binding(peer)].concat();
-    let (mut setup, point) = Setup::new(&name, me.0 == 0, stream(entropy)?);
+    let (mut setup, point) = Setup::new(&name, me.0 == 0, method(settings), stream(entropy)?);
     let mut own = Zeroizing::new([0u8; 32]);
     entropy.fill(&mut *own)?;
     let mut hello = info.hello(VERSION);
@@ -74,13 +74,12 @@ pub fn establish(net: &Net, info: &SessionInfo, settings: &Settings, entropy: &d
     net.send(peer, at.tag("choices"), vec![Part::Wide(second)])?;
     let second = heard(net, peer, &at, "choices", Setup::SECOND)?;
     let mut step = 0;
-    let pool =
-        setup.finish(&second, u128::from_le_bytes(seed), method(settings), |message, n| -> Result<Vec<u64>> {
-            step += 1;
-            let label = format!("bulk {step}");
-            net.send(peer, at.tag(&label), vec![Part::Wide(message)])?;
-            heard(net, peer, &at, &label, n)
-        })?;
+    let pool = setup.finish(&second, u128::from_le_bytes(seed), |message, n| -> Result<Vec<u64>> {
+        step += 1;
+        let label = format!("bulk {step}");
+        net.send(peer, at.tag(&label), vec![Part::Wide(message)])?;
+        heard(net, peer, &at, &label, n)
+    })?;
     net.reset_meter();
     Ok(Keys { pool, own: stream(entropy)? })
 }

@@ -170,6 +170,20 @@ pub(super) fn selection(n: usize) -> [Draw; 2] {
     [true, false].map(|from_client| Draw::Long { from_client, n })
 }
 
+/// Top bits of a value, whose product, times 2^n, is added to it in so many bits above.
+pub(super) struct Top<'a> {
+    plane: &'a Plane,
+    value: &'a mut [u64],
+    n: u32,
+    width: u32,
+}
+
+impl Top<'_> {
+    fn carry(&mut self, elements: Range<usize>, share: Vec<u64>) {
+        self.value[elements].iter_mut().zip(share).for_each(|(v, s)| *v = v.wrapping_add(s << self.n));
+    }
+}
+
 impl<D: Device> Two<D> {
     /// An operation on all elements of a share whose words' low bits count: shares of its value, and of its bit.
     pub(super) fn each(&self, mut at: Step, x: &[u64], kind: Kind) -> Result<(Vec<u64>, Plane)> {
@@ -209,38 +223,33 @@ impl<D: Device> Two<D> {
             t.wrapping_sub(mask(top, i) & (1 << form.n))
         };
         let mut value: Vec<u64> = x.iter().enumerate().map(t).collect();
-        let leaves = self.leaves(&at, halves, &numbers, top, &mut value, &form)?;
+        let wrap = Top { plane: top, value: &mut value, n: form.n, width: form.top() };
+        let leaves = self.leaves(&at, halves, &numbers, Some(wrap).filter(|top| top.width > 0))?;
         let compared = self.trees(&mut at, n, &numbers, leaves)?;
         self.decide(at, value, compared, top, halves, &form)
     }
 
     /// Both parties choose digits of one half and offer tables for the other; on the way the value gets its missing 2^n.
-    fn leaves(
+    pub(super) fn leaves(
         &self,
         at: &Step,
         halves: Halves,
         numbers: &[Number<'_>],
-        top: &Plane,
-        value: &mut [u64],
-        form: &Form,
+        top: Option<Top<'_>>,
     ) -> Result<Vec<Vec<Compared>>> {
-        let wrap = form.top();
         let bits: usize = numbers.iter().map(|n| n.planes.len()).sum();
-        if bits == 0 && wrap == 0 {
+        if bits == 0 && top.is_none() {
             return Ok(vec![]);
         }
         let [offered, chosen] = [self.client, !self.client].map(|client| halves.elements(client));
-        let carry = |value: &mut [u64], share: Vec<u64>| {
-            value.iter_mut().zip(share).for_each(|(v, s)| *v = v.wrapping_add(s << form.n));
-        };
+        let mut top = top;
         // Where this party's digits and top bits differ from its choices.
         let mine = cut(numbers, &halves.words(!self.client));
         let (waiting, mut corrections) = self.choose_digits(chosen.len(), &as_numbers(&mine))?;
-        let (own_top, their_top) = (&top[halves.words(!self.client)], &top[halves.words(self.client)]);
         let mut string = vec![];
-        if wrap > 0 && !chosen.is_empty() {
+        if let Some(top) = top.as_ref().filter(|_| !chosen.is_empty()) {
             let (choices, given) = self.chosen(chosen.len())?;
-            corrections.extend(xor(&choices, own_top));
+            corrections.extend(xor(&choices, &top.plane[halves.words(!self.client)]));
             string = given;
         }
         if !chosen.is_empty() {
@@ -249,17 +258,18 @@ impl<D: Device> Two<D> {
         let mut theirs = vec![];
         if !offered.is_empty() {
             let words = offered.len().div_ceil(64);
-            let planes = bits + usize::from(wrap > 0);
+            let planes = bits + usize::from(top.is_some());
             let corrections = self.recv_words(at, "digits", planes * words)?;
             let (digits, flips) = corrections.split_at(bits * words);
             let numbers = cut(numbers, &halves.words(self.client));
             let (leaves, tables) = self.offer_tables(offered.len(), &as_numbers(&numbers), digits)?;
             theirs = leaves;
             let mut message = vec![Part::Wide(tables)];
-            if wrap > 0 {
-                let own: Vec<u64> = (0..offered.len()).map(|i| mask(their_top, i) & 1).collect();
-                let (share, part) = self.correlate(&own, Some(flips), wrap)?;
-                carry(&mut value[offered.clone()], share);
+            if let Some(top) = &mut top {
+                let plane = &top.plane[halves.words(self.client)];
+                let own: Vec<u64> = (0..offered.len()).map(|i| mask(plane, i) & 1).collect();
+                let (share, part) = self.correlate(&own, Some(flips), top.width)?;
+                top.carry(offered.clone(), share);
                 message.push(part);
             }
             self.send(at, "tables", message)?;
@@ -267,14 +277,15 @@ impl<D: Device> Two<D> {
         let mut ours = vec![];
         if !chosen.is_empty() {
             let words = chosen.len().div_ceil(64);
-            let mut expect = vec![Segment::Wide(table_planes(form) * words)];
-            if wrap > 0 {
-                expect.push(Segment::Wide(packed_words(chosen.len(), wrap)));
+            let mut expect = vec![Segment::Wide(table_planes(numbers.iter().map(Number::form)) * words)];
+            if let Some(top) = &top {
+                expect.push(Segment::Wide(packed_words(chosen.len(), top.width)));
             }
             let mut message = self.recv(at, "tables", &expect)?.into_iter();
             let Some(Part::Wide(tables)) = message.next() else { return Err(wrong_form()) };
-            if let Some(part) = message.next() {
-                carry(&mut value[chosen.clone()], self.correlated(own_top, string, part, wrap)?);
+            if let (Some(part), Some(top)) = (message.next(), &mut top) {
+                let share = self.correlated(&top.plane[halves.words(!self.client)], string, part, top.width)?;
+                top.carry(chosen.clone(), share);
             }
             ours = self.take_tables(chosen.len(), &as_numbers(&mine), waiting, &tables)?;
         }
@@ -496,7 +507,7 @@ impl<D: Device> Two<D> {
     }
 }
 
-fn not(plane: &Plane) -> Plane {
+pub(super) fn not(plane: &Plane) -> Plane {
     plane.iter().map(|w| !w).collect()
 }
 
@@ -505,10 +516,10 @@ fn negated_if(v: u64, mask: u64) -> u64 {
     (v ^ mask).wrapping_sub(mask)
 }
 
-/// Planes of all tables.
-pub(super) fn table_planes(form: &Form) -> usize {
+/// Planes of all tables of numbers that are compared.
+pub(super) fn table_planes(numbers: impl IntoIterator<Item = (u32, bool)>) -> usize {
     let of = |(bits, equal): (u32, bool)| -> usize {
         Digits::new(bits).kinds(equal).map(|(bits, kind)| ((1 << bits) - 1) * kind).sum()
     };
-    form.numbers().into_iter().map(of).sum()
+    numbers.into_iter().map(of).sum()
 }
