@@ -10,6 +10,8 @@ mod measure;
 mod ops;
 mod output;
 pub(super) mod published;
+#[cfg(feature = "baseline")]
+mod relu;
 mod service;
 mod training;
 mod two_party;
@@ -46,6 +48,9 @@ enum Command {
     Growth(growth::Growth),
     /// Whole networks by two parties, and what systems of this kind have published.
     TwoParty(two_party::TwoParty),
+    /// ReLU layers by two ends: garbled circuits, CrypTFlow2's protocols and ours.
+    #[cfg(feature = "baseline")]
+    Relu(relu::Relu),
     /// Queries over the service: latency, and jobs a second when many ask.
     Service(service::Service),
     /// One iteration of training.
@@ -106,6 +111,8 @@ impl Bench {
             Command::Link(args) => args.run(),
             Command::Growth(args) => args.run(),
             Command::TwoParty(args) => args.run(),
+            #[cfg(feature = "baseline")]
+            Command::Relu(args) => args.run(),
             Command::Service(args) => args.run(),
             Command::Training(args) => args.run(),
             Command::Learning(args) => args.run(),

@@ -103,3 +103,19 @@ pub(super) fn two_party(name: &str) -> Vec<(&'static str, Figure)> {
         _ => vec![],
     }
 }
+
+/// ReLU layers of a network by two parties over rings of 2^l, by CrypTFlow2's protocols or by garbled circuits: its table 4; of MiniONN's and of
+/// ResNet-32 table 5, quoted from memory and to be checked, where the circuits are Delphi's (USENIX Security 2020).
+#[cfg(feature = "baseline")]
+pub(super) fn relus(name: &str, garbled: bool) -> Option<Figure> {
+    let gib = |n: f64| (1_073.741_824 * n).round();
+    let [paper, circuits] = match name {
+        "minionn-cifar10" => [(1.0, gib(0.28)), (30.2, gib(3.15))],
+        "resnet32-cifar100" => [(2.4, gib(0.59)), (52.9, gib(5.51))],
+        _ => {
+            let system = if garbled { "garbled ReLUs" } else { "CrypTFlow2 ReLUs" };
+            return two_party(name).into_iter().find(|(known, _)| *known == system).map(|(_, figure)| figure);
+        }
+    };
+    Some(if garbled { circuits } else { paper })
+}

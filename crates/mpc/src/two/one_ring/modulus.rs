@@ -94,7 +94,7 @@ impl Modulus {
 
     /// An element from 128 uniform bits: its distance from uniform is at most N / 2^128.
     #[must_use]
-    pub(super) fn uniform(self, low: u64, high: u64) -> u64 {
+    pub fn uniform(self, low: u64, high: u64) -> u64 {
         let n = u128::from(self.0);
         let carried = u128::from(high) * n + ((u128::from(low) * n) >> 64);
         (carried >> 64) as u64
