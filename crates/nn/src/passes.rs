@@ -7,8 +7,7 @@ use std::sync::Arc;
 /// The passes of training, in order: weights stay those of the model.
 pub(crate) fn for_training(net: &mut Network) {
     bends_to_relus(net);
-    pool_before_relu(net);
-    concat_before_relu(net);
+    relus_last(net);
     remove_unused(net);
 }
 
@@ -18,8 +17,8 @@ pub(crate) fn for_inference(net: &mut Network) {
     batch_norms_to_affine(net);
     fold_affine(net);
     fold_affine_forward(net);
-    pool_before_relu(net);
-    concat_before_relu(net);
+    relus_last(net);
+    pool_before_linear(net);
     remove_unused(net);
 }
 
@@ -218,6 +217,19 @@ fn scale_bias(bias: Option<&Tensor>, scale: &Tensor, shift: &Tensor) -> Tensor {
     Tensor::new(&shift.dims, (0..shift.data.len()).map(|i| old(i) * scale.data[i] + shift.data[i]).collect())
 }
 
+/// Moves ReLUs behind maxima and concatenations, as far as that goes: where branches are joined and then pooled, behind both.
+fn relus_last(net: &mut Network) {
+    loop {
+        let before: Vec<usize> = net.nodes.iter().map(|n| n.output).collect();
+        pool_before_relu(net);
+        concat_before_relu(net);
+        // A pooling that comes before its ReLU moves no node; a concatenation does, and only behind one is there more to do.
+        if net.nodes.iter().map(|n| n.output).eq(before) {
+            return;
+        }
+    }
+}
+
 /// max-pool(relu(x)) = relu(max-pool(x)): fewer signs to compare.
 fn pool_before_relu(net: &mut Network) {
     for i in 0..net.nodes.len() {
@@ -234,6 +246,34 @@ fn pool_before_relu(net: &mut Network) {
         (net.nodes[i].name, net.nodes[i].op) = (relu.name, relu.op);
         net.names[input] = format!("{}.before_relu", net.names[pool.output]);
         // The rectified layer moves up to where its operand is made only by staying in order: both keep their places.
+    }
+}
+
+/// Most places of a window that is moved: its divisor takes bits from the weights it is moved before.
+const MOST_PLACES: usize = 4;
+
+/// mean-pool(w x + b) = w mean-pool(x) + b for weights that meet single pixels: fewer products, and fewer of them to truncate.
+fn pool_before_linear(net: &mut Network) {
+    for i in 0..net.nodes.len() {
+        let Layer::AveragePool { window, .. } = net.nodes[i].layer else { continue };
+        let input = net.nodes[i].inputs[0];
+        let single = |layer: &Layer| match layer {
+            Layer::Conv { window, .. } => (window.kernel, window.stride, window.pad) == ([1, 1], [1, 1], [0; 4]),
+            _ => false,
+        };
+        let producer = net.nodes.iter().position(|n| n.output == input && single(&n.layer));
+        let Some(p) = producer.filter(|_| net.uses()[input] == 1) else { continue };
+        if window.pad != [0; 4] || window.kernel[0] * window.kernel[1] > MOST_PLACES {
+            continue;
+        }
+        // The value between the two has the channels of the one and the pixels of the other.
+        let (conv, pool) = (net.nodes[p].clone(), net.nodes[i].clone());
+        let mut dims = net.shapes[pool.output].clone();
+        dims[1] = net.shapes[conv.inputs[0]][1];
+        net.shapes[input] = dims;
+        net.names[input] = format!("{}.before_products", net.names[pool.output]);
+        (net.nodes[p].layer, net.nodes[p].name, net.nodes[p].op) = (pool.layer, pool.name, pool.op);
+        (net.nodes[i].layer, net.nodes[i].name, net.nodes[i].op) = (conv.layer, conv.name, conv.op);
     }
 }
 
@@ -317,6 +357,49 @@ mod tests {
         let x = [(*tensor(&[1, 2, 6, 6], 9)).clone()];
         let (a, b) = (evaluate(&plain, &x, |_, _| ())?, evaluate(&passed, &x, |_, _| ())?);
         assert!(a[0].data.iter().zip(&b[0].data).all(|(a, b)| (a - b).abs() < 1e-5));
+        Ok(())
+    }
+
+    /// Two branches with ReLUs, joined, their maxima, products of single pixels, a mean: ReLUs come behind the maxima, the mean comes
+    /// before the products.
+    #[test]
+    fn poolings_go_first() -> crate::Result<()> {
+        let mut plain = Network::default();
+        let window = Window { kernel: [1, 1], stride: [1, 1], dilation: [1, 1], pad: [0; 4] };
+        let half = Window { kernel: [2, 2], stride: [2, 2], ..window };
+        let products = |cout: usize, cin: usize, seed: u8| Layer::Conv {
+            window,
+            groups: 1,
+            weight: tensor(&[cout, cin, 1, 1], seed),
+            bias: Some(tensor(&[cout], seed + 1)),
+        };
+        let x = plain.value("x", &[2, 3, 8, 8]);
+        plain.inputs.push(x);
+        let mut push = |name: &str, layer: Layer, inputs: &[usize], dims: [usize; 4]| {
+            let output = plain.value(name, &dims);
+            let (name, inputs) = (name.to_string(), inputs.to_vec());
+            plain.nodes.push(LayerNode { name, op: String::new(), layer, inputs, output });
+            output
+        };
+        let branches: Vec<usize> = [1, 3]
+            .into_iter()
+            .map(|seed| {
+                let y = push(&format!("c{seed}"), products(4, 3, seed), &[x], [2, 4, 8, 8]);
+                push(&format!("r{seed}"), Layer::Relu, &[y], [2, 4, 8, 8])
+            })
+            .collect();
+        let joined = push("joined", Layer::Concat(1), &branches, [2, 8, 8, 8]);
+        let pooled = push("pooled", Layer::MaxPool(half), &[joined], [2, 8, 4, 4]);
+        let product = push("product", products(5, 8, 5), &[pooled], [2, 5, 4, 4]);
+        let mean = push("mean", Layer::AveragePool { window: half, include_pad: false }, &[product], [2, 5, 2, 2]);
+        plain.outputs.push(("y".into(), mean));
+        let mut passed = plain.clone();
+        for_inference(&mut passed);
+        let names: Vec<&str> = passed.nodes.iter().map(|n| n.name.as_str()).collect();
+        assert_eq!(names, ["c1", "c3", "joined", "pooled", "r1", "mean", "product"]);
+        let x = [(*tensor(&[2, 3, 8, 8], 9)).clone()];
+        let (a, b) = (evaluate(&plain, &x, |_, _| ())?, evaluate(&passed, &x, |_, _| ())?);
+        assert!(a[0].dims == b[0].dims && a[0].data.iter().zip(&b[0].data).all(|(a, b)| (a - b).abs() < 1e-5));
         Ok(())
     }
 }

@@ -159,8 +159,8 @@ fn networks_with_shortcuts_and_concatenations_answer_as_the_oracle() {
     }
 }
 
-/// A convolution beside its input, a norm over both, a ReLU, and a layer behind it: what DenseNet is made of.
-fn dense(pad: i64) -> Graph {
+/// A convolution beside its input, a norm over both, a ReLU, a layer behind it, and a mean behind that if it is asked for: what DenseNet is made of.
+fn dense(pad: i64, pooled: bool) -> Graph {
     let node = |name: &str, op: &str, inputs: &[&str], attributes: &[(&str, Attribute)]| Node {
         name: name.into(),
         op: op.into(),
@@ -185,18 +185,24 @@ fn dense(pad: i64) -> Graph {
         ("v", drawn(2, &[4, 8, 1 + 2 * pad as usize, 1 + 2 * pad as usize])),
     ];
     let around = |pad: i64| ("pads", Attribute::Ints(vec![pad; 4]));
+    let windows = ["kernel_shape", "strides"].map(|name| (name, Attribute::Ints(vec![2, 2])));
+    let mean = pooled.then(|| node("y", "AveragePool", &["z"], &windows));
+    let last = if pooled { "z" } else { "y" };
     Graph {
         opset: 13,
         inputs: vec![("x".into(), [1, 3, 6, 5].map(Dim::Fixed).to_vec())],
         outputs: vec!["y".into()],
         constants: constants.into_iter().map(|(n, t)| (n.to_string(), Constant::Float(t.into()))).collect(),
-        nodes: vec![
+        nodes: [
             node("c", "Conv", &["x", "w"], &[around(1)]),
             node("d", "Concat", &["x", "c"], &[("axis", Attribute::Int(1))]),
             node("n", "BatchNormalization", &["d", "scale", "shift", "mean", "variance"], &[]),
             node("r", "Relu", &["n"], &[]),
-            node("y", "Conv", &["r", "v"], &[around(pad)]),
-        ],
+            node(last, "Conv", &["r", "v"], &[around(pad)]),
+        ]
+        .into_iter()
+        .chain(mean)
+        .collect(),
         ..Graph::default()
     }
 }
@@ -206,8 +212,8 @@ fn norms_that_do_not_fold_move_through_their_relus() {
     let words: Vec<u32> = PrgKey::new([7; 16]).words(90);
     let x = Tensor::new(&[1, 3, 6, 5], words.iter().map(|w| (w % 2001) as f32 / 1000.0 - 1.0).collect());
     let has_flips = |program: &Program| program.instructions.iter().any(|i| matches!(i.op, Op::Flip { .. }));
-    for (pad, moves) in [(0, true), (1, false)] {
-        let graph = dense(pad);
+    for (pad, pooled, moves) in [(0, false, true), (0, true, true), (1, false, false)] {
+        let graph = dense(pad, pooled);
         let (program, secrets) = compiled(&graph, settings(), std::slice::from_ref(&x));
         // Behind zeros that pad, what a ReLU lets through cannot be added.
         assert_eq!(has_flips(&program), moves);

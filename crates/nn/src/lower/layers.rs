@@ -78,6 +78,10 @@ pub(super) fn lower(net: &Network, ranges: &Ranges, states: &States<'_>, b: &mut
             None => layer(net, node, &slots, ranges, b)?,
         };
         slots[node.output] = Some(slot);
+        // A mean of what has lost its factors has lost them as well.
+        if let (Layer::AveragePool { .. }, Some(behind)) = (&node.layer, b.behind.get(&node.inputs[0]).cloned()) {
+            b.behind.insert(node.output, behind);
+        }
         if let Some(info) = b.layers.last_mut().filter(|_| !b.behind.contains_key(&node.output)) {
             info.result = Some((net.names[node.output].clone(), slot));
         }
@@ -259,6 +263,8 @@ fn layer(net: &Network, node: &LayerNode, slots: &[Option<Slot>], ranges: &Range
                     let sum = b.like(x, 1.0, step, &dims, range * count);
                     return Ok(b.mean(sum, 1.0 / count, range, b.cap()));
                 }
+                // Of a norm that was moved the calibrated range is another value's.
+                let range = if b.behind.contains_key(&node.inputs[0]) { b.range(x) } else { range };
                 return Ok(b.like(x, count, step, &dims, range));
             }
             // Windows at the border have fewer members: a public divisor per position.

@@ -36,7 +36,13 @@ pub(super) fn movable(net: &Network, kind: Kind) -> BTreeMap<ValueId, ValueId> {
             return None;
         }
         let relu = reader(node.output).filter(|n| n.layer == Layer::Relu)?;
-        let behind = reader(relu.output)?;
+        let mut behind = reader(relu.output)?;
+        // A mean between the two changes neither factors nor what is added, if padding has no part in it.
+        if let Layer::AveragePool { window, .. } = &behind.layer
+            && window.pad == [0; 4]
+        {
+            behind = reader(behind.output)?;
+        }
         // Padding stays zero, but what is added behind the ReLU would not be.
         let fits = match &behind.layer {
             Layer::Conv { window, groups: 1, .. } => window.pad == [0; 4],
