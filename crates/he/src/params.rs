@@ -47,11 +47,12 @@ impl Params {
     /// The smallest modulus for answers of `bits` = w + g bits with this noise; nothing when none is large enough.
     #[must_use]
     pub fn new(bits: u32, noise: f64) -> Option<Self> {
-        // Half of what the roundings leave: noise 2^bits / q is at most a half.
-        let needed = f64::from(bits) + 1.0 + noise.log2();
-        // The primes are the largest below a power of two; from 26 bits on the product lacks less than a hundredth of a bit.
-        let prime_bits = (((needed + 0.01) / 2.0).ceil() as u32).max(26);
-        (prime_bits <= WIDEST && bits + EXTRA <= 64 && 2 * prime_bits <= MOST).then_some(Self { prime_bits })
+        // Half of what the roundings leave: noise 2^bits / q is at most a half. The primes are the largest below a power of two; from 26 bits on
+        // the product lacks less than a hundredth of a bit. Powers of two, products and roots are exact to the last bit on every machine, as
+        // logarithms are not: both ends must find the same.
+        let enough = |prime_bits: u32| 2f64.powi(2 * prime_bits as i32 - bits as i32 - 1) * 0.993 >= noise;
+        let prime_bits = (26..=WIDEST.min(MOST / 2)).find(|bits| enough(*bits))?;
+        (bits + EXTRA <= 64).then_some(Self { prime_bits })
     }
 
     /// The smallest one that serves both.

@@ -32,12 +32,12 @@ pub fn words(n: usize) -> usize {
 type Column = [u128; 2];
 
 /// A word of the code.
-fn word(r: u8) -> Column {
+pub(crate) fn word(r: u8) -> Column {
     [0, 128].map(|first| (0..128).fold(0, |c, i| c | u128::from((r & (first + i)).count_ones() & 1) << i))
 }
 
 /// A hash that is robust against correlations of the code, as a random oracle is; all of it is one block of the hash's.
-fn string(session: u128, number: u64, column: Column) -> u64 {
+pub(crate) fn string(session: u128, number: u64, column: Column) -> u64 {
     let digest = Sha256::new()
         .chain_update(column[0].to_le_bytes())
         .chain_update(column[1].to_le_bytes())

@@ -17,6 +17,8 @@ pub mod kkot;
 mod pool;
 mod softspoken;
 mod transpose;
+#[cfg(test)]
+mod vectors;
 
 pub use aes128::Stream;
 pub use error::{Error, Result};

@@ -345,6 +345,27 @@ mod tests {
         }
     }
 
+    /// What `scripts/vectors.py` computes from the definition, by every kernel that this processor has.
+    #[test]
+    fn transforms_give_what_their_definition_says() {
+        let numbers = |text: &str| -> Vec<u64> { text.split_whitespace().filter_map(|n| n.parse().ok()).collect() };
+        let lines: Vec<&str> =
+            include_str!("../../tests/vectors/transforms.txt").lines().filter(|l| !l.starts_with('#')).collect();
+        assert_eq!(lines.len(), 3);
+        for (line, bits) in lines.into_iter().zip([26, 32, 50]) {
+            let parts: Vec<Vec<u64>> = line.split('|').map(numbers).collect();
+            for ntt in all_kernels(Modulus::below(bits, 0)) {
+                assert_eq!([ntt.modulus.p, ntt.modulus.root()], parts[0][..]);
+                let mut x = vec![0; N];
+                parts[1].chunks(2).for_each(|pair| x[pair[0] as usize] = pair[1]);
+                ntt.forward(&mut x);
+                for pair in parts[2].chunks(2) {
+                    assert_eq!(x[pair[0] as usize], pair[1], "place {} of {line}", pair[0]);
+                }
+            }
+        }
+    }
+
     #[test]
     fn a_known_answer() {
         // Of X: the odd powers of the root, in bit-reversed order.

@@ -7,7 +7,7 @@ use crate::aes128::Aes;
 const PIECE: usize = 1 << 10;
 
 /// Adds the code's entries to an instance's outputs.
-pub(super) fn add(key: &Aes, table: &[u128], outputs: &mut [u128]) {
+pub(crate) fn add(key: &Aes, table: &[u128], outputs: &mut [u128]) {
     // A table of 2^16 entries is a mebibyte, which stays in the second cache; its places are half as long.
     if let Ok(table) = <&[u128; 1 << u16::BITS]>::try_from(table) {
         return with::<u16>(key, outputs, |place| table[usize::from(*place)]);

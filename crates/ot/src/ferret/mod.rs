@@ -9,9 +9,9 @@
 //! tables, trees and noise are each one's own. Instances of one direction have one delta, as the rounds of one instance do: it is the choices that
 //! rest on noise, and those are independent.
 
-mod code;
+pub(crate) mod code;
 pub(crate) mod params;
-mod tree;
+pub(crate) mod tree;
 
 use crate::aes128::Aes;
 use crate::{Error, Result, Stream};

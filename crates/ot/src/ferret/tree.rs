@@ -9,7 +9,7 @@ fn sides(nodes: &[u128]) -> [u128; 2] {
 }
 
 /// A tree's leaves from its root, with their lowest bits cleared; the sum of left nodes of every level.
-pub(super) fn grow(key: &Aes, root: u128, delta: u128, leaves: &mut [u128]) -> Vec<u128> {
+pub(crate) fn grow(key: &Aes, root: u128, delta: u128, leaves: &mut [u128]) -> Vec<u128> {
     let depth = leaves.len().trailing_zeros();
     let mut sums = Vec::with_capacity(depth as usize);
     (leaves[0], leaves[1]) = (root, root ^ delta);
@@ -44,7 +44,7 @@ fn exchanged(bit: usize, [a, b]: [u128; 2]) -> [u128; 2] {
 
 /// The same leaves but one, from sums of the nodes on the other side of the way to it; in its place the leaf plus delta, with its
 /// lowest bit set. Nothing is read or written at a place that depends on which it is.
-pub(super) fn punctured(key: &Aes, hole: usize, sums: &[u128], leaves: &mut [u128]) {
+pub(crate) fn punctured(key: &Aes, hole: usize, sums: &[u128], leaves: &mut [u128]) {
     let depth = sums.len();
     // The node on the way counts as zero: both its children are then the hash of zero.
     let mut hash_of_zero = [0; 2];
