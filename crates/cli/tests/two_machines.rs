@@ -73,7 +73,9 @@ impl Host {
     fn asking(&self, identity: &Path, more: &[&str]) -> Command {
         let digit = asset("digit-7.png");
         let args = ["ask", &self.address, "--identity", identity.to_str().unwrap(), "--timeout", "5"];
-        sordino(&[&args[..], &["--input", &digit], more].concat())
+        // Whoever only looks needs no input.
+        let input: &[&str] = if more.contains(&"--show") { &[] } else { &["--input", &digit] };
+        sordino(&[&args[..], input, more].concat())
     }
 
     fn ask(&self, more: &[&str]) -> Output {

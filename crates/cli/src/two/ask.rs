@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 /// Arguments of `ask`.
 #[derive(Args)]
+#[command(mut_arg("input", |input| input.required(false).required_unless_present("show")))]
 pub(crate) struct AskArgs {
     /// The host's address, such as models.example.org:7000.
     address: String,
