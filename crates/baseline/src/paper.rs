@@ -1,6 +1,6 @@
 //! ReLU over Z/2^l as CrypTFlow2 has it (ePrint 2020/1002, sections 3 and 4): digits of four bits by one of 16 strings, a tree of AND gates
-//! on Beaver's bits that come from one of 8 strings, selection by two transfers of two strings; all transfers by extensions that send
-//! 128 or 256 bits each.
+//! on Beaver's bits, two with a factor in common from one of 8 strings, two others from one of 16, selection by two transfers of two strings; all
+//! transfers by extensions that send 128 or 256 bits each. The lowest digit, and the lowest node of every level, have no equality.
 
 use crate::bits::{packed, packed_words, unpacked};
 use crate::end::End;
@@ -28,14 +28,24 @@ pub struct Paper<'a> {
 /// A share of a bit for every element.
 type Bits = Vec<u8>;
 
-/// Shares of whether a digit is larger, and whether it is equal.
+/// Shares of whether a digit is larger, and whether it is equal where that is needed.
 struct Leaf {
     larger: Bits,
-    equal: Bits,
+    equal: Option<Bits>,
 }
 
-/// Shares of random bits a, b, b' and of a b, a b'.
-struct Triple([Bits; 5]);
+/// Shares of random bits a, b and of a b; of b' and a b'.
+struct Triple {
+    common: Bits,
+    first: [Bits; 2],
+    second: Option<[Bits; 2]>,
+}
+
+/// The first of a list, and the others.
+fn lowest_and_others<T>(list: &[T]) -> [&[T]; 2] {
+    let (low, others) = list.split_at(list.len().min(1));
+    [low, others]
+}
 
 impl<'a> Paper<'a> {
     /// Makes what all later transfers come from.
@@ -133,13 +143,16 @@ impl<'a> Paper<'a> {
         };
         let (mut leaves, mut lists, mut choices) = (vec![], vec![], vec![]);
         for d in &digits {
-            let of = 1usize << d.1;
+            let (of, lowest) = (1usize << d.1, d.0 == 0);
             if first {
-                let share = Leaf { larger: self.random(n), equal: self.random(n) };
+                let share = Leaf { larger: self.random(n), equal: (!lowest).then(|| self.random(n)) };
                 let entries = x.iter().enumerate().flat_map(|(i, x)| {
-                    let (own, larger, equal) = (digit(*x, *d), share.larger[i], share.equal[i]);
-                    (0..of as u8)
-                        .map(move |v| u64::from(larger ^ u8::from(own > v) | (equal ^ u8::from(own == v)) << 1))
+                    let (own, larger) = (digit(*x, *d), share.larger[i]);
+                    let equal = share.equal.as_ref().map(|equal| equal[i]);
+                    (0..of as u8).map(move |v| {
+                        let equal = equal.map_or(0, |equal| equal ^ u8::from(own == v));
+                        u64::from(larger ^ u8::from(own > v) | equal << 1)
+                    })
                 });
                 lists.push((of, entries.collect()));
                 leaves.push(share);
@@ -147,9 +160,15 @@ impl<'a> Paper<'a> {
                 choices.push((of, x.iter().map(|x| digit(*x, *d)).collect()));
             }
         }
-        for found in self.look_up(n, 2, &lists, &choices)? {
+        // The lowest digit's entries have one bit.
+        let ([low_lists, lists], [low_choices, choices]) = (lowest_and_others(&lists), lowest_and_others(&choices));
+        let mut found = self.look_up(n, 1, low_lists, low_choices)?;
+        if digits.len() > 1 {
+            found.extend(self.look_up(n, 2, lists, choices)?);
+        }
+        for (i, found) in found.into_iter().enumerate() {
             let bit = |at: u32| found.iter().map(|v| (v >> at & 1) as u8).collect();
-            leaves.push(Leaf { larger: bit(0), equal: bit(1) });
+            leaves.push(Leaf { larger: bit(0), equal: (i > 0).then(|| bit(1)) });
         }
         while leaves.len() > 1 {
             leaves = self.level(n, leaves)?;
@@ -161,9 +180,11 @@ impl<'a> Paper<'a> {
     fn level(&mut self, n: usize, leaves: Vec<Leaf>) -> Result<Vec<Leaf>> {
         let triples = self.triples(n, leaves.len() / 2)?;
         let mask = |bits: &Bits, by: &Bits| bits.iter().zip(by).map(|(a, b)| a ^ b).collect::<Bits>();
+        let equal = |leaf: &Leaf| leaf.equal.clone().unwrap_or_default();
         let mut own = vec![];
-        for (pair, Triple([a, b, c, ..])) in leaves.chunks_exact(2).zip(&triples) {
-            own.extend([mask(&pair[1].equal, a), mask(&pair[0].larger, b), mask(&pair[0].equal, c)]);
+        for (pair, t) in leaves.chunks_exact(2).zip(&triples) {
+            own.extend([mask(&equal(&pair[1]), &t.common), mask(&pair[0].larger, &t.first[0])]);
+            own.extend(t.second.as_ref().map(|second| mask(&equal(&pair[0]), &second[0])));
         }
         let flat: Vec<u8> = own.concat();
         let theirs = self.end.swap(packed(flat.iter().map(|b| u64::from(*b)), 1))?;
@@ -173,44 +194,73 @@ impl<'a> Paper<'a> {
         let first = u8::from(self.end.is_first());
         let mut joined = vec![];
         let mut leaves = leaves.into_iter();
-        for Triple([a, b, c, ab, ac]) in &triples {
-            let (Some(low), Some(high)) = (leaves.next(), leaves.next()) else { break };
-            let (Some(e), Some(f), Some(g)) = (opened.next(), opened.next(), opened.next()) else { break };
-            let product = |y: &Bits, xy: &Bits, opened: &[u8]| -> Bits {
-                (0..n).map(|i| e[i] & y[i] ^ opened[i] & a[i] ^ xy[i] ^ first & e[i] & opened[i]).collect()
+        for t in &triples {
+            let (Some(_), Some(high)) = (leaves.next(), leaves.next()) else { break };
+            let Some(e) = opened.next() else { break };
+            let mut product = |[y, xy]: &[Bits; 2]| -> Bits {
+                let f = opened.next().unwrap_or_default();
+                let one = |i: usize| e[i] & y[i] ^ f[i] & t.common[i] ^ xy[i] ^ first & e[i] & f[i];
+                (0..n).map(one).collect()
             };
-            let larger = mask(&high.larger, &product(b, ab, f));
-            joined.push(Leaf { larger, equal: product(c, ac, g) });
-            drop(low);
+            let larger = mask(&high.larger, &product(&t.first));
+            joined.push(Leaf { larger, equal: t.second.as_ref().map(&mut product) });
         }
         joined.extend(leaves);
         Ok(joined)
     }
 
-    /// Shares of random bits and their products: end 1 chooses by its three bits, end 0 offers its share of the products for each.
+    /// Shares of random bits and their products for a level: the lowest pair needs one product, all others two. End 1 chooses by its own bits, end 0
+    /// offers its share of the products for each of their values.
     fn triples(&mut self, n: usize, count: usize) -> Result<Vec<Triple>> {
-        let (mut own, mut lists, mut choices) = (vec![], vec![], vec![]);
-        for _ in 0..count {
+        if count == 0 {
+            return Ok(vec![]);
+        }
+        // Two products without a common factor from one of 16 strings: those of two halves of the elements.
+        let half = n.div_ceil(2);
+        let [a, b] = [(); 2].map(|()| self.random(2 * half));
+        let both = |i: usize| (a[i], b[i], a[half + i], b[half + i]);
+        let (mut lists, mut choices, mut p) = (vec![], vec![], self.random(2 * half));
+        if self.end.is_first() {
+            let entry = |i: usize, v: u8| {
+                let (a, b, c, d) = both(i);
+                let products = [(a ^ v & 1) & (b ^ v >> 1 & 1), (c ^ v >> 2 & 1) & (d ^ v >> 3)];
+                u64::from(p[i] ^ products[0] | (p[half + i] ^ products[1]) << 1)
+            };
+            lists.push((16, (0..half).flat_map(|i| (0..16).map(move |v| (i, v))).map(|(i, v)| entry(i, v)).collect()));
+        } else {
+            let choice = |i: usize| {
+                let (a, b, c, d) = both(i);
+                a | b << 1 | c << 2 | d << 3
+            };
+            choices.push((16, (0..half).map(choice).collect::<Bits>()));
+        }
+        for found in self.look_up(half, 2, &lists, &choices)? {
+            p = (0..2).flat_map(|at| found.iter().map(move |v| (v >> at & 1) as u8)).collect();
+        }
+        let cut = |bits: Bits| bits[..n].to_vec();
+        let mut all = vec![Triple { common: cut(a), first: [cut(b), cut(p)], second: None }];
+        let (mut lists, mut choices) = (vec![], vec![]);
+        for _ in 1..count {
             let [a, b, c] = [(); 3].map(|()| self.random(n));
+            let [p, q] = [(); 2].map(|()| self.random(n));
             if self.end.is_first() {
-                let [p, q] = [(); 2].map(|()| self.random(n));
                 let entry = |i: usize, v: u8| {
                     let common = a[i] ^ v & 1;
                     u64::from(p[i] ^ common & (b[i] ^ v >> 1 & 1) | (q[i] ^ common & (c[i] ^ v >> 2)) << 1)
                 };
                 lists.push((8, (0..n).flat_map(|i| (0..8).map(move |v| (i, v))).map(|(i, v)| entry(i, v)).collect()));
-                own.push(Triple([a, b, c, p, q]));
             } else {
                 choices.push((8, (0..n).map(|i| a[i] | b[i] << 1 | c[i] << 2).collect::<Bits>()));
-                own.push(Triple([a, b, c, vec![], vec![]]));
+            }
+            all.push(Triple { common: a, first: [b, p], second: Some([c, q]) });
+        }
+        if count > 1 {
+            for (t, found) in all[1..].iter_mut().zip(self.look_up(n, 2, &lists, &choices)?) {
+                let bit = |at: u32| found.iter().map(|v| (v >> at & 1) as u8).collect();
+                (t.first[1], t.second) = (bit(0), t.second.take().map(|[c, _]| [c, bit(1)]));
             }
         }
-        let found = self.look_up(n, 2, &lists, &choices)?;
-        for (Triple(bits), found) in own.iter_mut().zip(found) {
-            bits[3] = found.iter().map(|v| (v & 1) as u8).collect();
-            bits[4] = found.iter().map(|v| (v >> 1) as u8).collect();
-        }
-        Ok(own)
+        Ok(all)
     }
 
     /// `bit ? x : 0`: each end offers both of what the other's bit could make of its share.

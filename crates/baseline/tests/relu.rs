@@ -70,7 +70,10 @@ fn what_they_send() {
     let expected = (3 * (l - 1) * 256 + l * (128 + 127 + 1) + l) as f64;
     assert!((garbled - expected).abs() < 1.0, "{garbled} for {expected}");
     let paper = bits(both(LinkModel::UNLIMITED, Method::Iknp, |end| Paper::new(end)?.relu(32, &x)).unwrap());
-    // Eight leaves and seven nodes of 256 bits and 16 or 8 entries; two transfers of two strings.
-    let expected = (8 * 256 + 7 * (256 + 16 + 6) + 7 * 32 + 16 + 2 * (127 + 1 + 2 * 32)) as f64;
+    // Eight leaves: of 16 entries of two bits, the highest of 8, the lowest of 16 bits. Four nodes with two products, from 8 entries, three with one, two of them
+    // from 16. Two transfers of two strings.
+    let leaves = 8 * 256 + 6 * 32 + 16 + 16;
+    let nodes = 4 * (256 + 16 + 6) + 3 * ((256 + 32) / 2 + 4);
+    let expected = f64::from(leaves + nodes + 2 * (127 + 1 + 2 * 32));
     assert!((paper - expected).abs() < 1.0, "{paper} for {expected}");
 }

@@ -10,10 +10,9 @@ use crate::layout::Layout;
 use crate::ntt::{Inputs, OUTPUTS, Weights};
 use crate::params::{EXTRA, Params};
 use crate::{Error, N, Result, sample};
-use sordino_ot::Stream;
+use sordino_ot::{Stream, in_parallel};
 use sordino_ring::{pack, packed_words, unpack};
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use zeroize::{Zeroize, Zeroizing};
 
 /// Where a layer's messages are made and read.
@@ -203,28 +202,4 @@ pub fn read(at: &Place<'_>, key: &SecretKey, answer: &[u64]) -> Result<Vec<u64>>
         share[to] = z.wrapping_add(y) & (u64::MAX >> (64 - bits));
     }
     Ok(share)
-}
-
-/// Does `n` pieces of work on so many threads; results in order.
-fn in_parallel<T: Send>(threads: usize, n: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
-    if threads < 2 || n < 2 {
-        return (0..n).map(work).collect();
-    }
-    let next = AtomicUsize::new(0);
-    let some = || -> Vec<(usize, T)> {
-        let numbers = std::iter::from_fn(|| Some(next.fetch_add(1, Ordering::Relaxed)).filter(|i| *i < n));
-        numbers.map(|i| (i, work(i))).collect()
-    };
-    let mut all = std::thread::scope(|scope| {
-        // Where the system starts no more threads, there are fewer.
-        let start = |_| std::thread::Builder::new().spawn_scoped(scope, some).ok();
-        let others: Vec<_> = (1..threads.min(n)).map_while(start).collect();
-        let mut all = some();
-        for other in others {
-            all.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        }
-        all
-    });
-    all.sort_unstable_by_key(|a| a.0);
-    all.into_iter().map(|a| a.1).collect()
 }

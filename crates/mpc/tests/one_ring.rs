@@ -81,10 +81,12 @@ fn check(world: &World, cases: &[Case]) -> u64 {
     a.1.payload() + b.1.payload()
 }
 
-/// All pairs of shares.
+/// All pairs of shares, twice: once among the elements that the client offers tables for, and once among the owner's, which begin at the middle
+/// word.
 fn pairs(n: u64) -> [Vec<u64>; 2] {
-    let all = || (0..n).flat_map(move |a| (0..n).map(move |b| (a, b)));
-    [all().map(|p| p.0).collect(), all().map(|p| p.1).collect()]
+    let half = (n * n).next_multiple_of(64);
+    let all = || (0..2 * half).map(move |i| i % half % (n * n));
+    [all().map(|p| p / n).collect(), all().map(|p| p % n).collect()]
 }
 
 #[test]
@@ -98,6 +100,21 @@ fn every_pair_of_shares_of_small_rings() {
     };
     let small: Vec<Case> = (2..=24).chain([31, 32, 33, 47, 63, 64]).map(case).collect();
     check(&world, &small);
+}
+
+/// However transfers are made, and whether their strings are drawn when they are used or before.
+#[test]
+fn every_way_to_make_transfers() {
+    for transfers in [Transfers::Silent, Transfers::Compact] {
+        let world = World { settings: Settings { transfers, ..settings() }, ..World::default() };
+        let case = |n: u64| -> Case {
+            let modulus = Modulus::new(n).unwrap();
+            let shifts = (1..modulus.bits()).filter(|_| modulus.is_binary()).map(Op::Truncate);
+            let ops = [Op::Relu, Op::Divide(2), Op::Negative, Op::Divide(n)].into_iter().chain(shifts);
+            (modulus, pairs(n), ops.collect())
+        };
+        check(&world, &[2, 3, 13, 16].map(case));
+    }
 }
 
 #[test]

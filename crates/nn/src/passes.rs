@@ -254,27 +254,32 @@ const MOST_PLACES: usize = 4;
 
 /// mean-pool(w x + b) = w mean-pool(x) + b for weights that meet single pixels: fewer products, and fewer of them to truncate.
 fn pool_before_linear(net: &mut Network) {
-    for i in 0..net.nodes.len() {
-        let Layer::AveragePool { window, .. } = net.nodes[i].layer else { continue };
-        let input = net.nodes[i].inputs[0];
-        let single = |layer: &Layer| match layer {
-            Layer::Conv { window, .. } => (window.kernel, window.stride, window.pad) == ([1, 1], [1, 1], [0; 4]),
-            _ => false,
-        };
-        let producer = net.nodes.iter().position(|n| n.output == input && single(&n.layer));
-        let Some(p) = producer.filter(|_| net.uses()[input] == 1) else { continue };
-        if window.pad != [0; 4] || window.kernel[0] * window.kernel[1] > MOST_PLACES {
-            continue;
-        }
-        // The value between the two has the channels of the one and the pixels of the other.
-        let (conv, pool) = (net.nodes[p].clone(), net.nodes[i].clone());
-        let mut dims = net.shapes[pool.output].clone();
-        dims[1] = net.shapes[conv.inputs[0]][1];
-        net.shapes[input] = dims;
-        net.names[input] = format!("{}.before_products", net.names[pool.output]);
-        (net.nodes[p].layer, net.nodes[p].name, net.nodes[p].op) = (pool.layer, pool.name, pool.op);
-        (net.nodes[i].layer, net.nodes[i].name, net.nodes[i].op) = (conv.layer, conv.name, conv.op);
+    // A mean that has moved may move again.
+    while (0..net.nodes.len()).any(|i| pooled_first(net, i)) {}
+}
+
+/// Moves one mean, if that can be: it is earlier among the layers afterwards.
+fn pooled_first(net: &mut Network, i: usize) -> bool {
+    let Layer::AveragePool { window, .. } = net.nodes[i].layer else { return false };
+    let input = net.nodes[i].inputs[0];
+    let single = |layer: &Layer| match layer {
+        Layer::Conv { window, .. } => (window.kernel, window.stride, window.pad) == ([1, 1], [1, 1], [0; 4]),
+        _ => false,
+    };
+    let producer = net.nodes.iter().position(|n| n.output == input && single(&n.layer));
+    let Some(p) = producer.filter(|_| net.uses()[input] == 1) else { return false };
+    if window.pad != [0; 4] || window.kernel[0] * window.kernel[1] > MOST_PLACES {
+        return false;
     }
+    // The value between the two has the channels of the one and the pixels of the other.
+    let (conv, pool) = (net.nodes[p].clone(), net.nodes[i].clone());
+    let mut dims = net.shapes[pool.output].clone();
+    dims[1] = net.shapes[conv.inputs[0]][1];
+    net.shapes[input] = dims;
+    net.names[input] = format!("{}.before_products", net.names[pool.output]);
+    (net.nodes[p].layer, net.nodes[p].name, net.nodes[p].op) = (pool.layer, pool.name, pool.op);
+    (net.nodes[i].layer, net.nodes[i].name, net.nodes[i].op) = (conv.layer, conv.name, conv.op);
+    true
 }
 
 /// concat(relu(x), relu(y)) = relu(concat(x, y)): branches compare in the same rounds.
@@ -391,12 +396,13 @@ mod tests {
         let joined = push("joined", Layer::Concat(1), &branches, [2, 8, 8, 8]);
         let pooled = push("pooled", Layer::MaxPool(half), &[joined], [2, 8, 4, 4]);
         let product = push("product", products(5, 8, 5), &[pooled], [2, 5, 4, 4]);
+        let product = push("another", products(5, 5, 7), &[product], [2, 5, 4, 4]);
         let mean = push("mean", Layer::AveragePool { window: half, include_pad: false }, &[product], [2, 5, 2, 2]);
         plain.outputs.push(("y".into(), mean));
         let mut passed = plain.clone();
         for_inference(&mut passed);
         let names: Vec<&str> = passed.nodes.iter().map(|n| n.name.as_str()).collect();
-        assert_eq!(names, ["c1", "c3", "joined", "pooled", "r1", "mean", "product"]);
+        assert_eq!(names, ["c1", "c3", "joined", "pooled", "r1", "mean", "product", "another"]);
         let x = [(*tensor(&[2, 3, 8, 8], 9)).clone()];
         let (a, b) = (evaluate(&plain, &x, |_, _| ())?, evaluate(&passed, &x, |_, _| ())?);
         assert!(a[0].dims == b[0].dims && a[0].data.iter().zip(&b[0].data).all(|(a, b)| (a - b).abs() < 1e-5));

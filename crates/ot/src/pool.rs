@@ -312,6 +312,13 @@ impl Drop for Pool {
 }
 
 impl Pool {
+    /// Spreads making silent transfers over so many threads; what is made does not depend on it.
+    pub fn use_threads(&mut self, threads: usize) {
+        if let Bulk::Silent(ferret) = &mut self.bulk {
+            ferret.threads = threads;
+        }
+    }
+
     /// Makes what is lacking of so many transfers that the first end sends, and that the second one sends; both ends do so at the same
     /// place in the program. `exchange` hands out a message of this end and brings the other end's, of so many words; where one is empty,
     /// that end says nothing.
@@ -580,6 +587,8 @@ mod tests {
             (Method::Compact, "7913e819ff36d5db22ddc4bfc7f077aa"),
         ] {
             let strings = |mut pool: Pool, wire: Wire| {
+                // However many threads an end has.
+                pool.use_threads(if pool.first { 1 } else { 3 });
                 pool.make([5000, 6000], |m, n| swap(&wire, m, n)).unwrap();
                 let sent = if pool.first { 5000 } else { 6000 };
                 pool.send::<u64>(sent).unwrap().concat()

@@ -6,11 +6,12 @@ use sordino_mpc::two::Modulus;
 
 /// a + b, and the carry out of it if that is asked for; numbers have as many bits.
 fn add<G: Gates>(g: &mut G, a: &[Wire], b: &[Wire], carry: bool) -> Result<Vec<Wire>> {
-    let mut sum = Vec::with_capacity(a.len() + 1);
+    let bits = a.len();
+    let mut sum = Vec::with_capacity(bits + 1);
     let mut carried: Option<Wire> = None;
     for (i, (a, b)) in a.iter().zip(b).enumerate() {
         let half = g.xor(a, b);
-        let last = i + 1 == sum.capacity() - 1 && !carry;
+        let last = i + 1 == bits && !carry;
         let next = match &carried {
             _ if last => None,
             None => Some(g.and(a, b)?),

@@ -20,7 +20,7 @@ pub(crate) trait Gates {
     }
 }
 
-/// H(x, i) = AES(s) ^ s for s = sigma(x) ^ i, with a key that is fresh for every session.
+/// H(x, i) = AES(s) ^ s for s = sigma(x) ^ i, with a key that is fresh for every piece.
 pub(crate) struct Hash {
     aes: Aes128,
     /// Number of the next half gate.

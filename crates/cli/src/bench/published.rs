@@ -104,8 +104,9 @@ pub(super) fn two_party(name: &str) -> Vec<(&'static str, Figure)> {
     }
 }
 
-/// ReLU layers of a network by two parties over rings of 2^l, by CrypTFlow2's protocols or by garbled circuits: its table 4; of MiniONN's and of
-/// ResNet-32 table 5, quoted from memory and to be checked, where the circuits are Delphi's (USENIX Security 2020).
+/// ReLU layers of a network by two parties over rings of 2^l, by CrypTFlow2's protocols or by garbled circuits: its table 4. Of MiniONN's and of
+/// ResNet-32 its table 5, quoted from memory and to be checked: all that is not linear there, where the circuits are Delphi's (USENIX Security 2020), over a
+/// prime; they are several times what ReLUs alone send by either paper's formulas.
 #[cfg(feature = "baseline")]
 pub(super) fn relus(name: &str, garbled: bool) -> Option<Figure> {
     let gib = |n: f64| (1_073.741_824 * n).round();

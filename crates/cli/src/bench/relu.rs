@@ -316,7 +316,8 @@ impl Relu {
         }
         let heading = format!(
             "ReLU layers by two ends, threads of this process, one each, link {}, median of {} runs, keys aside. Published figures are of other machines \
-             over a LAN: for garbled circuits and for the paper's protocols, CrypTFlow2's (ePrint 2020/1002); of MiniONN and ResNet-32 Delphi's circuits.",
+             over a LAN: for garbled circuits and for the paper's protocols, CrypTFlow2's (ePrint 2020/1002); of MiniONN and ResNet-32 from memory, of all that is not linear, \
+             circuits Delphi's over a prime.",
             link_name(self.link.0),
             self.common.runs
         );

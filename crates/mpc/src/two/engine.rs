@@ -22,7 +22,7 @@ pub struct Two<D: Device> {
     /// True for the client, who has the data and the encryption's key; it is end 1.
     pub(super) client: bool,
     pub(super) settings: Settings,
-    /// Threads that encrypted products are spread over.
+    /// Threads that encrypted products and the making of transfers are spread over.
     pub(super) threads: usize,
 }
 
@@ -43,7 +43,7 @@ impl From<sordino_he::Error> for Error {
 }
 
 impl<D: Device> Two<D> {
-    /// A party with its device, its link and its keys, and so many threads for encrypted products.
+    /// A party with its device, its link and its keys, and so many threads for encrypted products and for making transfers.
     ///
     /// # Errors
     /// When the transport is not a party's; widths that do not exist.
@@ -53,7 +53,8 @@ impl<D: Device> Two<D> {
             return Err(Error::Usage(format!("{me} is not one of the two parties")));
         }
         settings.check()?;
-        let Keys { pool, own } = keys;
+        let Keys { mut pool, own } = keys;
+        pool.use_threads(threads);
         Ok(Self {
             dev,
             net,

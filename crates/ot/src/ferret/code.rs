@@ -4,23 +4,23 @@ use super::params::LOCAL;
 use crate::aes128::Aes;
 
 /// Outputs at a time.
-const PIECE: usize = 1 << 10;
+pub(super) const PIECE: usize = 1 << 10;
 
-/// Adds the code's entries to an instance's outputs.
-pub(crate) fn add(key: &Aes, table: &[u128], outputs: &mut [u128]) {
+/// Adds the code's entries to an instance's outputs, from output `start` on, a multiple of [`PIECE`].
+pub(crate) fn add(key: &Aes, table: &[u128], start: usize, outputs: &mut [u128]) {
     // A table of 2^16 entries is a mebibyte, which stays in the second cache; its places are half as long.
     if let Ok(table) = <&[u128; 1 << u16::BITS]>::try_from(table) {
-        return with::<u16>(key, outputs, |place| table[usize::from(*place)]);
+        return with::<u16>(key, start, outputs, |place| table[usize::from(*place)]);
     }
     assert!(table.len().is_power_of_two(), "a place is a number of bits");
     let mask = table.len() - 1;
-    with::<u32>(key, outputs, |place| table[*place as usize & mask]);
+    with::<u32>(key, start, outputs, |place| table[*place as usize & mask]);
 }
 
-fn with<P: bytemuck::Pod>(key: &Aes, outputs: &mut [u128], entry: impl Fn(&P) -> u128) {
+fn with<P: bytemuck::Pod>(key: &Aes, start: usize, outputs: &mut [u128], entry: impl Fn(&P) -> u128) {
     let blocks = (PIECE * LOCAL * size_of::<P>()).div_ceil(16);
     let mut stream = vec![0u128; blocks];
-    for (piece, outputs) in outputs.chunks_mut(PIECE).enumerate() {
+    for (piece, outputs) in (start / PIECE..).zip(outputs.chunks_mut(PIECE)) {
         key.counter((piece * blocks) as u64, &mut stream);
         let places: &[P] = bytemuck::cast_slice(&stream);
         for (out, places) in outputs.iter_mut().zip(places.chunks_exact(LOCAL)) {

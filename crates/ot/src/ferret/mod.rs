@@ -14,9 +14,10 @@ pub(crate) mod params;
 pub(crate) mod tree;
 
 use crate::aes128::Aes;
-use crate::{Error, Result, Stream};
+use crate::{Error, Result, Stream, in_parallel};
 use code::add;
 pub(crate) use params::{COMPACT, FAST, Params};
+use std::sync::{Mutex, PoisonError};
 use tree::{grow, punctured};
 use zeroize::Zeroize;
 
@@ -55,6 +56,8 @@ pub(crate) struct Ferret {
     round: u64,
     /// The transfers of each instance that the next round starts from.
     base: [Vec<u128>; INSTANCES],
+    /// Threads that trees and codes are spread over.
+    pub(crate) threads: usize,
 }
 
 /// A round that waits for the other end.
@@ -82,13 +85,32 @@ impl Drop for Round {
     }
 }
 
+/// Trees that a thread takes at a time: their outputs are whole pieces of the code.
+const TREES: usize = 32;
+
+/// Outputs of some instances, cut into groups of trees, each worked on by whichever thread comes first: results by instance and group. `work` gets an
+/// instance's place in the list, the group's first tree, and its outputs.
+fn by_trees<T: Send>(
+    (threads, params): (usize, Params),
+    instances: &mut [&mut Vec<u128>],
+    work: impl Fn(usize, usize, &mut [u128]) -> T + Sync,
+) -> Vec<T> {
+    let groups = params.trees.div_ceil(TREES);
+    let cut = instances.iter_mut().flat_map(|outputs| outputs.chunks_mut(TREES << params.depth));
+    let parts: Vec<Mutex<&mut [u128]>> = cut.map(Mutex::new).collect();
+    in_parallel(threads, parts.len(), |i| {
+        let mut outputs = parts[i].lock().unwrap_or_else(PoisonError::into_inner);
+        work(i / groups, i % groups * TREES, &mut outputs)
+    })
+}
+
 /// What a round has made, by instance.
 pub(crate) type Made = [Vec<u128>; INSTANCES];
 
 impl Ferret {
     /// From transfers for all instances: as many as the first round asks for.
     pub(crate) fn new(first: bool, params: Params, seed: u128, base: [Vec<u128>; INSTANCES]) -> Self {
-        Self { first, params, keys: Aes::new(seed ^ 0x6665_7272_6574), round: 0, base }
+        Self { first, params, keys: Aes::new(seed ^ 0x6665_7272_6574), round: 0, base, threads: 1 }
     }
 
     fn receives(&self) -> std::ops::Range<usize> {
@@ -128,22 +150,24 @@ impl Ferret {
             return Err(Error::Length);
         }
         let (depth, all) = (params.depth as usize, params.trees * params.depth as usize);
-        let (mut grown, mut message) = (vec![], Vec::with_capacity(self.params.answer_words(self.first)));
-        let instances = sent_by(self.first).zip(begun.chunks(all.div_ceil(64)));
-        for (i, flips) in instances {
-            let levels = &self.base[i][params.table()..params.base()];
-            let roots = random.blocks(params.trees);
-            let mut leaves = buffer(spare, params.outputs());
-            for (t, leaves) in leaves.chunks_exact_mut(1 << depth).enumerate() {
-                let sums = grow(&self.tree_key(i, t), roots[t], delta, leaves);
+        let (receivers, words) = (sent_by(self.first), all.div_ceil(64));
+        let roots: Vec<Vec<u128>> = receivers.clone().map(|_| random.blocks(params.trees)).collect();
+        let mut grown: Vec<Vec<u128>> = receivers.clone().map(|_| buffer(spare, params.outputs())).collect();
+        let parts = by_trees((self.threads, params), &mut grown.iter_mut().collect::<Vec<_>>(), |j, first, leaves| {
+            let i = receivers.start + j;
+            let (levels, flips) = (&self.base[i][params.table()..params.base()], &begun[j * words..(j + 1) * words]);
+            let mut message = vec![];
+            for (t, leaves) in (first..).zip(leaves.chunks_exact_mut(1 << depth)) {
+                let sums = grow(&self.tree_key(i, t), roots[j][t], delta, leaves);
                 for (l, sum) in sums.iter().enumerate() {
                     let at = t * depth + l;
                     let flip = 0u128.wrapping_sub(u128::from(flips[at / 64] >> (at % 64) & 1));
                     message.extend(crate::hash::halves(sum ^ levels[at] ^ (delta & flip)));
                 }
             }
-            grown.push(leaves);
-        }
+            message
+        });
+        let message = parts.concat();
         Ok((grown, message))
     }
 
@@ -159,29 +183,31 @@ impl Ferret {
         if answered.len() != self.params.answer_words(!self.first) {
             return Err(Error::Length);
         }
-        let depth = params.depth as usize;
-        let all = params.trees * depth;
+        let (depth, all) = (params.depth as usize, params.trees * params.depth as usize);
         let mut made: Made = Default::default();
         for (i, leaves) in sent_by(self.first).zip(grown) {
             made[i] = leaves;
         }
-        for ((i, holes), sums) in self.receives().zip(holes).zip(answered.chunks(2 * all)) {
-            let levels = &self.base[i][params.table()..params.base()];
-            let mut leaves = buffer(spare, params.outputs());
+        let received = self.receives();
+        let start = received.start;
+        received.clone().for_each(|i| made[i] = buffer(spare, params.outputs()));
+        let mut outputs: Vec<&mut Vec<u128>> = made[received].iter_mut().collect();
+        by_trees((self.threads, params), &mut outputs, |j, first, leaves| {
+            let levels = &self.base[start + j][params.table()..params.base()];
+            let sums = &answered[2 * all * j..2 * all * (j + 1)];
             let mut wanted = vec![0; depth];
-            for (t, leaves) in leaves.chunks_exact_mut(1 << depth).enumerate() {
+            for (t, leaves) in (first..).zip(leaves.chunks_exact_mut(1 << depth)) {
                 for (l, want) in wanted.iter_mut().enumerate() {
                     let at = t * depth + l;
                     *want = (u128::from(sums[2 * at]) | u128::from(sums[2 * at + 1]) << 64) ^ levels[at];
                 }
-                punctured(&self.tree_key(i, t), holes[t] as usize, &wanted, leaves);
+                punctured(&self.tree_key(start + j, t), holes[j][t] as usize, &wanted, leaves);
             }
-            made[i] = leaves;
-        }
+        });
         let code = self.code_key();
-        for (base, made) in self.base.iter().zip(&mut made) {
-            add(&code, &base[..params.table()], made);
-        }
+        by_trees((self.threads, params), &mut made.iter_mut().collect::<Vec<_>>(), |i, first, outputs| {
+            add(&code, &self.base[i][..params.table()], first << params.depth, outputs);
+        });
         self.round += 1;
         let keep = params.base();
         for (base, made) in self.base.iter_mut().zip(&made) {

@@ -35,7 +35,7 @@ impl<D: Device> OneRing<'_, D> {
         let forms: [Form; 2] = [vec![(self.modulus.bits(), false); 2], vec![(small.bits() - 1, false); 3]];
         let divisor = Divisor::new(d);
         let mut quotients = Vec::with_capacity(x.len());
-        self.pieces(at, x, |mut at, x| {
+        self.pieces(at, x, 4, |mut at, x| {
             let halves = Halves::new(x.len());
             let mut draws = comparison(&forms[0], halves);
             draws.extend(valuations(halves, 4));
@@ -105,7 +105,7 @@ impl<D: Device> OneRing<'_, D> {
         let (out, high) = (Modulus::new(1 << shift)?, l - shift);
         let form: Form = vec![(shift, false), (high, true)];
         let mut quotients = Vec::with_capacity(x.len());
-        self.pieces(at, x, |mut at, x| {
+        self.pieces(at, x, 1, |mut at, x| {
             let halves = Halves::new(x.len());
             let mut draws = comparison(&form, halves);
             draws.push(Draw::Triples { n: x.len() });

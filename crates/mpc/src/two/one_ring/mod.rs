@@ -59,7 +59,7 @@ impl<'a, D: Device> OneRing<'a, D> {
     pub fn relu(&self, at: Step, x: &[u64]) -> Result<(Vec<u64>, Vec<u64>)> {
         self.check(x)?;
         let (mut values, mut signs) = (Vec::with_capacity(x.len()), Vec::with_capacity(x.len().div_ceil(64)));
-        self.pieces(at, x, |mut at, x| {
+        self.pieces(at, x, 1, |mut at, x| {
             let halves = Halves::new(x.len());
             let mut draws = comparison(&self.sign_form(), halves);
             draws.extend(share::selection(x.len()));
@@ -80,7 +80,7 @@ impl<'a, D: Device> OneRing<'a, D> {
     pub fn negative(&self, at: Step, x: &[u64]) -> Result<Vec<u64>> {
         self.check(x)?;
         let mut signs = Vec::with_capacity(x.len().div_ceil(64));
-        self.pieces(at, x, |mut at, x| {
+        self.pieces(at, x, 1, |mut at, x| {
             let halves = Halves::new(x.len());
             self.party.begin(&at, "transfers", &comparison(&self.sign_form(), halves))?;
             signs.extend(self.sign(&mut at, x, halves)?);
@@ -96,8 +96,15 @@ impl<'a, D: Device> OneRing<'a, D> {
         Err(crate::Error::Usage(format!("a share is not below {}", self.modulus.get())))
     }
 
-    fn pieces(&self, mut at: Step, x: &[u64], mut each: impl FnMut(Step, &[u64]) -> Result<()>) -> Result<()> {
-        x.chunks(piece(&self.party.settings)).try_for_each(|x| each(at.child("piece"), x))
+    /// Piece by piece: their size bounds memory, and is so many times smaller for what takes so many times the transfers of a ReLU.
+    fn pieces(
+        &self,
+        mut at: Step,
+        x: &[u64],
+        smaller: usize,
+        mut each: impl FnMut(Step, &[u64]) -> Result<()>,
+    ) -> Result<()> {
+        x.chunks(piece(&self.party.settings) / smaller).try_for_each(|x| each(at.child("piece"), x))
     }
 
     fn sign_form(&self) -> Form {
