@@ -104,8 +104,12 @@ where
                 .label(&s.name)
                 .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 18, y)], color.stroke_width(2)));
         }
+        // Lines that rise leave room at the left.
+        let rises = |s: &Series| s.points.first().zip(s.points.last()).is_some_and(|(a, b)| b.1 > a.1);
+        let left = series.iter().filter(|s| rises(s)).count() * 2 > series.len();
         chart
             .configure_series_labels()
+            .position(if left { SeriesLabelPosition::UpperLeft } else { SeriesLabelPosition::MiddleRight })
             .background_style(WHITE.mix(0.85))
             .border_style(BLACK.mix(0.3))
             .draw()

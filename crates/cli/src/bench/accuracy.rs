@@ -117,7 +117,7 @@ impl Accuracy {
             data: &lines,
             svg: Some(plot::lines(&axes, &series)?),
         }
-        .publish(&self.common)
+        .publish(&self.common.shown)
     }
 
     fn line(&self, name: &str, frac_bits: u32, weight_bits: Option<u32>, images: usize) -> Result<Line> {

@@ -108,9 +108,9 @@ impl Growth {
                     data: &lines,
                     svg: Some(svg),
                 }
-                .publish(&self.common)?;
+                .publish(&self.common.shown)?;
             } else {
-                sordino::model::write_whole(&self.common.out.join(format!("{name}.svg")), svg.as_bytes())?;
+                sordino::model::write_whole(&self.common.shown.out.join(format!("{name}.svg")), svg.as_bytes())?;
             }
         }
         Ok(())

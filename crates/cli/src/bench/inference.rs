@@ -168,7 +168,7 @@ impl Inference {
             data: lines,
             svg: Some(plot::bars("Private inference", "seconds", &names, &series)?),
         }
-        .publish(&self.common)
+        .publish(&self.common.shown)
     }
 }
 

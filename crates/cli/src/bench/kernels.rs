@@ -110,7 +110,7 @@ impl Kernels {
             data: &lines,
             svg: None,
         }
-        .publish(&self.common)
+        .publish(&self.common.shown)
     }
 }
 

@@ -69,7 +69,7 @@ impl Learning {
             let names: Vec<&str> = JOBS.iter().map(|j| j.name).collect();
             return Err(Error::Usage(format!("{name} is not among the trained networks, {}", names.join(", "))));
         }
-        std::fs::create_dir_all(&self.common.out).map_err(Error::at(&self.common.out))?;
+        std::fs::create_dir_all(&self.common.shown.out).map_err(Error::at(&self.common.shown.out))?;
         let mut lines = vec![];
         for job in &JOBS {
             let data = if job.mnist { &self.mnist } else { &self.cifar10 };
@@ -91,7 +91,7 @@ impl Learning {
 
     fn learned(&self, job: &Job, data: &std::path::Path) -> Result<Learned> {
         let text = |v: usize| v.to_string();
-        let out = |extension: &str| self.common.out.join(format!("learning-{}.{extension}", job.name));
+        let out = |extension: &str| self.common.shown.out.join(format!("learning-{}.{extension}", job.name));
         let plot = out("svg");
         let (plot, data) = (plot.to_string_lossy(), data.to_string_lossy());
         let (model, batch, epochs) = (format!("zoo:{}", job.name), text(job.batch), text(job.epochs));
@@ -156,6 +156,6 @@ impl Learning {
             data: lines,
             svg: None,
         }
-        .publish(&self.common)
+        .publish(&self.common.shown)
     }
 }

@@ -75,6 +75,6 @@ impl LinkBench {
             data: &lines,
             svg: Some(plot::bars("Private inference by link", "seconds", &self.only, &series)?),
         }
-        .publish(&self.common)
+        .publish(&self.common.shown)
     }
 }

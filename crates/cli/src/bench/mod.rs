@@ -67,12 +67,8 @@ pub(crate) struct Common {
     /// Runs measured; the median counts. One more run before them warms up.
     #[arg(long, default_value_t = 5, value_parser = positive)]
     runs: usize,
-    /// Print JSON instead of Markdown.
-    #[arg(long)]
-    json: bool,
-    /// Folder for the CSV, JSON and SVG files; made if missing.
-    #[arg(long, default_value = "bench-results", value_parser = folder)]
-    out: PathBuf,
+    #[command(flatten)]
+    shown: Shown,
     /// Worker threads per party [default: a third of the processors].
     #[arg(long, value_parser = workers)]
     threads: Option<usize>,
@@ -81,6 +77,17 @@ pub(crate) struct Common {
     timeout: f64,
     #[command(flatten)]
     device: DeviceArgs,
+}
+
+/// Where findings go.
+#[derive(Args, Clone)]
+pub(crate) struct Shown {
+    /// Print JSON instead of Markdown.
+    #[arg(long)]
+    json: bool,
+    /// Folder for the CSV, JSON and SVG files; made if missing.
+    #[arg(long, default_value = "bench-results", value_parser = folder)]
+    out: PathBuf,
 }
 
 /// A folder that is there or can be made.

@@ -306,6 +306,6 @@ impl Ops {
             data: &lines,
             svg: Some(plot::bars("Single operations", "seconds", &names, &series)?),
         }
-        .publish(&self.common)
+        .publish(&self.common.shown)
     }
 }

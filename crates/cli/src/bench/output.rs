@@ -1,6 +1,6 @@
 //! One result in four forms: Markdown for the terminal, CSV and JSON for programs, SVG for eyes.
 
-use super::Common;
+use super::Shown;
 use crate::print;
 use serde::Serialize;
 use sordino::model::write_whole;
@@ -49,20 +49,21 @@ pub(crate) struct Findings<'a, T: Serialize> {
 }
 
 impl<T: Serialize> Findings<'_, T> {
-    /// Writes the files, then prints.
-    pub(crate) fn publish(&self, common: &Common) -> Result<()> {
+    /// Prints, then writes the files: what has been measured is told even where nothing can be written.
+    pub(crate) fn publish(&self, to: &Shown) -> Result<()> {
         let fault = |e: serde_json::Error| Error::Session(e.to_string());
-        std::fs::create_dir_all(&common.out).map_err(Error::at(&common.out))?;
-        let path = |extension: &str| common.out.join(format!("{}.{extension}", self.name));
+        if to.json {
+            print(&format!("{}\n", serde_json::to_string(self.data).map_err(fault)?))?;
+        } else {
+            print(&format!("{}\n\n{}\n", self.heading, self.table.markdown()))?;
+        }
+        std::fs::create_dir_all(&to.out).map_err(Error::at(&to.out))?;
+        let path = |extension: &str| to.out.join(format!("{}.{extension}", self.name));
         write_whole(&path("csv"), &self.table.csv()?)?;
         write_whole(&path("json"), &serde_json::to_vec_pretty(self.data).map_err(fault)?)?;
-        if let Some(svg) = &self.svg {
-            write_whole(&path("svg"), svg.as_bytes())?;
-        }
-        if common.json {
-            print(&format!("{}\n", serde_json::to_string(self.data).map_err(fault)?))
-        } else {
-            print(&format!("{}\n\n{}\n", self.heading, self.table.markdown()))
+        match &self.svg {
+            Some(svg) => write_whole(&path("svg"), svg.as_bytes()),
+            None => Ok(()),
         }
     }
 }

@@ -4,9 +4,9 @@ use super::inference::network;
 use super::measure::{median, note, sorted};
 use super::output::{Findings, Table, megabytes, or_empty, short};
 use super::service::link_name;
-use super::{Common, published};
+use super::{Shown, published};
 use crate::plot::{self, Axes, Series};
-use crate::{LinkArg, parse_link};
+use crate::{LinkArg, parse_link, positive};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use sordino::{Error, Result, model};
@@ -65,6 +65,11 @@ impl Way {
             Self::Prepared => "with truncation, prepared",
         }
     }
+
+    /// What the paper's protocols do over a prime is not here, and networks have rings of powers of two.
+    fn is_binary(self) -> bool {
+        matches!(self, Self::Paper | Self::Truncating | Self::Prepared)
+    }
 }
 
 /// Which ring values are in.
@@ -100,17 +105,20 @@ impl Ring {
 #[derive(Args)]
 pub(crate) struct Relu {
     #[command(flatten)]
-    common: Common,
+    shown: Shown,
+    /// Runs measured; the median counts.
+    #[arg(long, default_value_t = 3, value_parser = positive)]
+    runs: usize,
     /// Only these networks' layers [default: squeezenet1.1, resnet50, densenet121, minionn-cifar10, resnet32-cifar100].
     #[arg(long, num_args = 1.., conflicts_with = "sizes")]
     only: Vec<String>,
     /// Layers of 2^N elements of 32 bits, for these N, in place of networks.
     #[arg(long, num_args = 1.., value_parser = clap::value_parser!(u32).range(0..=24))]
     sizes: Vec<u32>,
-    /// Only these protocols.
+    /// Only these protocols; the paper's own, truncating and prepared are there for rings of 2^l alone.
     #[arg(long, value_enum, num_args = 1..)]
     ways: Vec<Way>,
-    /// Only rings of this kind.
+    /// Only rings of this kind [default: both].
     #[arg(long, value_enum)]
     ring: Option<Ring>,
     /// Make the link slow: none, lan, wan, or LATENCY,BANDWIDTH such as 40ms,320Mbps.
@@ -175,15 +183,16 @@ fn sum<T>(ends: [Ran<T>; 2]) -> (f64, u64, u32) {
 
 impl Relu {
     pub(crate) fn run(self) -> Result<()> {
+        if let (Some(Ring::Prime), Some(way)) = (self.ring, self.ways.iter().find(|way| way.is_binary())) {
+            return Err(Error::Usage(format!("--ring prime: \"{}\" is there for rings of 2^l alone", way.name())));
+        }
         let mut lines = vec![];
         for layers in self.layers()? {
             for ring in [Ring::Binary, Ring::Prime] {
                 for way in Way::value_variants().iter().copied() {
                     let other =
                         self.ring.is_some_and(|r| r != ring) || !(self.ways.is_empty() || self.ways.contains(&way));
-                    // What the paper's transfers do over a prime is not here, and networks have rings of powers of two.
-                    let binary = matches!(way, Way::Paper | Way::Truncating | Way::Prepared);
-                    if other || binary && ring == Ring::Prime {
+                    if other || way.is_binary() && ring == Ring::Prime {
                         continue;
                     }
                     let line = self.line(&layers, ring, way)?;
@@ -207,7 +216,8 @@ impl Relu {
             let sizes = match small(name) {
                 Some(sizes) => sizes,
                 None => {
-                    let net = model::typed(&network(name, Pool::Max)?, 1)?.reference;
+                    let others = |e| Error::Usage(format!("{e}; and here {} and {}", NETWORKS[3].0, NETWORKS[4].0));
+                    let net = model::typed(&network(name, Pool::Max).map_err(others)?, 1)?.reference;
                     let relus = net.nodes.iter().filter(|node| node.op == "Relu");
                     relus.map(|node| net.shapes[node.output].iter().product()).collect()
                 }
@@ -220,7 +230,7 @@ impl Relu {
     fn line(&self, layers: &Layers, ring: Ring, way: Way) -> Result<Line> {
         let fault = |e: sordino_mpc::Error| Error::Session(e.to_string());
         let modulus = ring.modulus(layers.bits).map_err(fault)?;
-        let runs = (0..self.common.runs).map(|_| self.once(layers, modulus, way));
+        let runs = (0..self.runs).map(|_| self.once(layers, modulus, way));
         let runs: Vec<(f64, u64, u32)> = runs.collect::<sordino_mpc::Result<_>>().map_err(fault)?;
         let relus = layers.sizes.iter().sum();
         let (_, bytes, rounds) = runs[0];
@@ -314,15 +324,22 @@ impl Relu {
                 or_empty(l.published.map(|p| p.1)),
             ]);
         }
+        let published = "Published figures are of other machines over a LAN: for garbled circuits and for the paper's protocols, CrypTFlow2's (ePrint 2020/1002); of MiniONN and \
+                         ResNet-32 from memory, of all that is not linear, circuits Delphi's over a prime.";
         let heading = format!(
-            "ReLU layers by two ends, threads of this process, one each, link {}, median of {} runs, keys aside. Published figures are of other machines \
-             over a LAN: for garbled circuits and for the paper's protocols, CrypTFlow2's (ePrint 2020/1002); of MiniONN and ResNet-32 from memory, of all that is not linear, \
-             circuits Delphi's over a prime.",
-            link_name(self.link.0),
-            self.common.runs
+            "ReLU layers by two ends, threads of this process, one each, {}, {}, without keys and without what is prepared. Silent transfers come by the \
+             million: small layers pay for a whole round of them. {}",
+            match self.link.0.bandwidth {
+                None => "no limit on the link".into(),
+                Some(_) => format!("link {}", link_name(self.link.0)),
+            },
+            if self.runs == 1 { "one run".into() } else { format!("median of {} runs", self.runs) },
+            if self.sizes.is_empty() { published } else { "" }
         );
-        let binary = |way: Way| lines.iter().filter(move |l| l.way == way.name() && l.ring == Ring::Binary.name());
-        let ways = Way::value_variants().iter().filter(|way| binary(**way).next().is_some());
+        // One kind of ring in a plot.
+        let ring = self.ring.unwrap_or(Ring::Binary).name();
+        let of_ring = |way: Way| lines.iter().filter(move |l| l.way == way.name() && l.ring == ring);
+        let ways = Way::value_variants().iter().filter(|way| of_ring(**way).next().is_some());
         let svg = if self.sizes.is_empty() {
             let names: Vec<String> = lines.iter().map(|l| l.name.clone()).fold(vec![], |mut all, name| {
                 if !all.contains(&name) {
@@ -331,20 +348,20 @@ impl Relu {
                 all
             });
             let of = |way: Way| {
-                let seconds = |name: &String| binary(way).find(|l| l.name == *name).map(|l| l.seconds);
+                let seconds = |name: &String| of_ring(way).find(|l| l.name == *name).map(|l| l.seconds);
                 names.iter().map(seconds).collect()
             };
             let series: Vec<(&str, Vec<Option<f64>>)> = ways.map(|way| (way.name(), of(*way))).collect();
-            plot::bars("ReLU layers by two parties, 2^l", "seconds", &names, &series)?
+            plot::bars(&format!("ReLU layers by two parties, {ring}"), "seconds", &names, &series)?
         } else {
-            let axes =
-                Axes { title: "ReLU by two parties, 32 bits", x: "elements", y: "seconds", log_x: true, log_y: true };
-            let points = |way: Way| binary(way).map(|l| (l.relus as f64, l.seconds)).collect();
+            let title = format!("ReLU by two parties, 32 bits, {ring}");
+            let axes = Axes { title: &title, x: "elements", y: "seconds", log_x: true, log_y: true };
+            let points = |way: Way| of_ring(way).map(|l| (l.relus as f64, l.seconds)).collect();
             let series: Vec<Series> =
                 ways.map(|way| Series { name: way.name().into(), points: points(*way) }).collect();
             plot::lines(&axes, &series)?
         };
         let name = if self.sizes.is_empty() { "relu-layers" } else { "relu-sizes" };
-        Findings { name, heading: &heading, table: &table, data: lines, svg: Some(svg) }.publish(&self.common)
+        Findings { name, heading: &heading, table: &table, data: lines, svg: Some(svg) }.publish(&self.shown)
     }
 }

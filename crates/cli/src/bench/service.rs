@@ -230,6 +230,6 @@ impl Service {
             data: lines,
             svg: Some(plot::bars("Queries over the service", "jobs a second", &names, &series)?),
         }
-        .publish(&self.common)
+        .publish(&self.common.shown)
     }
 }

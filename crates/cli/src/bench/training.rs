@@ -116,7 +116,7 @@ impl Training {
             data: &lines,
             svg: Some(plot::bars("One training iteration", "seconds", &names, &series)?),
         }
-        .publish(&self.common)
+        .publish(&self.common.shown)
     }
 
     fn line(&self, name: &str, batch: usize, classes: usize) -> Result<Line> {

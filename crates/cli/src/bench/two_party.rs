@@ -204,7 +204,7 @@ impl TwoParty {
             data: lines,
             svg: Some(plot::bars("Private inference by two parties", "seconds", &names, &series)?),
         }
-        .publish(&self.common)
+        .publish(&self.common.shown)
     }
 }
 

@@ -3,6 +3,7 @@
 //!
 //! Networks here run over two rings, where truncation and ReLU are one comparison; these forms are for whoever has shares in a
 //! single ring, and for comparing with the paper. Values are signed: an element above (N - 1) / 2 stands for itself less N.
+//! docs/two-party.md has the argument and the cost of each.
 
 mod divide;
 mod modulus;
@@ -19,6 +20,41 @@ use crate::{Result, Step};
 use sordino_ring::Device;
 
 /// Operations on shares in one ring, as one party runs them: its share of every element, below N.
+///
+/// x = x_0 + x_1 modulo N, where end 0 of the party's link has x_0; bits are shared as b = b_0 ^ b_1. Both parties call the same operations in the
+/// same order, on as many elements, each in a step of the same name. The party's own widths do not matter here.
+///
+/// ```
+/// use sordino_mpc::rep3::SessionInfo;
+/// use sordino_mpc::two::{Modulus, OneRing, Two, establish};
+/// use sordino_mpc::{Kind, Result, Settings, Step, System};
+/// use sordino_net::{Endpoint, LinkModel, Net, memory_links};
+/// use sordino_ring::Cpu;
+///
+/// let [owner, client] = [Endpoint(0), Endpoint(1)];
+/// let (a, b) = memory_links(owner, client, LinkModel::UNLIMITED, std::time::Duration::from_secs(30));
+/// let (a, b) = (Net::new(owner, [(client, a)]), Net::new(client, [(owner, b)]));
+/// let modulus = Modulus::new(1_000_003)?;
+/// // -700 and 700.
+/// let (x, y) = (vec![123_456, 1], vec![modulus.sub(modulus.of(-700), 123_456), 699]);
+/// let settings = Settings { kind: Kind::Two, narrow_bits: 20, wide_bits: 37, ..Settings::default() };
+/// // Of a real session both are fresh, and the program's hash is what both agree on.
+/// let info = SessionInfo { session: [1; 16], program: [0; 32] };
+/// let run = |net: Net, x: Vec<u64>| -> Result<[Vec<u64>; 2]> {
+///     let keys = establish(&net, &info, &settings, &System)?;
+///     let party = Two::new(Cpu::new(1), net, keys, settings, 1)?;
+///     let (ring, mut at) = (OneRing::new(&party, modulus), Step::root(info.session));
+///     Ok([ring.relu(at.child("relu"), &x)?.0, ring.divide(at.child("seventh"), &x, 7)?])
+/// };
+/// let [first, second] = std::thread::scope(|scope| {
+///     [scope.spawn(|| run(a, x)), scope.spawn(|| run(b, y))].map(|end| end.join().expect("no panic"))
+/// });
+/// let (first, second) = (first?, second?);
+/// let opened = |i: usize, j: usize| modulus.signed(modulus.add(first[i][j], second[i][j]));
+/// assert_eq!([opened(0, 0), opened(0, 1)], [0, 700]);
+/// assert_eq!([opened(1, 0), opened(1, 1)], [-100, 100]);
+/// # Ok::<(), sordino_mpc::Error>(())
+/// ```
 pub struct OneRing<'a, D: Device> {
     party: &'a Two<D>,
     modulus: Modulus,
