@@ -16,6 +16,7 @@ mod hash;
 pub mod kkot;
 mod parallel;
 mod pool;
+mod setup;
 mod softspoken;
 mod transpose;
 #[cfg(test)]
@@ -25,4 +26,5 @@ pub use aes128::Stream;
 pub use error::{Error, Result};
 pub use hash::Cut;
 pub use parallel::in_parallel;
-pub use pool::{Method, Pool, Setup, Supply, Words};
+pub use pool::{Method, Pool, Supply, Words};
+pub use setup::Setup;

@@ -1,11 +1,11 @@
 //! One end's supply of correlated transfers in both directions: made in bulk, handed out once.
 
-use crate::ferret::{COMPACT, FAST, Ferret, INSTANCES, Params, sent_by};
+use crate::ferret::{COMPACT, FAST, Ferret, Params, sent_by};
 use crate::hash::Hash;
 use crate::softspoken::{self, Receiver, Sender};
-use crate::{Cut, Error, Result, Stream, base};
+use crate::{Cut, Error, Result, Stream};
 use std::collections::VecDeque;
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroize;
 
 /// How transfers are made in bulk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -23,7 +23,7 @@ pub enum Method {
 
 impl Method {
     /// Of silent transfers.
-    fn params(self) -> Option<Params> {
+    pub(crate) fn params(self) -> Option<Params> {
         match self {
             Self::Silent => Some(FAST),
             Self::Compact => Some(COMPACT),
@@ -32,13 +32,13 @@ impl Method {
     }
 
     /// Bits of delta that a tree of SoftSpokenOT covers; silent transfers begin with those, too.
-    fn bits(self) -> usize {
+    pub(crate) fn bits(self) -> usize {
         if self == Self::Iknp { 1 } else { softspoken::K }
     }
 }
 
 /// Transfers are made in multiples of this by SoftSpokenOT.
-const ROUND: usize = 128;
+pub(crate) const ROUND: usize = 128;
 
 /// Blocks of one direction that are made and not drawn yet, in the order they were made.
 #[derive(Default)]
@@ -156,118 +156,9 @@ impl Supply {
     }
 }
 
-/// The beginning of a session: messages of both ends in steps, each after the other end's one before.
-pub struct Setup {
-    random: Stream,
-    session: Vec<u8>,
-    first: bool,
-    method: Method,
-    base: base::Sender,
-    delta: u128,
-    strings: Zeroizing<Vec<u128>>,
-}
+pub(crate) type Symmetric<const K: usize> = (Sender<K>, Receiver<K>);
 
-impl Drop for Setup {
-    fn drop(&mut self) {
-        self.delta.zeroize();
-    }
-}
-
-impl Setup {
-    /// An end, and its first message, of [`base::POINT`] words. The two ends differ in `first`; `session` is both ends' and fresh, and
-    /// `random` this end's alone.
-    #[must_use]
-    pub fn new(session: &[u8], first: bool, method: Method, mut random: Stream) -> (Self, Vec<u64>) {
-        let (base, message) = base::Sender::new(&mut random);
-        let delta = random.block() | 1;
-        (Self { random, session: session.to_vec(), first, method, base, delta, strings: Zeroizing::default() }, message)
-    }
-
-    /// What tells the transfers of the two directions apart.
-    fn name(&self, from_first: bool) -> Vec<u8> {
-        [&self.session[..], &[u8::from(from_first)]].concat()
-    }
-
-    /// Takes the other end's first message; the second one.
-    ///
-    /// # Errors
-    /// A message that cannot be one.
-    pub fn second(&mut self, theirs: &[u64]) -> Result<Vec<u64>> {
-        let name = self.name(!self.first);
-        let choices = Zeroizing::new(softspoken::choices(self.method.bits(), self.delta));
-        let (message, strings) = base::receive(&name, theirs, &choices, &mut self.random)?;
-        self.strings = Zeroizing::new(strings);
-        Ok(message)
-    }
-
-    /// Words of the second message.
-    pub const SECOND: usize = 128 * base::POINT;
-
-    /// Takes the other end's second message and does what is left. `exchange` hands out a message of this end and brings the other
-    /// end's, of so many words. `seed` is both ends', and fixed only after both have said their first message.
-    ///
-    /// # Errors
-    /// Messages that cannot be right; those of `exchange`.
-    pub fn finish<E: From<Error>>(
-        mut self,
-        second: &[u64],
-        seed: u128,
-        mut exchange: impl FnMut(Vec<u64>, usize) -> std::result::Result<Vec<u64>, E>,
-    ) -> std::result::Result<Pool, E> {
-        if second.len() != Self::SECOND {
-            return Err(Error::Length.into());
-        }
-        let strings = Zeroizing::new(self.base.strings(&self.name(self.first), second)?);
-        let bulk = match self.method.params() {
-            None if self.method == Method::Iknp => Bulk::Iknp(self.symmetric(&strings, exchange)?),
-            None => Bulk::SoftSpoken(self.symmetric(&strings, exchange)?),
-            Some(params) => {
-                let (mut sender, mut receiver) = self.symmetric::<{ softspoken::K }, E>(&strings, &mut exchange)?;
-                let each = params.base();
-                let made_for = |first: bool| (sent_by(first).len() * each).next_multiple_of(ROUND);
-                let (mut sent, mut received) = (vec![], vec![]);
-                let message = receiver.extend(made_for(!self.first), &mut received);
-                let theirs = exchange(message, softspoken::words(softspoken::K, made_for(self.first)))?;
-                sender.extend(made_for(self.first), &theirs, &mut sent)?;
-                let mut base: [Vec<u128>; INSTANCES] = Default::default();
-                for (from_us, blocks) in [(self.first, sent), (!self.first, received)] {
-                    for (i, part) in sent_by(from_us).zip(blocks.chunks_exact(each)) {
-                        base[i] = part.to_vec();
-                    }
-                }
-                Bulk::Silent(Box::new(Ferret::new(self.first, params, seed, base)))
-            }
-        };
-        let hash = |from_first: bool| Hash::new(seed, u8::from(from_first));
-        Ok(Pool {
-            first: self.first,
-            supply: Supply::new(self.method),
-            sent: (Made::default(), hash(self.first)),
-            received: (Made::default(), hash(!self.first)),
-            bulk,
-            delta: self.delta,
-            random: std::mem::replace(&mut self.random, Stream::new([0; 16])),
-            spare: vec![],
-        })
-    }
-}
-
-type Symmetric<const K: usize> = (Sender<K>, Receiver<K>);
-
-impl Setup {
-    /// Both directions' bulk, from the transfers by public keys.
-    fn symmetric<const K: usize, E: From<Error>>(
-        &mut self,
-        strings: &[[u128; 2]],
-        mut exchange: impl FnMut(Vec<u64>, usize) -> std::result::Result<Vec<u64>, E>,
-    ) -> std::result::Result<Symmetric<K>, E> {
-        let (receiver, message) = Receiver::new(strings, &mut self.random)?;
-        let sender = Sender::new(self.delta, &self.strings, &exchange(message, softspoken::SETUP)?)?;
-        Ok((sender, receiver))
-    }
-}
-
-enum Bulk {
+pub(crate) enum Bulk {
     SoftSpoken(Symmetric<{ softspoken::K }>),
     Iknp(Symmetric<1>),
     Silent(Box<Ferret>),
@@ -312,6 +203,21 @@ impl Drop for Pool {
 }
 
 impl Pool {
+    /// An end's supply with nothing in it. `seed` is both ends', `delta` and `random` are its own.
+    pub(crate) fn new(first: bool, method: Method, bulk: Bulk, delta: u128, seed: u128, random: Stream) -> Self {
+        let hash = |from_first: bool| Hash::new(seed, u8::from(from_first));
+        Self {
+            first,
+            supply: Supply::new(method),
+            sent: (Made::default(), hash(first)),
+            received: (Made::default(), hash(!first)),
+            bulk,
+            delta,
+            random,
+            spare: vec![],
+        }
+    }
+
     /// Spreads making silent transfers over so many threads; what is made does not depend on it.
     pub fn use_threads(&mut self, threads: usize) {
         if let Bulk::Silent(ferret) = &mut self.bulk {
@@ -446,6 +352,7 @@ impl Pool {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
+    use crate::Setup;
     use std::sync::mpsc::{Receiver, Sender, channel};
 
     type Wire = (Sender<Vec<u64>>, Receiver<Vec<u64>>);

@@ -142,19 +142,13 @@ impl Form {
 
     /// Products of the trees, and of the carry's and the comparison's.
     pub(super) fn nodes(&self) -> usize {
-        let trees = self.numbers().into_iter().flat_map(|(bits, equal)| levels(Digits::new(bits).0.len(), equal));
-        trees.map(|level| level.len()).sum::<usize>() + usize::from(self.joined())
+        nodes(&self.numbers()) + usize::from(self.joined())
     }
 
     /// What it draws for so many elements: of each half those of its tables go one way, everything else goes both ways.
     pub(super) fn draws(&self, halves: Halves) -> Vec<Draw> {
-        let mut draws = vec![];
         let half = |client: bool| halves.elements(client).len();
-        for from_client in [true, false] {
-            for n in blocks(half(from_client)) {
-                draws.extend((0..self.lower() + self.upper()).map(|_| Draw::Short { from_client, n }));
-            }
-        }
+        let mut draws = tables(&self.numbers(), halves);
         let halved = [true, false].map(|from_client| Draw::Long { from_client, n: half(from_client) });
         let of = |bits: u32, draws: [Draw; 2]| if bits > 0 { draws.to_vec() } else { vec![] };
         draws.extend(of(self.top(), halved));
@@ -163,6 +157,24 @@ impl Form {
         draws.extend(of(self.carried(), halved));
         draws
     }
+}
+
+/// Products of the trees over numbers of so many bits that are compared.
+pub(super) fn nodes(numbers: &[(u32, bool)]) -> usize {
+    let trees = numbers.iter().flat_map(|(bits, equal)| levels(Digits::new(*bits).0.len(), *equal));
+    trees.map(|level| level.len()).sum()
+}
+
+/// What their tables draw, those of each half one way.
+pub(super) fn tables(numbers: &[(u32, bool)], halves: Halves) -> Vec<Draw> {
+    let bits: u32 = numbers.iter().map(|(bits, _)| bits).sum();
+    let mut draws = vec![];
+    for from_client in [true, false] {
+        for n in blocks(halves.elements(from_client).len()) {
+            draws.extend((0..bits).map(|_| Draw::Short { from_client, n }));
+        }
+    }
+    draws
 }
 
 /// What choosing by bits draws.

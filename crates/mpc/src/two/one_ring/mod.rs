@@ -11,11 +11,11 @@ mod share;
 
 pub use modulus::Modulus;
 
-use super::compare::{Compared, Digits, Number, levels};
+use super::compare::{Compared, Number};
 use super::draw::Draw;
 use super::engine::{Two, wrong_form};
-use super::relu::{Halves, not, piece};
-use super::transfers::{Plane, blocks, mask, xor};
+use super::relu::{Halves, nodes, not, piece, tables};
+use super::transfers::{Plane, mask, xor};
 use crate::{Result, Step};
 use sordino_ring::Device;
 
@@ -68,15 +68,8 @@ type Of<'f> = &'f dyn Fn(u64) -> u64;
 
 /// What a comparison draws: transfers of tables one way for each half, products both ways.
 fn comparison(form: &Form, halves: Halves) -> Vec<Draw> {
-    let bits: u32 = form.iter().map(|(bits, _)| bits).sum();
-    let mut draws = vec![];
-    for from_client in [true, false] {
-        for n in blocks(halves.elements(from_client).len()) {
-            draws.extend((0..bits).map(|_| Draw::Short { from_client, n }));
-        }
-    }
-    let nodes = form.iter().flat_map(|(bits, equal)| levels(Digits::new(*bits).0.len(), *equal));
-    draws.extend((0..nodes.map(|level| level.len()).sum()).map(|_| Draw::Triples { n: halves.n }));
+    let mut draws = tables(form, halves);
+    draws.extend((0..nodes(form)).map(|_| Draw::Triples { n: halves.n }));
     draws
 }
 
