@@ -1,5 +1,10 @@
 //! Numbers of a few bits as they travel.
 
+/// A bit of many that stand in words.
+pub(crate) fn bit(words: &[u64], at: usize) -> u64 {
+    words[at / 64] >> (at % 64) & 1
+}
+
 /// Numbers of so many bits each, one after the other in words.
 pub(crate) fn packed(values: impl IntoIterator<Item = u64>, bits: u32) -> Vec<u64> {
     let (mut words, mut word, mut filled) = (vec![], 0u64, 0);

@@ -2,7 +2,7 @@
 //! on Beaver's bits, two with a factor in common from one of 8 strings, two others from one of 16, selection by two transfers of two strings; all
 //! transfers by extensions that send 128 or 256 bits each. The lowest digit, and the lowest node of every level, have no equality.
 
-use crate::bits::{packed, packed_words, unpacked};
+use crate::bits::{bit, packed, packed_words, unpacked};
 use crate::end::End;
 use sordino_mpc::Result;
 use sordino_ot::kkot::{self, Receiver, Sender};
@@ -129,7 +129,7 @@ impl<'a> Paper<'a> {
     /// Random bits of this end, one an element.
     fn random(&self, n: usize) -> Bits {
         let words = self.end.own_words(n.div_ceil(64));
-        (0..n).map(|i| (words[i / 64] >> (i % 64) & 1) as u8).collect()
+        (0..n).map(|i| bit(&words, i) as u8).collect()
     }
 
     /// Shares of whether the low bits of end 0's number are larger than the complement of end 1's: of the carry of their sum.

@@ -6,6 +6,7 @@
 mod circuit;
 mod gates;
 
+use crate::bits::bit;
 use crate::end::{End, blocks, words};
 use circuit::relu as circuit;
 use gates::{Evaluator, Garbler, Hash, Wire};
@@ -60,7 +61,7 @@ fn piece(end: &End, modulus: Modulus, x: &[u64]) -> Result<Vec<u64>> {
     };
     let mut flips = vec![0; choices.len()];
     for at in 0..x.len() * bits {
-        let flip = own(at) ^ choices[at / 64] >> (at % 64) & 1;
+        let flip = own(at) ^ bit(&choices, at);
         flips[at / 64] |= flip << (at % 64);
         choices[at / 64] ^= flip << (at % 64);
     }
@@ -78,19 +79,18 @@ fn piece(end: &End, modulus: Modulus, x: &[u64]) -> Result<Vec<u64>> {
         let mut place = 0;
         for x in x.chunks(BATCH) {
             let labels = |at: usize| {
-                let bit = 0u128.wrapping_sub(u128::from(choices[(evaluated + at) / 64] >> ((evaluated + at) % 64) & 1));
-                strings[evaluated + at] ^ (offers[place + at] & bit)
+                let chosen = 0u128.wrapping_sub(u128::from(bit(&choices, evaluated + at)));
+                strings[evaluated + at] ^ (offers[place + at] & chosen)
             };
             let own: Vec<Wire> =
                 (0..bits).map(|bit| (0..x.len()).map(|i| labels(bit * x.len() + i)).collect()).collect();
             let mut theirs = || -> Vec<Wire> { (0..bits).map(|_| public.blocks(x.len())).collect() };
             let out = circuit(&mut evaluator, modulus, [&theirs(), &own, &theirs()])?;
             let value = |i: usize| {
-                let bit = |(bit, wire): (usize, &Wire)| {
-                    let at = place + bit * x.len() + i;
-                    (wire[i] as u64 & 1 ^ colors[at / 64] >> (at % 64) & 1) << bit
+                let of = |(which, wire): (usize, &Wire)| {
+                    (wire[i] as u64 & 1 ^ bit(colors, place + which * x.len() + i)) << which
                 };
-                out.iter().enumerate().map(bit).sum::<u64>()
+                out.iter().enumerate().map(of).sum::<u64>()
             };
             y.extend((0..x.len()).map(value));
             evaluated += x.len() * bits;
@@ -127,10 +127,10 @@ fn garbled(
     let mine = known(x, public);
     let [zero, one] = end.sent(n * bits)?;
     let theirs: Vec<Wire> = (0..bits)
-        .map(|bit| {
+        .map(|wire| {
             let label = |i: usize| {
-                let at = bit * n + i;
-                let flip = 0u128.wrapping_sub(u128::from(flips[(first + at) / 64] >> ((first + at) % 64) & 1));
+                let at = wire * n + i;
+                let flip = 0u128.wrapping_sub(u128::from(bit(flips, first + at)));
                 zero[at] ^ (flip & (zero[at] ^ one[at]))
             };
             (0..n).map(label).collect()
