@@ -80,6 +80,15 @@ pub trait Costs {
     /// Chains of messages are counted anew.
     fn restart(&self) {}
 
+    /// Whether what a run sends when depends on what it needs later: then a run is rehearsed before others are counted.
+    const REHEARSES: bool = false;
+
+    /// A run has been rehearsed: nothing of it has happened, but what runs need is known.
+    fn rehearsed(&self) {}
+
+    /// A run begins.
+    fn run_begins(&self) {}
+
     /// A tensor of `n` elements from an owner.
     fn input(&self, n: usize) -> Cost;
     /// Takes note of prepared weights; what products with them come multiplied by.

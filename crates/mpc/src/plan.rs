@@ -166,6 +166,9 @@ impl<C: Costs> Protocol for Plan<C> {
     type Bit = PlannedBits;
     type Weight = PlannedWeight;
 
+    fn run_begins(&self) {
+        self.costs.run_begins();
+    }
     fn shape<'a>(&self, x: &'a Symbol) -> &'a Shape {
         &x.shape
     }

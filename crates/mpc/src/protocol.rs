@@ -91,11 +91,6 @@ impl Settings {
             Width::Wide => self.wide_bits,
         }
     }
-    /// Whether two parties draw the strings of an operation ahead, and so do more elements together: for slow links, where every round counts.
-    #[must_use]
-    pub(crate) fn draws_ahead(&self) -> bool {
-        self.transfers == Transfers::Compact
-    }
     /// Largest shift of a truncation: more would leave fewer bits than the narrow ring's.
     #[must_use]
     pub fn most_shift(&self) -> u32 {
@@ -217,6 +212,9 @@ pub trait Protocol {
     fn shape<'a>(&self, x: &'a Self::Arith) -> &'a Shape;
     /// Ring of a tensor.
     fn width(&self, x: &Self::Arith) -> Width;
+
+    /// A run of a program begins.
+    fn run_begins(&self) {}
 
     /// A wide tensor provided by `from`, who passes its ring elements; everybody else passes `None`.
     ///

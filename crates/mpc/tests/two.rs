@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use sordino_mpc::{
-    Clear, Kind, Linear, Local, Plan, Protocol, Result, Role, Settings, Step, Transfers, Truncation, Width, two,
+    Clear, Costs, Kind, Linear, Local, Plan, Protocol, Result, Role, Settings, Step, Transfers, Truncation, Width, two,
 };
 use sordino_ring::{Conv2d, Cpu, IndexMap, PAD, Shape};
 use sordino_testkit::{Job, World, integers};
@@ -210,9 +210,9 @@ fn check_at(op: Op, n: usize, settings: Settings, prepared: bool) {
     let clear = Clear::new(Cpu::new(1)).with(settings);
     let (width, want) = job.run(&clear, Step::root([1; 16])).unwrap();
     let mut plan = Plan::<two::Declared>::of(settings);
-    plan.costs().record();
     job.run(&plan, Step::root([1; 16])).unwrap();
-    let draws = plan.costs().recorded();
+    plan.costs().rehearsed();
+    let draws = plan.costs().run().to_vec();
     if prepared {
         plan = Plan::of(settings);
         assert!(plan.costs().prepare(&draws).total() > 0 || draws.is_empty());

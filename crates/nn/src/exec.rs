@@ -246,6 +246,7 @@ impl<'p, P: Protocol> Loaded<'p, P> {
         mut watch: impl FnMut(usize),
         mut see: impl FnMut(Slot, &P::Arith),
     ) -> Result<Vec<Option<Vec<i64>>>> {
+        p.run_begins();
         let mut held: Vec<Held<P::Arith>> = self.program.slots.iter().map(|_| Held::default()).collect();
         let mut bits: Vec<Option<P::Bit>> = (0..self.program.bits).map(|_| None).collect();
         let mut layer = usize::MAX;

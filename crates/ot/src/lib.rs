@@ -18,6 +18,7 @@ mod parallel;
 mod pool;
 mod setup;
 mod softspoken;
+mod supply;
 mod transpose;
 #[cfg(test)]
 mod vectors;
@@ -26,5 +27,6 @@ pub use aes128::Stream;
 pub use error::{Error, Result};
 pub use hash::Cut;
 pub use parallel::in_parallel;
-pub use pool::{Method, Pool, Supply, Words};
+pub use pool::Pool;
 pub use setup::Setup;
+pub use supply::{Method, Supply, Words};

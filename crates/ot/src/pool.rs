@@ -1,158 +1,57 @@
 //! One end's supply of correlated transfers in both directions: made in bulk, handed out once.
 
-use crate::ferret::{COMPACT, FAST, Ferret, Params, sent_by};
+use crate::ferret::{Ferret, Growing, sent_by};
 use crate::hash::Hash;
 use crate::softspoken::{self, Receiver, Sender};
-use crate::{Cut, Error, Result, Stream};
-use std::collections::VecDeque;
+use crate::{Cut, Error, Method, Result, Stream, Supply};
 use zeroize::Zeroize;
 
-/// How transfers are made in bulk.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Method {
-    /// Silently, from learning parity with noise: 2.5 bits a transfer.
-    #[default]
-    Silent,
-    /// The same with larger tables: 0.7 bits a transfer, for more time.
-    Compact,
-    /// By SoftSpokenOT, from symmetric cryptography alone: 31 bits a transfer.
-    SoftSpoken,
-    /// By the extension of Ishai, Kilian, Nissim and Petrank (CRYPTO 2003), what CrypTFlow2 was measured with: 127 bits a transfer.
-    Iknp,
-}
-
-impl Method {
-    /// Of silent transfers.
-    pub(crate) fn params(self) -> Option<Params> {
-        match self {
-            Self::Silent => Some(FAST),
-            Self::Compact => Some(COMPACT),
-            Self::SoftSpoken | Self::Iknp => None,
-        }
-    }
-
-    /// Bits of delta that a tree of SoftSpokenOT covers; silent transfers begin with those, too.
-    pub(crate) fn bits(self) -> usize {
-        if self == Self::Iknp { 1 } else { softspoken::K }
-    }
-}
-
-/// Transfers are made in multiples of this by SoftSpokenOT.
-pub(crate) const ROUND: usize = 128;
-
-/// Blocks of one direction that are made and not drawn yet, in the order they were made.
+/// Blocks of one direction that are drawn next, and where in the session they are.
 #[derive(Default)]
 struct Made {
-    chunks: VecDeque<Chunk>,
-    /// Number of the next block, over the whole session.
-    next: u64,
-}
-
-struct Chunk {
     blocks: Vec<u128>,
     /// The first that has not been drawn.
     at: usize,
+    /// Its number, over the whole session.
+    next: u64,
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        self.blocks.zeroize();
+    }
 }
 
 impl Made {
+    /// Those that are here.
     fn left(&self) -> usize {
-        self.chunks.iter().map(|c| c.blocks.len() - c.at).sum()
+        self.blocks.len() - self.at
     }
 
-    fn put(&mut self, blocks: Vec<u128>, at: usize) {
-        self.chunks.push_back(Chunk { blocks, at });
+    fn pass(&mut self, n: usize) {
+        self.at += n;
+        self.next += n as u64;
     }
 
-    /// Hands the next `n` blocks to `each`, with their first one's number. No block is given twice. Used up buffers go to `spare`.
-    fn draw(&mut self, n: usize, spare: &mut Vec<Vec<u128>>, mut each: impl FnMut(u64, &[u128])) -> Result<()> {
-        if n > self.left() {
-            return Err(Error::Short);
-        }
+    /// Hands the next `n` blocks to `each`, with their first one's number. No block is given twice. `more` brings others for those that have been used up.
+    fn draw(
+        &mut self,
+        n: usize,
+        mut more: impl FnMut(Vec<u128>) -> Option<Vec<u128>>,
+        mut each: impl FnMut(u64, &[u128]),
+    ) -> Result<()> {
         let mut needed = n;
         while needed > 0 {
-            let Some(chunk) = self.chunks.front_mut() else { return Err(Error::Short) };
-            let now = needed.min(chunk.blocks.len() - chunk.at);
-            each(self.next, &chunk.blocks[chunk.at..chunk.at + now]);
-            chunk.at += now;
-            self.next += now as u64;
-            needed -= now;
-            if chunk.at == chunk.blocks.len()
-                && let Some(used) = self.chunks.pop_front()
-            {
-                spare.push(used.blocks);
+            if self.left() == 0 {
+                self.blocks = more(std::mem::take(&mut self.blocks)).ok_or(Error::Short)?;
+                self.at = 0;
             }
+            let now = needed.min(self.left());
+            each(self.next, &self.blocks[self.at..self.at + now]);
+            self.pass(now);
+            needed -= now;
         }
         Ok(())
-    }
-
-    /// Keeps the newest so many: what is older is never drawn.
-    fn keep(&mut self, most: usize, spare: &mut Vec<Vec<u128>>) -> Result<()> {
-        let surplus = self.left().saturating_sub(most);
-        self.draw(surplus, spare, |_, _| ())
-    }
-}
-
-/// How many transfers are at hand in both directions, and what making more of them says: known to both ends, and to whoever plans.
-/// Directions are named by who sends: the first end, or the second.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Supply {
-    method: Method,
-    left: [usize; 2],
-}
-
-/// What a round makes of each direction.
-fn each(params: Params) -> [usize; 2] {
-    [true, false].map(|first| sent_by(first).len() * params.yields())
-}
-
-/// Words that the two ends say in one step of making transfers; a step in which neither says anything does not happen.
-pub type Words = [usize; 2];
-
-impl Supply {
-    /// At the beginning of a session.
-    #[must_use]
-    pub fn new(method: Method) -> Self {
-        Self { method, left: [0, 0] }
-    }
-
-    /// What both ends say so that so many transfers can be drawn that the first end sends, and that the second one sends.
-    pub fn make(&mut self, need: [usize; 2]) -> Vec<Words> {
-        let mut steps = vec![];
-        let Some(params) = self.method.params() else {
-            // What an operation leaves over is set aside, so that each asks for its own.
-            self.left = need.map(|n| n.next_multiple_of(ROUND));
-            let words = self.left.map(|n| softspoken::words(self.method.bits(), n));
-            // The receiver of a direction asks.
-            steps.push([words[1], words[0]]);
-            return steps;
-        };
-        let each = each(params);
-        while self.left.iter().zip(need).any(|(left, need)| *left < need) {
-            steps.push([true, false].map(|first| params.begin_words(first)));
-            steps.push([true, false].map(|first| params.answer_words(first)));
-            self.left.iter_mut().zip(each).for_each(|(left, each)| *left += each);
-        }
-        let most = self.most(need);
-        self.left.iter_mut().zip(most).for_each(|(left, most)| *left = (*left).min(most));
-        steps
-    }
-
-    /// A round makes as many both ways. Of a direction that is used less, no more than a round's are kept beyond what is needed: both ends set
-    /// aside the oldest.
-    fn most(&self, need: [usize; 2]) -> [usize; 2] {
-        let each = self.method.params().map_or([0; 2], each);
-        [0, 1].map(|way| need[way].max(each[way]) + each[way])
-    }
-
-    /// Transfers at hand in both directions.
-    #[must_use]
-    pub fn left(&self) -> usize {
-        self.left.iter().sum()
-    }
-
-    /// So many are drawn.
-    pub fn draw(&mut self, used: [usize; 2]) {
-        self.left.iter_mut().zip(used).for_each(|(left, used)| *left = left.saturating_sub(used));
     }
 }
 
@@ -161,68 +60,84 @@ pub(crate) type Symmetric<const K: usize> = (Sender<K>, Receiver<K>);
 pub(crate) enum Bulk {
     SoftSpoken(Symmetric<{ softspoken::K }>),
     Iknp(Symmetric<1>),
-    Silent(Box<Ferret>),
+    Silent(Box<Ferret>, Growing),
 }
 
-/// Blocks of so many transfers that this end sends, and that it receives, in these buffers; the other end says so many words.
+impl Bulk {
+    /// What follows in a direction, if it is there.
+    fn more(&mut self, way: usize, used: Vec<u128>) -> Option<Vec<u128>> {
+        match self {
+            Self::Silent(_, growing) => growing.next(way, used),
+            Self::SoftSpoken(_) | Self::Iknp(_) => None,
+        }
+    }
+}
+
+/// Blocks of so many transfers that this end sends, and that it receives, in the buffers of those before; the other end says so many words.
 fn extend<const K: usize, E: From<Error>>(
     (sender, receiver): &mut Symmetric<K>,
+    made: [&mut Made; 2],
     [sent, received]: [usize; 2],
     words: usize,
-    mut blocks: [Vec<u128>; 2],
     mut exchange: impl FnMut(Vec<u64>, usize) -> std::result::Result<Vec<u64>, E>,
-) -> std::result::Result<[Vec<u128>; 2], E> {
-    blocks.iter_mut().for_each(Vec::clear);
-    let message = receiver.extend(received, &mut blocks[1]);
+) -> std::result::Result<(), E> {
+    // What an operation left over is set aside.
+    let [made_sent, made_received] = made.map(|made| {
+        made.pass(made.left());
+        made.at = 0;
+        made.blocks.clear();
+        &mut made.blocks
+    });
+    let message = receiver.extend(received, made_received);
     let said = exchange(message, words)?;
-    sender.extend(sent, &said, &mut blocks[0])?;
-    Ok(blocks)
+    Ok(sender.extend(sent, &said, made_sent)?)
 }
+
+/// What there is of a direction, and the hash that makes strings of it.
+struct Way {
+    made: Made,
+    hash: Hash,
+}
+
+/// Directions as an end sees them.
+const SENT: usize = 0;
+const RECEIVED: usize = 1;
 
 /// One end's supply. No `Debug`, no `Clone`.
 pub struct Pool {
     first: bool,
     supply: Supply,
-    sent: (Made, Hash),
-    received: (Made, Hash),
+    ways: [Way; 2],
     bulk: Bulk,
     delta: u128,
     random: Stream,
-    /// Buffers that have been used up.
-    spare: Vec<Vec<u128>>,
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
         self.delta.zeroize();
-        self.spare.zeroize();
-        for made in [&mut self.sent.0, &mut self.received.0] {
-            made.chunks.iter_mut().for_each(|chunk| chunk.blocks.zeroize());
-        }
     }
 }
 
 impl Pool {
     /// An end's supply with nothing in it. `seed` is both ends', `delta` and `random` are its own.
     pub(crate) fn new(first: bool, method: Method, bulk: Bulk, delta: u128, seed: u128, random: Stream) -> Self {
-        let hash = |from_first: bool| Hash::new(seed, u8::from(from_first));
-        Self {
-            first,
-            supply: Supply::new(method),
-            sent: (Made::default(), hash(first)),
-            received: (Made::default(), hash(!first)),
-            bulk,
-            delta,
-            random,
-            spare: vec![],
+        let way = |from_first: bool| Way { made: Made::default(), hash: Hash::new(seed, u8::from(from_first)) };
+        Self { first, supply: Supply::new(method), ways: [way(first), way(!first)], bulk, delta, random }
+    }
+
+    /// Spreads making silent transfers over so many threads; what is made does not depend on it. Those besides the one that draws make what
+    /// will be drawn next, whatever that one does.
+    pub fn use_threads(&mut self, threads: usize) {
+        if let Bulk::Silent(ferret, growing) = &mut self.bulk {
+            ferret.threads = threads;
+            growing.use_threads(threads.saturating_sub(1));
         }
     }
 
-    /// Spreads making silent transfers over so many threads; what is made does not depend on it.
-    pub fn use_threads(&mut self, threads: usize) {
-        if let Bulk::Silent(ferret) = &mut self.bulk {
-            ferret.threads = threads;
-        }
+    /// So many more will be drawn for sure that the first end sends, and that the second one sends: see [`Supply::expect`].
+    pub fn expect(&mut self, more: [usize; 2]) {
+        self.supply.expect(more);
     }
 
     /// Makes what is lacking of so many transfers that the first end sends, and that the second one sends; both ends do so at the same
@@ -240,37 +155,58 @@ impl Pool {
         let steps = self.supply.make(need);
         let left = [us, them].map(|way| self.supply.left[way]);
         let words = steps.first().map_or(0, |words| words[them]);
-        let (sent, received) = (&mut self.sent.0, &mut self.received.0);
-        let mut buffers = || [(); 2].map(|()| self.spare.pop().unwrap_or_default());
-        let extended = match &mut self.bulk {
-            Bulk::SoftSpoken(bulk) => extend(bulk, left, words, buffers(), exchange)?,
-            Bulk::Iknp(bulk) => extend(bulk, left, words, buffers(), exchange)?,
-            Bulk::Silent(ferret) => {
+        let [sent, received] = self.ways.each_mut().map(|way| &mut way.made);
+        match &mut self.bulk {
+            Bulk::SoftSpoken(bulk) => extend(bulk, [sent, received], left, words, exchange),
+            Bulk::Iknp(bulk) => extend(bulk, [sent, received], left, words, exchange),
+            Bulk::Silent(ferret, growing) => {
                 for step in steps.chunks_exact(2) {
                     let (round, message) = ferret.begin(&mut self.random);
                     let begun = exchange(message, step[0][them])?;
-                    let (grown, message) = ferret.answer(self.delta, &begun, &mut self.random, &mut self.spare)?;
+                    let (roots, message) = ferret.answer(self.delta, &begun, &mut self.random)?;
                     let answered = exchange(message, step[1][them])?;
-                    let (made, kept) = ferret.finish(&round, grown, &answered, &mut self.spare)?;
-                    for (i, blocks) in made.into_iter().enumerate() {
-                        let to = if sent_by(self.first).contains(&i) { &mut *sent } else { &mut *received };
-                        to.put(blocks, kept);
-                    }
-                    // Between rounds, too: what is asked for of one direction may take many.
-                    for (made, way) in [(&mut *sent, us), (&mut *received, them)] {
-                        made.keep(self.supply.most(need)[way], &mut self.spare)?;
+                    let made = ferret.finish((round, roots), self.delta, &answered)?;
+                    for (i, units) in made.into_iter().enumerate() {
+                        let way = if sent_by(self.first).contains(&i) { SENT } else { RECEIVED };
+                        growing.put(way, units);
                     }
                 }
-                for (made, left) in [sent, received].into_iter().zip(left) {
-                    made.keep(left, &mut self.spare)?;
+                // The oldest go.
+                for (way, made) in [(SENT, sent), (RECEIVED, received)] {
+                    let mut surplus = (made.left() + growing.left(way)).saturating_sub(left[way]);
+                    let now = surplus.min(made.left());
+                    made.pass(now);
+                    surplus -= now;
+                    while let Some(len) = growing.set_aside(way, surplus).filter(|_| surplus > 0) {
+                        made.next += len as u64;
+                        surplus -= len;
+                    }
+                    made.draw(surplus, |used| growing.next(way, used), |_, _| ())?;
                 }
-                return Ok(());
+                let sure = self.supply.sure(need);
+                growing
+                    .want([SENT, RECEIVED].map(|way| sure[[us, them][way]].saturating_sub(self.ways[way].made.left())));
+                Ok(())
             }
-        };
-        for (made, blocks) in [sent, received].into_iter().zip(extended) {
-            made.keep(0, &mut self.spare)?;
-            made.put(blocks, 0);
         }
+    }
+
+    /// Blocks of a direction that are here.
+    #[cfg(test)]
+    fn left(&self, way: usize) -> usize {
+        let later = if let Bulk::Silent(_, growing) = &self.bulk { growing.left(way) } else { 0 };
+        self.ways[way].made.left() + later
+    }
+
+    /// The next blocks of a direction.
+    fn draw(&mut self, way: usize, n: usize, mut each: impl FnMut(&Hash, u64, &[u128])) -> Result<()> {
+        let first = self.first == (way == SENT);
+        if n > self.supply.left[usize::from(!first)] {
+            return Err(Error::Short);
+        }
+        let (Way { made, hash }, bulk) = (&mut self.ways[way], &mut self.bulk);
+        made.draw(n, |used| bulk.more(way, used), |number, blocks| each(hash, number, blocks))?;
+        self.supply.draw(if first { [n, 0] } else { [0, n] });
         Ok(())
     }
 
@@ -279,14 +215,12 @@ impl Pool {
     /// # Errors
     /// [`Error::Short`].
     pub fn send<T: Cut>(&mut self, n: usize) -> Result<[Vec<T>; 2]> {
-        let (made, hash) = &mut self.sent;
-        let mut strings = [Vec::with_capacity(n), Vec::with_capacity(n)];
-        made.draw(n, &mut self.spare, |number, blocks| {
-            for (out, add) in strings.iter_mut().zip([0, self.delta]) {
+        let (delta, mut strings) = (self.delta, [Vec::with_capacity(n), Vec::with_capacity(n)]);
+        self.draw(SENT, n, |hash, number, blocks| {
+            for (out, add) in strings.iter_mut().zip([0, delta]) {
                 hash.cut(number, blocks, add, out);
             }
         })?;
-        self.supply.draw(if self.first { [n, 0] } else { [0, n] });
         Ok(strings)
     }
 
@@ -295,14 +229,12 @@ impl Pool {
     /// # Errors
     /// [`Error::Short`].
     pub fn send_rows(&mut self, n: usize, blocks: usize) -> Result<[Vec<u64>; 2]> {
-        let (made, hash) = &mut self.sent;
-        let mut strings = [(); 2].map(|()| Vec::with_capacity(2 * n * blocks));
-        made.draw(n, &mut self.spare, |number, drawn| {
-            for (out, add) in strings.iter_mut().zip([0, self.delta]) {
+        let (delta, mut strings) = (self.delta, [(); 2].map(|()| Vec::with_capacity(2 * n * blocks)));
+        self.draw(SENT, n, |hash, number, drawn| {
+            for (out, add) in strings.iter_mut().zip([0, delta]) {
                 hash.rows(number, drawn, add, blocks, out);
             }
         })?;
-        self.supply.draw(if self.first { [n, 0] } else { [0, n] });
         Ok(strings)
     }
 
@@ -328,9 +260,8 @@ impl Pool {
 
     /// The choices of the next `n` received transfers, whose blocks go to `each`.
     fn received(&mut self, n: usize, mut each: impl FnMut(&Hash, u64, &[u128])) -> Result<Vec<u64>> {
-        let (made, hash) = &mut self.received;
         let (mut choices, mut word, mut drawn) = (Vec::with_capacity(n.div_ceil(64)), 0, 0);
-        made.draw(n, &mut self.spare, |number, blocks| {
+        self.draw(RECEIVED, n, |hash, number, blocks| {
             each(hash, number, blocks);
             for block in blocks {
                 word |= (*block as u64 & 1) << (drawn % 64);
@@ -343,7 +274,6 @@ impl Pool {
         if drawn % 64 > 0 {
             choices.push(word);
         }
-        self.supply.draw(if self.first { [0, n] } else { [n, 0] });
         Ok(choices)
     }
 }
@@ -430,16 +360,9 @@ mod tests {
             let mut most = 0;
             for _ in 0..6 {
                 pool.make([0, 2_000_000], |m, n| swap(&wire, m, n)).unwrap();
-                most = most.max(pool.sent.0.left() + pool.received.0.left());
-                let got = pool.supply.left;
-                assert_eq!(
-                    got,
-                    if pool.first {
-                        [pool.sent.0.left(), pool.received.0.left()]
-                    } else {
-                        [pool.received.0.left(), pool.sent.0.left()]
-                    }
-                );
+                let here = [SENT, RECEIVED].map(|way| pool.left(way));
+                most = most.max(here[0] + here[1]);
+                assert_eq!(pool.supply.left, if pool.first { here } else { [here[1], here[0]] });
                 if pool.first {
                     pool.receive::<u32>(2_000_000).unwrap();
                 } else {
@@ -455,6 +378,48 @@ mod tests {
             for i in 0..1000 {
                 let chosen = if choices[i / 64] >> (i % 64) & 1 == 1 { one[i] } else { zero[i] };
                 assert_eq!(got[i], chosen);
+            }
+        }
+    }
+
+    /// Some need more than is grown ahead, some a part of a unit, some one direction alone; of neither direction so much more that some are set aside.
+    const NEEDS: [[usize; 2]; 6] =
+        [[100, 70], [9_000_000, 8_500_000], [1, 0], [0, 700_000], [65_536, 65_536], [4_000_000, 4_100_000]];
+
+    /// Strings of all [`NEEDS`], digested, and the messages said for them.
+    fn said_and_drawn(method: Method, threads: usize, foreseen: bool) -> [(usize, Vec<u8>); 2] {
+        use sha2::{Digest, Sha256};
+        ends(method, move |mut pool, wire| {
+            pool.use_threads(threads);
+            if foreseen {
+                pool.expect(NEEDS.iter().fold([0; 2], |[a, b], need| [a + need[0], b + need[1]]));
+            }
+            let (mut said, mut digest) = (0, Sha256::new());
+            for need in NEEDS {
+                pool.make(need, |m, n| {
+                    said += m.len();
+                    swap(&wire, m, n)
+                })
+                .unwrap();
+                let [us, them] = if pool.first { need } else { [need[1], need[0]] };
+                // A bit at a time, as operations do.
+                for at in (0..us.max(them)).step_by(1 << 20) {
+                    let now = |all: usize| (1usize << 20).min(all.saturating_sub(at));
+                    let (sent, (_, received)) =
+                        (pool.send::<u32>(now(us)).unwrap(), pool.receive::<u32>(now(them)).unwrap());
+                    sent.iter().chain([&received]).for_each(|s| digest.update(bytemuck::cast_slice::<u32, u8>(s)));
+                }
+            }
+            (said, digest.finalize().to_vec())
+        })
+    }
+
+    #[test]
+    fn what_is_drawn_does_not_depend_on_who_grew_it_nor_when_rounds_were_made() {
+        for method in [Method::Silent, Method::Compact] {
+            let want = said_and_drawn(method, 1, false);
+            for (threads, foreseen) in [(4, false), (1, true), (3, true)] {
+                assert!(said_and_drawn(method, threads, foreseen) == want, "{method:?} {threads} {foreseen}");
             }
         }
     }
@@ -513,7 +478,7 @@ mod tests {
             ends(method, |mut pool, wire| {
                 assert_eq!(pool.send::<u32>(1).err(), Some(Error::Short));
                 pool.make([128, 128], |m, n| swap(&wire, m, n)).unwrap();
-                let left = pool.sent.0.left();
+                let left = pool.left(SENT);
                 assert!(pool.send::<u32>(left).is_ok() && pool.send::<u32>(1).is_err());
                 assert!(pool.receive::<u32>(128).is_ok());
             });

@@ -1,9 +1,10 @@
 //! How a pool begins: transfers by public keys in both directions, the bulk that comes from them, and for silent ones what their first round starts from.
 
-use crate::ferret::{Ferret, INSTANCES, sent_by};
-use crate::pool::{Bulk, Method, ROUND, Symmetric};
+use crate::ferret::{Ferret, Growing, INSTANCES, sent_by};
+use crate::pool::{Bulk, Symmetric};
 use crate::softspoken::{self, Receiver, Sender};
-use crate::{Error, Pool, Result, Stream, base};
+use crate::supply::ROUND;
+use crate::{Error, Method, Pool, Result, Stream, base};
 use zeroize::{Zeroize, Zeroizing};
 
 /// The beginning of a session: messages of both ends in steps, each after the other end's one before.
@@ -85,7 +86,7 @@ impl Setup {
                         base[i] = part.to_vec();
                     }
                 }
-                Bulk::Silent(Box::new(Ferret::new(self.first, params, seed, base)))
+                Bulk::Silent(Box::new(Ferret::new(self.first, params, seed, base)), Growing::default())
             }
         };
         Ok(Pool::new(

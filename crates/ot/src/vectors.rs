@@ -37,14 +37,15 @@ fn kernels_give_what_their_definitions_say() {
             "tree" => {
                 let depth = f[3] as usize;
                 let mut leaves = vec![0; 1 << depth];
-                let sums = tree::grow(&Aes::new(f[0]), f[1], f[2], &mut leaves);
+                let sums = tree::left_sums(&Aes::new(f[0]), f[1], f[2], &mut leaves);
+                tree::grow(&Aes::new(f[0]), f[1], f[2], &mut leaves);
                 assert_eq!([sums, leaves].concat(), f[4..], "{line}");
             }
             "code" => {
                 let constant = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835u128;
                 let table: Vec<u128> = (1..=1u128 << f[1]).map(|i| i.wrapping_mul(constant)).collect();
                 let mut outputs = vec![0; f.len() - 2];
-                code::add(&Aes::new(f[0]), &table, 0, &mut outputs);
+                code::add(&Aes::new(f[0]), &table, 0, &mut outputs, &mut vec![]);
                 assert_eq!(outputs, f[2..], "{line}");
             }
             "word" => assert_eq!(kkot::word(f[0] as u8), [f[1], f[2]], "{line}"),

@@ -29,7 +29,7 @@ impl Price {
     }
 }
 
-/// A program as a plan loads it, ready to run; what is counted from here on are runs.
+/// A program as a plan loads it, ready to run, rehearsed if that changes what runs send; what is counted from here on are runs.
 ///
 /// # Errors
 /// When the program does what the protocol cannot.
@@ -37,6 +37,10 @@ pub fn planned<'a, C: Costs>(plan: &Plan<C>, program: &'a Program) -> sordino_nn
     let mut at = Step::root([0; 16]);
     let loaded = Loaded::load(plan, at.child("load"), program, None)?;
     loaded.agree(plan, at.child("agree"))?;
+    if C::REHEARSES {
+        loaded.run(plan, at.child("rehearsal"), None, |_| ())?;
+        plan.costs().rehearsed();
+    }
     plan.restart();
     Ok(loaded)
 }

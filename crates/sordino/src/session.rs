@@ -247,7 +247,9 @@ pub fn run(
         let keys = two::establish(&net, &info, &settings, entropy).map_err(sordino_nn::Error::Protocol)?;
         let party = two::Two::new(Cpu::new(compute.threads), net, keys, settings, compute.threads)
             .map_err(sordino_nn::Error::Protocol)?;
-        let prepared = if job.prepared > 0 { Some(prepare(&job, &party)?) } else { None };
+        let ahead = Ahead::of(job.program)?;
+        party.foresee(ahead.draws());
+        let prepared = if job.prepared > 0 { Some(prepare(&job, &party, &ahead)?) } else { None };
         let ended = end(job, &party, owned, progress)?;
         return Ok(Ended { report: EndReport { prepared, ..ended.report }, ..ended });
     }
@@ -261,9 +263,8 @@ pub fn run(
 }
 
 /// Draws what runs to come will draw.
-fn prepare(job: &Job<'_>, party: &two::Two<Cpu>) -> sordino_nn::Result<Prepared> {
+fn prepare(job: &Job<'_>, party: &two::Two<Cpu>, ahead: &Ahead) -> sordino_nn::Result<Prepared> {
     let start = Instant::now();
-    let ahead = Ahead::of(job.program)?;
     let mut at = Step::root(job.session);
     for _ in 0..job.prepared {
         party.prepare(&at.child("prepare"), ahead.draws()).map_err(sordino_nn::Error::Protocol)?;

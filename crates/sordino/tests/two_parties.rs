@@ -6,7 +6,7 @@ use sordino::ahead::Ahead;
 use sordino::in_process::{InProcess, in_process};
 use sordino::inputs::{Preprocess, read};
 use sordino::owners::{Finished, Owners};
-use sordino::price::Price;
+use sordino::price::{Price, planned};
 use sordino::session::{Job, Outputs};
 use sordino::{Graph, Options, Tensor, exec, model};
 use sordino_mpc::{Clear, Kind, Linear, Plan, Settings, Step, Transfers, Truncation, two};
@@ -81,8 +81,7 @@ fn check_prepared(program: &Program, secrets: &Secrets, samples: &[Tensor], prep
     // What the first run sends, and later ones, which find transfers that are left over.
     let plan = Plan::<two::Declared>::of(program.settings);
     let mut at = Step::root([0; 16]);
-    let loaded = Loaded::load(&plan, at.child("load"), program, None).unwrap();
-    loaded.agree(&plan, at.child("agree")).unwrap();
+    let loaded = planned(&plan, program).unwrap();
     for _ in 0..prepared {
         let _sent = plan.costs().prepare(Ahead::of(program).unwrap().draws());
     }

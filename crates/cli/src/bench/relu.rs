@@ -13,7 +13,7 @@ use sordino::{Error, Result, model};
 use sordino_baseline::paper::Paper;
 use sordino_baseline::{Ran, both, garble, parties};
 use sordino_mpc::two::{Declared, Modulus, OneRing, Two};
-use sordino_mpc::{Kind, Party, Plan, Protocol, Role, Settings, Step, Transfers, Width};
+use sordino_mpc::{Costs, Kind, Party, Plan, Protocol, Role, Settings, Step, Transfers, Width};
 use sordino_nn::zoo::Pool;
 use sordino_ot::{Method, Stream};
 use sordino_ring::{Cpu, Shape};
@@ -280,11 +280,11 @@ impl Relu {
     fn prepared(&self, layers: &Layers) -> sordino_mpc::Result<(f64, u64, u32)> {
         let settings = settings(layers, Transfers::Silent);
         let plan = Plan::<Declared>::of(settings);
-        plan.costs().record();
         truncating(&plan, Step::root([0; 16]), layers)?;
-        let draws = plan.costs().recorded();
+        plan.costs().rehearsed();
+        let draws = plan.costs().run();
         let ends = parties(self.link.0, settings, |party, mut at| {
-            party.prepare(&at.child("prepare"), &draws)?;
+            party.prepare(&at.child("prepare"), draws)?;
             party.net().reset_meter();
             let start = std::time::Instant::now();
             truncating(party, at, layers)?;

@@ -11,7 +11,7 @@ use crate::{Cost, Costs, Result, Settings, Truncation, Width};
 use sordino_he::{PublicKey, layer};
 use sordino_ot::Supply;
 use sordino_ring::{Conv2d, packed_words};
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 
 /// The declared cost of the protocol with two parties.
@@ -28,8 +28,10 @@ pub struct Declared {
     ahead: Cell<u64>,
     /// Transfers of runs to come whose strings have been drawn.
     prepared: Cell<Transfers>,
-    /// What is drawn, where that is asked for.
-    recorded: RefCell<Option<Vec<Draw>>>,
+    /// What has been drawn so far, until a run has been rehearsed.
+    drawn: RefCell<Vec<Draw>>,
+    /// What a run draws, once one has been rehearsed.
+    run: OnceCell<Vec<Draw>>,
 }
 
 /// Who sends words.
@@ -65,29 +67,34 @@ impl Declared {
         Cost { sent: [a, b, 0, 0], rounds: longest(after) - longest(before), ..Cost::default() }
     }
 
-    /// From now on takes note of what is drawn.
-    pub fn record(&self) {
-        *self.recorded.borrow_mut() = Some(vec![]);
+    /// What a run draws, once one has been rehearsed: what [`foresee`](super::Two::foresee) and [`prepare`](super::Two::prepare) take.
+    #[must_use]
+    pub fn run(&self) -> &[Draw] {
+        self.run.get().map_or(&[], Vec::as_slice)
     }
 
-    /// What has been drawn since then: of a run, what [`prepare`](super::Two::prepare) takes.
-    #[must_use]
-    pub fn recorded(&self) -> Vec<Draw> {
-        self.recorded.borrow_mut().take().unwrap_or_default()
+    /// So many transfers will be drawn for sure.
+    fn expect(&self, draws: &[Draw]) {
+        let mut supply = self.supply.get();
+        supply.expect(all(draws).by_end());
+        self.supply.set(supply);
     }
 
     /// What [`prepare`](super::Two::prepare) sends; operations to come send so much less.
     #[must_use]
     pub fn prepare(&self, draws: &[Draw]) -> Cost {
-        let sent = self.draw_ahead(draws);
+        let bytes = |client: bool| draws.iter().map(|draw| draw.bytes(client)).sum::<u64>();
+        self.ahead.set(self.ahead.get().max(bytes(true).max(bytes(false))));
+        self.expect(draws);
+        let sent = groups(draws).into_iter().map(|group| self.make(all(group))).sum();
         self.prepared.set(self.prepared.get().plus(all(draws)));
         sent
     }
 
     /// What an operation sends before it draws.
     fn begin(&self, draws: &[Draw]) -> Cost {
-        if let Some(draws_of_run) = self.recorded.borrow_mut().as_mut() {
-            draws_of_run.extend(draws);
+        if self.run.get().is_none() {
+            self.drawn.borrow_mut().extend(draws);
         }
         let need = all(draws);
         let transfers = (need.from_owner + need.from_client) as u64;
@@ -98,28 +105,22 @@ impl Declared {
             self.prepared.set(left);
             return drawn;
         }
-        if self.settings.draws_ahead() { drawn + self.draw_ahead(draws) } else { drawn + self.make(need) }
-    }
-
-    fn draw_ahead(&self, draws: &[Draw]) -> Cost {
-        let bytes = |client: bool| draws.iter().map(|draw| draw.bytes(client)).sum::<u64>();
-        self.ahead.set(self.ahead.get().max(bytes(true).max(bytes(false))));
-        groups(draws).into_iter().map(|group| self.make(all(group))).sum()
+        drawn + self.make(need)
     }
 
     /// What making transfers sends; they are used up.
     fn make(&self, need: Transfers) -> Cost {
         let mut supply = self.supply.get();
-        let need = [need.from_owner, need.from_client];
+        let need = need.by_end();
         let before = supply.left();
         let steps = supply.make(need);
         let made = match self.settings.transfers {
             crate::Transfers::Softspoken => supply.left(),
             _ => supply.left().saturating_sub(before),
         };
-        // Blocks at hand, and the messages of a round.
+        // What is at hand, and the messages of a round.
         let messages: usize = steps.iter().take(2).flatten().sum();
-        self.at_hand.set(self.at_hand.get().max(16 * supply.left() as u64 + 8 * messages as u64));
+        self.at_hand.set(self.at_hand.get().max(supply.bytes() + 8 * messages as u64));
         supply.draw(need);
         self.supply.set(supply);
         let sent: Cost = steps.into_iter().map(|[owner, client]| self.both(owner, client)).sum();
@@ -236,11 +237,25 @@ impl Costs for Declared {
             ciphertexts: Cell::default(),
             ahead: Cell::default(),
             prepared: Cell::default(),
-            recorded: RefCell::default(),
+            drawn: RefCell::default(),
+            run: OnceCell::new(),
         }
     }
     fn restart(&self) {
         self.chain.set([0, 0]);
+    }
+    /// Rounds of silent transfers come before what they make is needed.
+    const REHEARSES: bool = true;
+    fn rehearsed(&self) {
+        // A second rehearsal would find what the first one found.
+        let _ = self.run.set(self.drawn.take());
+        self.supply.set(Supply::new(method(&self.settings)));
+        [&self.at_hand, &self.ciphertexts, &self.ahead].into_iter().for_each(|most| most.set(0));
+    }
+    fn run_begins(&self) {
+        if self.prepared.get().less(all(self.run())).is_none() {
+            self.expect(self.run());
+        }
     }
     /// An owner's share is the value itself.
     fn input(&self, _n: usize) -> Cost {
@@ -352,7 +367,7 @@ impl Costs for Declared {
     /// Transfers, the tables of the trees they come from, and ciphertexts.
     fn other_bytes(&self) -> u64 {
         const TABLES: u64 = 32 << 20;
-        TABLES + 2 * self.at_hand.get() + self.ahead.get() + self.ciphertexts.get()
+        TABLES + self.at_hand.get() + self.ahead.get() + self.ciphertexts.get()
     }
     fn tensor_bytes(&self, n: usize, _width: Width) -> u64 {
         8 * n as u64

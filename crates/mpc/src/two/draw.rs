@@ -20,6 +20,11 @@ impl Transfers {
         Self { from_owner: self.from_owner + other.from_owner, from_client: self.from_client + other.from_client }
     }
 
+    /// Of each end, as it sends them.
+    pub(super) fn by_end(self) -> [usize; 2] {
+        [self.from_owner, self.from_client]
+    }
+
     /// What is left of these, if there are so many.
     pub(super) fn less(self, need: Self) -> Option<Self> {
         Some(Self {
@@ -156,8 +161,7 @@ impl Stock {
 }
 
 impl<D: Device> Two<D> {
-    /// Before an operation draws: makes what is lacking of its transfers. Where pieces are large, their strings are drawn ahead, because they take
-    /// less memory than the transfers they come from.
+    /// Before an operation draws: makes what is lacking of its transfers.
     pub(super) fn begin(&self, at: &Step, label: &str, draws: &[Draw]) -> Result<()> {
         let need = all(draws);
         {
@@ -170,10 +174,21 @@ impl<D: Device> Two<D> {
             if !stock.is_empty() {
                 return Err(sordino_ot::Error::Short.into());
             }
+            stock.serves = false;
         }
-        let ahead = self.settings.draws_ahead();
-        self.stock.borrow_mut().serves = ahead;
-        if ahead { self.draw_ahead(at, label, draws) } else { self.make(at, label, need) }
+        self.make(at, label, need)
+    }
+
+    /// Says what every run to come draws. Silent transfers are then made before operations need them, while this party waits or does something else.
+    pub fn foresee(&self, draws: &[Draw]) {
+        self.run.set(all(draws));
+    }
+
+    /// A run begins, whose transfers will be made unless they were drawn before.
+    pub(super) fn expect_run(&self) {
+        if self.stock.borrow().covers.less(self.run.get()).is_none() {
+            self.pool.borrow_mut().expect(self.run.get().by_end());
+        }
     }
 
     /// Strings for operations to come, of which these are the draws.
@@ -181,15 +196,9 @@ impl<D: Device> Two<D> {
     /// # Errors
     /// Lost peers.
     pub fn prepare(&self, at: &Step, draws: &[Draw]) -> Result<()> {
-        self.draw_ahead(at, "prepared", draws)?;
-        let covers = &mut self.stock.borrow_mut().covers;
-        *covers = covers.plus(all(draws));
-        Ok(())
-    }
-
-    fn draw_ahead(&self, at: &Step, label: &str, draws: &[Draw]) -> Result<()> {
+        self.pool.borrow_mut().expect(all(draws).by_end());
         for (i, group) in groups(draws).into_iter().enumerate() {
-            self.make(at, &format!("{label} {i}"), all(group))?;
+            self.make(at, &format!("prepared {i}"), all(group))?;
             // Half of a single element is none.
             for draw in group.iter().filter(|draw| draw.transfers() != Transfers::default()) {
                 let (mut stock, mut pool) = (self.stock.borrow_mut(), self.pool.borrow_mut());
@@ -217,12 +226,14 @@ impl<D: Device> Two<D> {
                 }
             }
         }
+        let covers = &mut self.stock.borrow_mut().covers;
+        *covers = covers.plus(all(draws));
         Ok(())
     }
 
     fn make(&self, at: &Step, label: &str, need: Transfers) -> Result<()> {
         let mut step = 0;
-        self.pool.borrow_mut().make([need.from_owner, need.from_client], |message, n| -> Result<Vec<u64>> {
+        self.pool.borrow_mut().make(need.by_end(), |message, n| -> Result<Vec<u64>> {
             step += 1;
             let label = format!("{label} {step}");
             if !message.is_empty() {

@@ -1,6 +1,6 @@
 //! The protocol as one party runs it.
 
-use super::draw::Stock;
+use super::draw::{Stock, Transfers};
 use super::keys::Keys;
 use super::linear::{Linears, Weight};
 use super::share::{Bits, Shared, local};
@@ -9,7 +9,7 @@ use crate::{Checked, Error, Local, Party, Protocol, Result, Role, Settings, Step
 use sordino_net::{Endpoint, Message, Net, Segment};
 use sordino_ot::{Pool, Stream};
 use sordino_ring::{Conv2d, Device, Shape, packed_words};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 /// One of two parties: the model's owner, or the client.
 pub struct Two<D: Device> {
@@ -17,6 +17,8 @@ pub struct Two<D: Device> {
     net: Net,
     pub(super) pool: RefCell<Pool>,
     pub(super) stock: RefCell<Stock>,
+    /// What a run draws, as far as it is known.
+    pub(super) run: Cell<Transfers>,
     pub(super) own: RefCell<Stream>,
     pub(super) linears: RefCell<Linears>,
     /// True for the client, who has the data and the encryption's key; it is end 1.
@@ -60,6 +62,7 @@ impl<D: Device> Two<D> {
             net,
             pool: RefCell::new(pool),
             stock: RefCell::default(),
+            run: Cell::default(),
             own: RefCell::new(own),
             linears: RefCell::default(),
             client: me.0 == 1,
@@ -103,6 +106,9 @@ impl<D: Device> Protocol for Two<D> {
     }
     fn width(&self, x: &Shared<D>) -> Width {
         x.width
+    }
+    fn run_begins(&self) {
+        self.expect_run();
     }
     /// The owner's share is the value, the other's is zero: no message.
     fn input(&self, _at: Step, from: Role, values: Option<&[i64]>, shape: &Shape) -> Result<Shared<D>> {

@@ -13,15 +13,14 @@ use super::draw::Draw;
 use super::engine::{Two, wrong_form};
 use super::share::{Bits, Shared, local};
 use super::transfers::{Plane, blocks, mask, xor};
-use crate::{Local, Result, Settings, Step, Truncation, Width};
+use crate::{Local, Result, Settings, Step, Transfers, Truncation, Width};
 use sordino_net::{Part, Segment};
 use sordino_ring::{Device, packed_words};
 use std::ops::Range;
 
-/// Elements that go through together: a bound on memory, since all transfers of a piece are there at once. Where latency counts more than
-/// what the caches hold, strings are drawn ahead, which takes less memory, and pieces are larger: each has rounds of its own.
+/// Elements that go through together: what the caches hold of them, or more where every round counts.
 pub(super) fn piece(settings: &Settings) -> usize {
-    if settings.draws_ahead() { 1 << 19 } else { 1 << 17 }
+    if settings.transfers == Transfers::Compact { 1 << 20 } else { 1 << 17 }
 }
 
 /// The two halves of the elements: for the first one the client offers tables, for the second one the model's owner, so that both work

@@ -10,15 +10,19 @@
 //! rest on noise, and those are independent.
 
 pub(crate) mod code;
+mod outputs;
 pub(crate) mod params;
+mod queue;
 pub(crate) mod tree;
 
 use crate::aes128::Aes;
 use crate::{Error, Result, Stream, in_parallel};
-use code::add;
+pub(crate) use outputs::UNIT;
+use outputs::{Base, Keys, Outputs, Trees};
 pub(crate) use params::{COMPACT, FAST, Params};
-use std::sync::{Mutex, PoisonError};
-use tree::{grow, punctured};
+pub(crate) use queue::{AHEAD, Growing, Units};
+use std::sync::{Arc, Mutex, PoisonError};
+use tree::left_sums;
 use zeroize::Zeroize;
 
 /// Instances in both directions.
@@ -33,6 +37,11 @@ impl Params {
     /// How many transfers of an instance a round is left with when the next one has its own.
     pub(crate) fn yields(&self) -> usize {
         self.outputs() - self.base()
+    }
+
+    /// Blocks that an end holds of a round until the last of its transfers is drawn, about.
+    pub(crate) fn held(&self) -> usize {
+        INSTANCES * self.base() + INSTANCES / 2 * self.trees * (self.depth as usize + 1)
     }
 
     /// Words of the message that begins a round, of an end.
@@ -51,70 +60,54 @@ pub(crate) struct Ferret {
     first: bool,
     params: Params,
     /// Keys of trees and codes: both ends' seed.
-    keys: Aes,
+    seed: Arc<Aes>,
     /// Number of the next round.
     round: u64,
     /// The transfers of each instance that the next round starts from.
-    base: [Vec<u128>; INSTANCES],
+    base: [Arc<Base>; INSTANCES],
     /// Threads that trees and codes are spread over.
     pub(crate) threads: usize,
 }
 
-/// A round that waits for the other end.
-pub(crate) struct Round {
-    /// Of each instance that this end receives: the leaf that it will lack in every tree.
-    holes: Vec<Vec<u32>>,
-}
-
-/// A buffer of so many blocks, of which every one will be written.
-fn buffer(spare: &mut Vec<Vec<u128>>, n: usize) -> Vec<u128> {
-    let mut blocks = spare.pop().unwrap_or_default();
-    blocks.resize(n, 0);
-    blocks
-}
-
-impl Drop for Ferret {
-    fn drop(&mut self) {
-        self.base.zeroize();
-    }
-}
+/// A round that waits for the other end: of each instance that this end receives, the leaf that it will lack in every tree.
+pub(crate) struct Round(Vec<Vec<u32>>);
 
 impl Drop for Round {
     fn drop(&mut self) {
-        self.holes.zeroize();
+        self.0.zeroize();
     }
 }
 
-/// Trees that a thread takes at a time: their outputs are whole pieces of the code.
-const TREES: usize = 32;
+/// The trees of each instance that this end sends, by their roots.
+pub(crate) struct Roots(Vec<Vec<u128>>);
 
-/// Outputs of some instances, cut into groups of trees, each worked on by whichever thread comes first: results by instance and group. `work` gets an
-/// instance's place in the list, the group's first tree, and its outputs.
-fn by_trees<T: Send>(
-    (threads, params): (usize, Params),
-    instances: &mut [&mut Vec<u128>],
-    work: impl Fn(usize, usize, &mut [u128]) -> T + Sync,
-) -> Vec<T> {
-    let groups = params.trees.div_ceil(TREES);
-    let cut = instances.iter_mut().flat_map(|outputs| outputs.chunks_mut(TREES << params.depth));
-    let parts: Vec<Mutex<&mut [u128]>> = cut.map(Mutex::new).collect();
-    in_parallel(threads, parts.len(), |i| {
-        let mut outputs = parts[i].lock().unwrap_or_else(PoisonError::into_inner);
-        work(i / groups, i % groups * TREES, &mut outputs)
-    })
+impl Drop for Roots {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
 }
 
-/// What a round has made, by instance.
-pub(crate) type Made = [Vec<u128>; INSTANCES];
+/// Trees that a thread takes at a time.
+const TREES: usize = 32;
 
 impl Ferret {
     /// From transfers for all instances: as many as the first round asks for.
     pub(crate) fn new(first: bool, params: Params, seed: u128, base: [Vec<u128>; INSTANCES]) -> Self {
-        Self { first, params, keys: Aes::new(seed ^ 0x6665_7272_6574), round: 0, base, threads: 1 }
+        let base = base.map(|base| Arc::new(Base(base)));
+        Self { first, params, seed: Arc::new(Aes::new(seed ^ 0x6665_7272_6574)), round: 0, base, threads: 1 }
     }
 
     fn receives(&self) -> std::ops::Range<usize> {
         sent_by(!self.first)
+    }
+
+    fn keys(&self) -> Keys {
+        Keys { seed: Arc::clone(&self.seed), round: self.round }
+    }
+
+    /// Of an instance's base, what is there for the levels of trees.
+    fn levels(&self, instance: usize) -> &[u128] {
+        &self.base[instance].0[self.params.table()..self.params.base()]
     }
 
     /// As receiver: leaves to lack, and where the complements of their numbers' bits differ from the choices of the base.
@@ -124,7 +117,7 @@ impl Ferret {
         let (mut holes, mut message) = (vec![], vec![]);
         for i in self.receives() {
             let own: Vec<u32> = random.words(params.trees).iter().map(|w| *w as u32 & ((1 << depth) - 1)).collect();
-            let levels = &self.base[i][params.table()..params.base()];
+            let levels = self.levels(i);
             let flips: Vec<u64> = (0..params.trees * depth)
                 .map(|at| {
                     let side = own[at / depth] >> (depth - 1 - at % depth) & 1 ^ 1;
@@ -134,102 +127,84 @@ impl Ferret {
             message.extend(flips.chunks(64).map(|c| c.iter().rev().fold(0, |w, b| w << 1 | b)));
             holes.push(own);
         }
-        (Round { holes }, message)
+        (Round(holes), message)
     }
 
-    /// As sender: the trees, and what lets the receiver grow them.
-    pub(crate) fn answer(
-        &self,
-        delta: u128,
-        begun: &[u64],
-        random: &mut Stream,
-        spare: &mut Vec<Vec<u128>>,
-    ) -> Result<(Vec<Vec<u128>>, Vec<u64>)> {
+    /// As sender: the trees, and what lets the receiver grow them. They are grown for the sums of their levels alone: keeping their leaves would take
+    /// more time than growing them again, where they are used and in the caches.
+    pub(crate) fn answer(&self, delta: u128, begun: &[u64], random: &mut Stream) -> Result<(Roots, Vec<u64>)> {
         let params = self.params;
         if begun.len() != self.params.begin_words(!self.first) {
             return Err(Error::Length);
         }
         let (depth, all) = (params.depth as usize, params.trees * params.depth as usize);
-        let (receivers, words) = (sent_by(self.first), all.div_ceil(64));
-        let roots: Vec<Vec<u128>> = receivers.clone().map(|_| random.blocks(params.trees)).collect();
-        let mut grown: Vec<Vec<u128>> = receivers.clone().map(|_| buffer(spare, params.outputs())).collect();
-        let parts = by_trees((self.threads, params), &mut grown.iter_mut().collect::<Vec<_>>(), |j, first, leaves| {
-            let i = receivers.start + j;
-            let (levels, flips) = (&self.base[i][params.table()..params.base()], &begun[j * words..(j + 1) * words]);
-            let mut message = vec![];
-            for (t, leaves) in (first..).zip(leaves.chunks_exact_mut(1 << depth)) {
-                let sums = grow(&self.tree_key(i, t), roots[j][t], delta, leaves);
+        let (sends, words) = (sent_by(self.first), all.div_ceil(64));
+        let roots = Roots(sends.clone().map(|_| random.blocks(params.trees)).collect());
+        let (groups, keys) = (params.trees.div_ceil(TREES), self.keys());
+        let parts = in_parallel(self.threads, sends.len() * groups, |part| {
+            let (j, first) = (part / groups, part % groups * TREES);
+            let i = sends.start + j;
+            let (levels, flips) = (self.levels(i), &begun[j * words..(j + 1) * words]);
+            let (mut leaves, mut message) = (vec![0; 1 << depth], vec![]);
+            for t in first..params.trees.min(first + TREES) {
+                let sums = left_sums(&keys.tree(i, t), roots.0[j][t], delta, &mut leaves);
                 for (l, sum) in sums.iter().enumerate() {
                     let at = t * depth + l;
                     let flip = 0u128.wrapping_sub(u128::from(flips[at / 64] >> (at % 64) & 1));
                     message.extend(crate::hash::halves(sum ^ levels[at] ^ (delta & flip)));
                 }
             }
+            leaves.zeroize();
             message
         });
-        let message = parts.concat();
-        Ok((grown, message))
+        Ok((roots, parts.concat()))
     }
 
-    /// Takes the answer; what the round made, of which the first so many are kept for the next one.
+    /// Takes the answer; what the round makes, by instance. Of that only what the next round starts from is grown here.
     pub(crate) fn finish(
         &mut self,
-        round: &Round,
-        grown: Vec<Vec<u128>>,
+        (mut round, mut roots): (Round, Roots),
+        delta: u128,
         answered: &[u64],
-        spare: &mut Vec<Vec<u128>>,
-    ) -> Result<(Made, usize)> {
-        let (params, holes) = (self.params, &round.holes);
-        if answered.len() != self.params.answer_words(!self.first) {
+    ) -> Result<[Units; INSTANCES]> {
+        let params = self.params;
+        if answered.len() != params.answer_words(!self.first) {
             return Err(Error::Length);
         }
-        let (depth, all) = (params.depth as usize, params.trees * params.depth as usize);
-        let mut made: Made = Default::default();
-        for (i, leaves) in sent_by(self.first).zip(grown) {
-            made[i] = leaves;
-        }
-        let received = self.receives();
-        let start = received.start;
-        received.clone().for_each(|i| made[i] = buffer(spare, params.outputs()));
-        let mut outputs: Vec<&mut Vec<u128>> = made[received].iter_mut().collect();
-        by_trees((self.threads, params), &mut outputs, |j, first, leaves| {
-            let levels = &self.base[start + j][params.table()..params.base()];
-            let sums = &answered[2 * all * j..2 * all * (j + 1)];
-            let mut wanted = vec![0; depth];
-            for (t, leaves) in (first..).zip(leaves.chunks_exact_mut(1 << depth)) {
-                for (l, want) in wanted.iter_mut().enumerate() {
-                    let at = t * depth + l;
-                    *want = (u128::from(sums[2 * at]) | u128::from(sums[2 * at + 1]) << 64) ^ levels[at];
-                }
-                punctured(&self.tree_key(start + j, t), holes[j][t] as usize, &wanted, leaves);
-            }
+        let all = params.trees * params.depth as usize;
+        let (sends, receives) = (sent_by(self.first), self.receives());
+        let outputs = std::array::from_fn(|i| {
+            let trees = if sends.contains(&i) {
+                Trees::Whole { roots: std::mem::take(&mut roots.0[i - sends.start]), delta }
+            } else {
+                let j = i - receives.start;
+                let sums = answered[2 * all * j..2 * all * (j + 1)].as_chunks::<2>().0.iter().zip(self.levels(i));
+                let sum =
+                    |([low, high], level): (&[u64; 2], &u128)| (u128::from(*low) | u128::from(*high) << 64) ^ level;
+                Trees::Lacking { holes: std::mem::take(&mut round.0[j]), sums: sums.map(sum).collect() }
+            };
+            Arc::new(Outputs { params, instance: i, keys: self.keys(), base: Arc::clone(&self.base[i]), trees })
         });
-        let code = self.code_key();
-        by_trees((self.threads, params), &mut made.iter_mut().collect::<Vec<_>>(), |i, first, outputs| {
-            add(&code, &self.base[i][..params.table()], first << params.depth, outputs);
+        let (kept, unit) = (params.kept_trees(), params.unit());
+        let mut grown: [Vec<u128>; INSTANCES] = std::array::from_fn(|_| vec![0; kept << params.depth]);
+        let groups = kept.div_ceil(TREES);
+        let parts: Vec<_> =
+            grown.iter_mut().flat_map(|all| all.chunks_mut(TREES << params.depth)).map(Mutex::new).collect();
+        let _grown = in_parallel(self.threads, parts.len(), |part| {
+            let (i, first) = (part / groups, part % groups * TREES);
+            let mut blocks = parts[part].lock().unwrap_or_else(PoisonError::into_inner);
+            outputs[i].grow(first..kept.min(first + TREES), &mut blocks);
         });
         self.round += 1;
-        let keep = params.base();
-        for (base, made) in self.base.iter_mut().zip(&made) {
-            base.clear();
-            base.extend_from_slice(&made[..keep]);
-        }
-        Ok((made, keep))
-    }
-
-    fn key(&self, kind: u128, number: u128) -> Aes {
-        let mut key = [kind << 120 | u128::from(self.round) << 64 | number];
-        self.keys.encrypt(&mut key);
-        Aes::new(key[0])
-    }
-
-    /// Fresh for every tree: under one key all nodes of a session would be targets of one search for delta.
-    fn tree_key(&self, instance: usize, tree: usize) -> Aes {
-        self.key(1, (instance << 32 | tree) as u128)
-    }
-
-    /// Fresh for every round: under one matrix an elimination would be paid once.
-    fn code_key(&self) -> Aes {
-        self.key(2, 0)
+        let mut i = 0;
+        Ok(outputs.map(|outputs: Arc<Outputs>| {
+            let mut base = std::mem::take(&mut grown[i]);
+            let rest = base[params.base()..].to_vec();
+            base[params.base()..].zeroize();
+            base.truncate(params.base());
+            self.base[i] = Arc::new(Base(base));
+            i += 1;
+            Units::new(rest, outputs, (kept..params.trees).step_by(unit).map(|t| t..params.trees.min(t + unit)))
+        }))
     }
 }

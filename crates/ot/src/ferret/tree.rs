@@ -8,18 +8,27 @@ fn sides(nodes: &[u128]) -> [u128; 2] {
     nodes.chunks_exact(2).fold([0; 2], |[a, b], pair| [a ^ pair[0], b ^ pair[1]])
 }
 
-/// A tree's leaves from its root, with their lowest bits cleared; the sum of left nodes of every level.
-pub(crate) fn grow(key: &Aes, root: u128, delta: u128, leaves: &mut [u128]) -> Vec<u128> {
-    let depth = leaves.len().trailing_zeros();
-    let mut sums = Vec::with_capacity(depth as usize);
-    (leaves[0], leaves[1]) = (root, root ^ delta);
-    sums.push(root);
-    for level in 1..depth {
-        let half = 1 << level;
-        key.children(leaves, half);
-        sums.push(sides(&leaves[..2 * half])[0]);
+/// A tree's nodes from its root, level by level, of which each writes over the one before; `level` is shown all of them.
+fn levels(key: &Aes, root: u128, delta: u128, nodes: &mut [u128], mut level: impl FnMut(&[u128])) {
+    (nodes[0], nodes[1]) = (root, root ^ delta);
+    level(&nodes[..2]);
+    for depth in 1..nodes.len().trailing_zeros() {
+        let half = 1 << depth;
+        key.children(nodes, half);
+        level(&nodes[..2 * half]);
     }
+}
+
+/// A tree's leaves from its root, with their lowest bits cleared.
+pub(crate) fn grow(key: &Aes, root: u128, delta: u128, leaves: &mut [u128]) {
+    levels(key, root, delta, leaves, |_| ());
     leaves.iter_mut().for_each(|v| *v &= !1);
+}
+
+/// The sum of left nodes of every level of the same tree; `nodes` is room for as many as it has leaves.
+pub(crate) fn left_sums(key: &Aes, root: u128, delta: u128, nodes: &mut [u128]) -> Vec<u128> {
+    let mut sums = Vec::with_capacity(nodes.len().trailing_zeros() as usize);
+    levels(key, root, delta, nodes, |level| sums.push(sides(level)[0]));
     sums
 }
 
@@ -75,7 +84,8 @@ mod tests {
         for depth in [1, 2, 5, 9] {
             for hole in [0, (1 << depth) - 1, (1 << depth) / 3] {
                 let mut whole = vec![0; 1 << depth];
-                let left = grow(&key, 77, delta, &mut whole);
+                let left = left_sums(&key, 77, delta, &mut whole);
+                grow(&key, 77, delta, &mut whole);
                 // Of every level the sum of the side that does not lead to the hole.
                 let sums: Vec<u128> = (0..depth)
                     .map(|l| if hole >> (depth - 1 - l) & 1 == 1 { left[l] } else { left[l] ^ delta })
