@@ -250,7 +250,11 @@ impl<W: Outgoing + 'static> Drop for StreamSender<W> {
 
 fn explain(error: &io::Error) -> String {
     match error.kind() {
-        ErrorKind::UnexpectedEof => "it closed the connection".into(),
+        ErrorKind::UnexpectedEof
+        | ErrorKind::BrokenPipe
+        | ErrorKind::ConnectionReset
+        | ErrorKind::ConnectionAborted
+        | ErrorKind::NotConnected => "it closed the connection".into(),
         ErrorKind::WouldBlock | ErrorKind::TimedOut => "it does not read what is sent to it".into(),
         _ => error.to_string(),
     }

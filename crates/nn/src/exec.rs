@@ -61,7 +61,7 @@ pub fn encode_input(program: &Program, port: &Port, x: &Tensor) -> Result<Vec<i6
     let x = raised.as_ref().unwrap_or(x);
     if let Some(at) = x.data.iter().position(|v| f64::from(v.abs()) > port.limit || v.is_nan()) {
         let why = format!(
-            "element {at} is {:.4e}, beyond the calibrated range of {:.4e}; calibrate with such inputs",
+            "element {at} is {:.4e}, beyond the calibrated range of {:.4e}; whoever has the model must calibrate it with such inputs",
             x.data[at], port.limit
         );
         return Err(fault(why));
@@ -76,7 +76,7 @@ pub fn encode_input(program: &Program, port: &Port, x: &Tensor) -> Result<Vec<i6
         Some(at) => {
             let (value, limit) = (laid.data[at], port.limit);
             Err(fault(format!(
-                "a value of {value:.6e} is not below the limit of {limit:.4e}; calibrate with such inputs"
+                "a value of {value:.6e} is not below the limit of {limit:.4e}; whoever has the model must calibrate it with such inputs"
             )))
         }
     }

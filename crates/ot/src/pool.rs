@@ -43,8 +43,8 @@ impl Made {
         let mut needed = n;
         while needed > 0 {
             if self.left() == 0 {
-                self.blocks = more(std::mem::take(&mut self.blocks)).ok_or(Error::Short)?;
                 self.at = 0;
+                self.blocks = more(std::mem::take(&mut self.blocks)).ok_or(Error::Short)?;
             }
             let now = needed.min(self.left());
             each(self.next, &self.blocks[self.at..self.at + now]);
@@ -88,6 +88,13 @@ fn extend<const K: usize, E: From<Error>>(
         made.blocks.clear();
         &mut made.blocks
     });
+    // Blocks are not moved when there are more of them: nothing of them is left behind.
+    for (blocks, n) in [(&mut *made_sent, sent), (&mut *made_received, received)] {
+        if blocks.capacity() < n {
+            blocks.zeroize();
+            blocks.reserve_exact(n);
+        }
+    }
     let message = receiver.extend(received, made_received);
     let said = exchange(message, words)?;
     Ok(sender.extend(sent, &said, made_sent)?)

@@ -76,7 +76,8 @@ impl Setup {
                 let (mut sender, mut receiver) = self.symmetric::<{ softspoken::K }, E>(&strings, &mut exchange)?;
                 let each = params.base();
                 let made_for = |first: bool| (sent_by(first).len() * each).next_multiple_of(ROUND);
-                let (mut sent, mut received) = (vec![], vec![]);
+                let room = |first: bool| Zeroizing::new(Vec::with_capacity(made_for(first)));
+                let (mut sent, mut received) = (room(self.first), room(!self.first));
                 let message = receiver.extend(made_for(!self.first), &mut received);
                 let theirs = exchange(message, softspoken::words(softspoken::K, made_for(self.first)))?;
                 sender.extend(made_for(self.first), &theirs, &mut sent)?;

@@ -84,10 +84,12 @@ impl Supply {
             steps.push([true, false].map(|first| params.answer_words(first)));
             self.left.iter_mut().zip(each).for_each(|(left, each)| *left += each);
         }
-        // A round makes as many both ways. Of a direction that is used less, no more than a round's are kept beyond what is wanted: both ends set
-        // aside the oldest.
-        for (left, (ahead, each)) in self.left.iter_mut().zip(ahead.into_iter().zip(each)) {
-            *left = (*left).min(ahead.max(each) + each);
+        // A round makes as many both ways. Of a direction that is used less, no more than a round's are kept beyond what is wanted, and some of what is
+        // expected: both ends set aside the oldest.
+        let sure = self.sure(need);
+        for way in [0, 1] {
+            let later = AHEAD.min(sure[way] - ahead[way]);
+            self.left[way] = self.left[way].min(ahead[way].max(each[way]) + each[way] + later);
         }
         steps
     }
@@ -114,7 +116,8 @@ impl Supply {
         let blocks = match self.method.params() {
             None => self.left(),
             Some(params) => {
-                let rounds = self.left().div_ceil(each(params).iter().sum::<usize>().max(1)) + 1;
+                let rounds = [0, 1].map(|way| self.left[way].div_ceil(each(params)[way].max(1)));
+                let rounds = rounds[0].max(rounds[1]) + 1;
                 self.left.iter().map(|left| UNIT + AHEAD.min(*left)).sum::<usize>() + rounds * params.held()
             }
         };
@@ -135,21 +138,28 @@ mod tests {
     #[test]
     fn what_is_expected_makes_no_more_rounds_than_what_is_needed() {
         for method in [Method::Silent, Method::Compact] {
-            let steps = |expected: bool| {
+            let steps = |needs: &[[usize; 2]], expected: bool| -> Vec<usize> {
                 let mut supply = Supply::new(method);
-                let mut steps = vec![];
                 if expected {
-                    supply.expect([20_000_000, 20_000_000]);
+                    supply.expect(needs.iter().fold([0; 2], |[a, b], need| [a + need[0], b + need[1]]));
                 }
-                for _ in 0..10 {
-                    steps.push(supply.make([2_000_000, 2_000_000]).len());
-                    supply.draw([2_000_000, 2_000_000]);
-                }
-                steps
+                let one = |need: &[usize; 2]| {
+                    let steps = supply.make(*need).len();
+                    supply.draw(*need);
+                    steps
+                };
+                needs.iter().map(one).collect()
             };
-            let (needed, expected) = (steps(false), steps(true));
-            assert_eq!(needed.iter().sum::<usize>(), expected.iter().sum::<usize>());
-            assert!(expected[0] >= needed[0] && expected != needed || method == Method::Compact);
+            let sum = |steps: &[usize]| steps.iter().sum::<usize>();
+            // Both directions alike; one and then the other; one that takes twice as many.
+            for needs in [[[2_000_000; 2]; 20], [[1_500_000, 700_000]; 20]]
+                .into_iter()
+                .chain([std::array::from_fn(|i| if i % 2 == 0 { [0, 2_000_000] } else { [2_000_000, 0] })])
+            {
+                let (needed, expected) = (steps(&needs, false), steps(&needs, true));
+                assert!(sum(&expected) <= sum(&needed), "{method:?} {needs:?}");
+                assert!(expected[0] >= needed[0] && (expected != needed || method == Method::Compact));
+            }
             // Nothing is expected any more.
             let mut supply = Supply::new(method);
             supply.expect([100, 100]);

@@ -91,6 +91,7 @@ fn check_prepared(program: &Program, secrets: &Secrets, samples: &[Tensor], prep
     }
     let sent: Vec<u64> = done.ends.iter().map(|e| e.payload).collect();
     assert_eq!(sent, plan.cost().sent[..2]);
+    assert_eq!(done.ends.iter().map(|e| e.rounds).max(), Some(plan.cost().rounds));
 }
 
 fn digit() -> (Graph, Vec<Tensor>) {

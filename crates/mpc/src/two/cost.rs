@@ -131,7 +131,7 @@ impl Declared {
     fn per_transfer(&self) -> u64 {
         match self.settings.transfers {
             crate::Transfers::Silent => 20,
-            crate::Transfers::Compact => 50,
+            crate::Transfers::Compact => 28,
             crate::Transfers::Softspoken => 15,
         }
     }

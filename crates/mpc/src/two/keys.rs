@@ -8,7 +8,7 @@ use sordino_net::{Endpoint, Net, Part, Segment};
 use sordino_ot::{Method, Pool, Setup, Stream, base};
 use zeroize::{Zeroize, Zeroizing};
 
-const VERSION: u64 = 2;
+const VERSION: u64 = 3;
 
 /// What one party has when a session begins. No `Debug`, no `Clone`.
 pub struct Keys {

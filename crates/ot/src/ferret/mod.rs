@@ -147,12 +147,14 @@ impl Ferret {
             let (levels, flips) = (self.levels(i), &begun[j * words..(j + 1) * words]);
             let (mut leaves, mut message) = (vec![0; 1 << depth], vec![]);
             for t in first..params.trees.min(first + TREES) {
-                let sums = left_sums(&keys.tree(i, t), roots.0[j][t], delta, &mut leaves);
+                let mut sums = left_sums(&keys.tree(i, t), roots.0[j][t], delta, &mut leaves);
                 for (l, sum) in sums.iter().enumerate() {
                     let at = t * depth + l;
                     let flip = 0u128.wrapping_sub(u128::from(flips[at / 64] >> (at % 64) & 1));
                     message.extend(crate::hash::halves(sum ^ levels[at] ^ (delta & flip)));
                 }
+                // The first one is the root.
+                sums.zeroize();
             }
             leaves.zeroize();
             message

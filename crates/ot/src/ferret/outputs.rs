@@ -117,5 +117,6 @@ impl Outputs {
             }
             code::add(&code, table, first << depth, outputs, &mut stream);
         }
+        wanted.zeroize();
     }
 }
