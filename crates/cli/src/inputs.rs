@@ -200,8 +200,7 @@ impl Inputs {
     /// True when pictures are read and nothing says how.
     pub(crate) fn plain_pictures(&self, model: &std::path::Path) -> bool {
         let Ok(p) = self.preprocess.clone().or_beside(model) else { return false };
-        let said = p.scale.is_some() || p.mean.is_some() || p.std.is_some() || p.channels.is_some();
-        !said && self.input.iter().any(|path| sordino::inputs::is_picture(path))
+        p.is_plain() && self.input.iter().any(|path| sordino::inputs::is_picture(path))
     }
 }
 

@@ -145,6 +145,18 @@ impl Pool {
     /// So many more will be drawn for sure that the first end sends, and that the second one sends: see [`Supply::expect`].
     pub fn expect(&mut self, more: [usize; 2]) {
         self.supply.expect(more);
+        self.want([0, 0]);
+    }
+
+    /// Lets threads grow what will be drawn for sure, of which so many now.
+    fn want(&mut self, need: [usize; 2]) {
+        let sure = self.supply.sure(need);
+        let [us, them] = if self.first { [0, 1] } else { [1, 0] };
+        let here = |way: usize| self.ways[way].made.left();
+        let wanted = [sure[us].saturating_sub(here(SENT)), sure[them].saturating_sub(here(RECEIVED))];
+        if let Bulk::Silent(_, growing) = &mut self.bulk {
+            growing.want(wanted);
+        }
     }
 
     /// Makes what is lacking of so many transfers that the first end sends, and that the second one sends; both ends do so at the same
@@ -184,15 +196,15 @@ impl Pool {
                     let now = surplus.min(made.left());
                     made.pass(now);
                     surplus -= now;
-                    while let Some(len) = growing.set_aside(way, surplus).filter(|_| surplus > 0) {
+                    while surplus > 0
+                        && let Some(len) = growing.set_aside(way, surplus)
+                    {
                         made.next += len as u64;
                         surplus -= len;
                     }
                     made.draw(surplus, |used| growing.next(way, used), |_, _| ())?;
                 }
-                let sure = self.supply.sure(need);
-                growing
-                    .want([SENT, RECEIVED].map(|way| sure[[us, them][way]].saturating_sub(self.ways[way].made.left())));
+                self.want(need);
                 Ok(())
             }
         }

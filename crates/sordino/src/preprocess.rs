@@ -110,6 +110,12 @@ pub struct Preprocess {
 }
 
 impl Preprocess {
+    /// True where nothing says how the values of pixels become those of a model's input.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.scale.is_none() && self.mean.is_none() && self.std.is_none() && self.channels.is_none()
+    }
+
     /// What was given, then what a TOML file beside the model says.
     ///
     /// # Errors

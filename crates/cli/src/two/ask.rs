@@ -4,6 +4,7 @@ use super::{Running, address, identity};
 use crate::{Inputs, human_bytes, json, positive, print};
 use clap::Args;
 use serde::Serialize;
+use sordino::ahead::Ahead;
 use sordino::inputs::{Preprocess, Take};
 use sordino::price::Price;
 use sordino::report::{Class, Output, Prepared, top};
@@ -185,7 +186,9 @@ impl AskArgs {
         if price.bytes as f64 > 1e6 * self.most_megabytes {
             let (bytes, most) = (human_bytes(price.bytes), self.most_megabytes);
             asking.leave()?;
-            return Err(Error::Usage(format!("a query sends {bytes}, more than the {most} MB of --most-megabytes")));
+            return Err(Error::Usage(format!(
+                "a query sends {bytes}, more than the {most} MB of --most-megabytes; a larger limit lets it"
+            )));
         }
         let take = |p: &Port| (p.name.clone(), Take { name: p.name.clone(), dims: p.dims.clone(), batch: p.batch });
         let per_run = samples::batch(program);
@@ -215,6 +218,10 @@ impl AskArgs {
             told = Some(before);
         };
         let runs = [encoded.len(), self.prepare.min(encoded.len())];
+        if runs[1] > 0 && !self.json {
+            let each = Ahead::of(program)?.bytes()[1] as f64 / 1048576.0;
+            eprintln!("ask: preparing {} queries, which takes {:.0} MB more of memory", runs[1], runs[1] as f64 * each);
+        }
         let (offer, ended) = asking.ask(&mut inputs, &mut teller, runs, setup, &mut waiting, &AtomicU64::new(0))?;
         let runs: Vec<Vec<Tensor>> = ended.outputs.iter().map(|run| decode_outputs(&offer.program, run)).collect();
         let whole = |(i, p): (usize, &Port)| {

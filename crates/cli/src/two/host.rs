@@ -103,13 +103,19 @@ impl HostArgs {
             prepared: (1e6 * self.prepared_megabytes / (ahead.bytes()[0].max(1) as f64)) as u64,
         };
         print(&format!(
-            "{} at {at}: {} and {} rounds a query, at most about {:.0} MB of memory for each of {} clients at once; a client is told layers, shapes, scales and widths, no weights\n",
+            "{} at {at}: {} and {} rounds a query, at most about {:.0} MB of memory for each of {} clients at once, and {:.0} MB for each of the {} queries that one may prepare (--prepared-megabytes); a client is told layers, shapes, scales and widths, no weights\n",
             offer.model,
             human_bytes(price.bytes),
             price.rounds,
             price.memory as f64 / 1048576.0,
-            house.at_once
+            house.at_once,
+            ahead.bytes()[0] as f64 / 1048576.0,
+            house.prepared
         ))?;
+        if offer.preprocess.is_plain() && offer.program.inputs.iter().any(|input| input.dims.len() == 4) {
+            let says = "pixels of pictures go in as 0 to 255 unless a client says otherwise";
+            print(&format!("{says}; --scale, --mean, --std, --channels or a MODEL.toml change that\n"))?;
+        }
         host.serve(&listener, setup, &house, &|name, visit| {
             // Whoever read this may be gone; clients are served all the same.
             let _ = match visit {

@@ -94,7 +94,9 @@ impl Asking {
                     )));
                 }
                 Reply::TooMuch(most) => {
-                    let why = format!("--prepare {prepared}: the host has memory for {most} queries");
+                    let why = format!(
+                        "--prepare {prepared}: the host has memory for {most} queries, as its --prepared-megabytes says"
+                    );
                     return Err(Error::Usage(why));
                 }
                 Reply::Closing => return Err(Error::Session("the host ended before it was this client's turn".into())),
