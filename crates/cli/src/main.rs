@@ -203,6 +203,26 @@ enum Switch {
     Off,
 }
 
+/// Widths of both rings, as far as they are said.
+#[derive(Clone, Copy)]
+struct Rings {
+    narrow: Option<u32>,
+    wide: Option<u32>,
+}
+
+/// Reads [`Compile::rings`].
+fn rings(said: &str) -> std::result::Result<Rings, String> {
+    let number = |text: &str| text.trim().parse::<u32>().ok();
+    let read = said.split_once('/').and_then(|(bits, fraction)| Some((number(bits)?, number(fraction)?)));
+    match read {
+        Some((bits, fraction)) if bits <= 64 && fraction < bits && (4..=32).contains(&(bits - fraction)) => {
+            Ok(Rings { narrow: Some(bits - fraction), wide: Some(bits) })
+        }
+        Some(_) => Err("at most 64 bits, of which the fraction leaves 4 to 32".into()),
+        None => Err("two numbers, such as 37/12".into()),
+    }
+}
+
 /// How to compile.
 #[derive(Args, Clone)]
 pub(crate) struct Compile {
@@ -236,6 +256,10 @@ pub(crate) struct Compile {
     /// fractional bits [default: the calibration's choice, else 64; with two parties 37].
     #[arg(long, value_parser = clap::value_parser!(u32).range(4..=64))]
     wide_bits: Option<u32>,
+    /// Both rings as papers write them, bits of a value and of its fraction, such as CrypTFlow2's 32/9 for SqueezeNet, 37/12 for ResNet-50 and
+    /// 32/11 for DenseNet-121: products take all those bits, activations what the fraction leaves of them.
+    #[arg(long, value_name = "BITS/FRACTION", value_parser = rings, conflicts_with_all = ["narrow_bits", "wide_bits"])]
+    rings: Option<Rings>,
     /// Room above the calibrated ranges, as a factor.
     #[arg(long, default_value_t = 2.0, value_parser = margin)]
     margin: f64,
@@ -271,7 +295,9 @@ impl Compile {
     fn options(&self, calibrated: Option<Chosen>) -> Result<Options> {
         // A width from the command line sets aside the calibration's choice, which was made for both, and one for other parties is none.
         let calibrated = calibrated.filter(|c| c.kind == self.kind());
-        let calibrated = calibrated.filter(|_| self.narrow_bits.is_none() && self.wide_bits.is_none());
+        let Rings { narrow: narrow_said, wide: wide_said } =
+            self.rings.unwrap_or(Rings { narrow: self.narrow_bits, wide: self.wide_bits });
+        let calibrated = calibrated.filter(|_| narrow_said.is_none() && wide_said.is_none());
         if let Some(chosen) = calibrated {
             let other = self.margin != chosen.margin || self.frac_bits.is_some() || self.weight_bits.is_some();
             if other {
@@ -287,8 +313,8 @@ impl Compile {
             Kind::Three => (32, 64),
             Kind::Two => (TWO_PARTY.narrow, TWO_PARTY.wide),
         };
-        let narrow_bits = self.narrow_bits.or(calibrated.map(|w| w.narrow)).unwrap_or(narrow);
-        let wide_bits = self.wide_bits.or(calibrated.map(|w| w.wide)).unwrap_or(wide.min(narrow_bits + 32));
+        let narrow_bits = narrow_said.or(calibrated.map(|w| w.narrow)).unwrap_or(narrow);
+        let wide_bits = wide_said.or(calibrated.map(|w| w.wide)).unwrap_or(wide.min(narrow_bits + 32));
         let transfers = match self.ot {
             None | Some(Ot::Silent) => Transfers::Silent,
             Some(Ot::Compact) => Transfers::Compact,

@@ -186,6 +186,19 @@ fn wrong_inputs_get_one_sentence() {
 }
 
 #[test]
+fn rings_are_said_as_papers_do_or_one_by_one() {
+    let model = asset("mnist.onnx");
+    let plan = |rings: &[&str]| json(&[&["plan", path(&model), "--protocol", "2pc", "--json"], rings].concat());
+    let [paper, each] = [&["--rings", "37/12"][..], &["--narrow-bits", "25", "--wide-bits", "37"]].map(plan);
+    assert!(paper["layers"].is_array() && paper["layers"] == each["layers"]);
+    assert_ne!(paper["layers"], plan(&[])["layers"]);
+    for (rings, why) in [("37", "two numbers"), ("9/37", "4 to 32"), ("64/12", "4 to 32"), ("a/b", "two numbers")] {
+        refused(&["plan", path(&model), "--rings", rings], 2, &[why]);
+    }
+    refused(&["plan", path(&model), "--rings", "37/12", "--wide-bits", "37"], 2, &["cannot be used with"]);
+}
+
+#[test]
 fn overflows_are_found_by_layer() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path().join("narrow.json");
