@@ -30,13 +30,18 @@ pub struct Connecting<'a> {
 const PAUSE: Duration = Duration::from_millis(20);
 
 impl Connecting<'_> {
-    /// Dials until it works or the deadline passes.
-    fn dial(&self, ends: &Ends, peer: Endpoint, direction: Direction) -> Result<Connection, ConnectError> {
+    /// Dials until it works or this moment has come.
+    fn dial(
+        &self,
+        ends: &Ends,
+        (peer, direction): (Endpoint, Direction),
+        until: Instant,
+    ) -> Result<Connection, ConnectError> {
         let name = || ends.topology().name(peer);
         let Some(&address) = self.addresses.get(&peer.0) else {
             return Err(ConnectError::Unexpected { peer: name() });
         };
-        let (until, mut pause) = (Instant::now() + self.connect, PAUSE);
+        let mut pause = PAUSE;
         loop {
             match ends.dial(peer, address, direction) {
                 Err(e) if e.may_pass() && Instant::now() + pause < until => {
@@ -72,9 +77,12 @@ pub fn connect(
 ) -> Result<Net, ConnectError> {
     let topology = ends.topology();
     let computing = || topology.computing().into_iter().filter(|&s| s != me);
+    // All connections together take no longer than that.
+    let until = Instant::now() + how.connect;
     let connections: Vec<Connection> = match listener {
         None => computing()
-            .flat_map(|peer| [Direction::Send, Direction::Receive].map(|d| how.dial(ends, peer, d)))
+            .flat_map(|peer| [Direction::Send, Direction::Receive].map(|direction| (peer, direction)))
+            .map(|to| how.dial(ends, to, until))
             .collect::<Result<_, _>>()?,
         Some(listener) => {
             let dials = |s: &Endpoint| !how.addresses.contains_key(&s.0);
@@ -91,8 +99,8 @@ pub fn connect(
                 });
                 let broken = |why: String| ConnectError::Handshake { peer: "a peer".into(), why };
                 let accepting = accepting.map_err(|e| broken(e.to_string()))?;
-                let dialled: Result<Vec<_>, _> =
-                    computing().filter(|s| !dials(s)).map(|peer| how.dial(ends, peer, Direction::Send)).collect();
+                let to = computing().filter(|s| !dials(s)).map(|peer| (peer, Direction::Send));
+                let dialled: Result<Vec<_>, _> = to.map(|to| how.dial(ends, to, until)).collect();
                 stop.store(dialled.is_err(), Ordering::Relaxed);
                 let accepted = crate::threads::join(accepting).map_err(|e| broken(e.to_string()));
                 let mut all = dialled?;

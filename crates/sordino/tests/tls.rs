@@ -2,12 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use sordino::links::{Connecting, connect};
 use sordino::tls::{Authority, ConnectError, Connection, Direction, Ends, Hello, Identity};
 use sordino_mpc::Topology;
-use sordino_net::Endpoint;
+use sordino_net::{Endpoint, LinkModel};
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 const SESSION: [u8; 16] = [3; 16];
@@ -143,6 +144,30 @@ fn a_peer_that_speaks_something_else() {
         let accepted = one.greet(listener.accept().unwrap().0, &|p, d| (p, d) == (Endpoint(0), Direction::Send));
         assert!(matches!(accepted.err(), Some(ConnectError::Handshake { .. })));
     });
+}
+
+/// Whoever accepts and says nothing is waited for once, not once for each connection that was to follow.
+#[test]
+fn a_silent_peer_is_waited_for_once() {
+    let authority = Authority::new().unwrap();
+    let listeners: Vec<TcpListener> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let addresses = listeners.iter().enumerate().map(|(i, l)| (i as u8, l.local_addr().unwrap())).collect();
+    let soon = Duration::from_millis(300);
+    let owner = Ends::new(Endpoint(3), topology(), &identity(&authority, 3), SESSION, soon).unwrap();
+    let how = Connecting {
+        addresses: &addresses,
+        link: LinkModel::UNLIMITED,
+        connect: soon,
+        deadline: soon,
+        patience: soon,
+        stop: &AtomicBool::new(false),
+    };
+    assert!(connect(Endpoint(3), &owner, None, &how).is_err());
+    let waiting = |listener: &TcpListener| {
+        listener.set_nonblocking(true).unwrap();
+        std::iter::from_fn(|| listener.accept().ok()).count()
+    };
+    assert_eq!(listeners.iter().map(waiting).sum::<usize>(), 1);
 }
 
 #[test]

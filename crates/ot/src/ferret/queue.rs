@@ -108,8 +108,8 @@ struct State {
     ways: [Way; 2],
     /// Buffers that have been used up.
     spare: Vec<Vec<u128>>,
-    /// The direction of the unit that was begun last.
-    last: usize,
+    /// The direction whose turn it is.
+    turn: usize,
     ended: bool,
 }
 
@@ -134,15 +134,15 @@ impl State {
         }
     }
 
-    /// Begins a unit that will be drawn, if there is room for it: in the direction of the one before, whose table is in the caches, until the other one
-    /// has clearly less in store.
+    /// Begins a unit that will be drawn, if there is room for it: in the direction whose table is in the caches, until the other one has clearly less in
+    /// store.
     fn begin(&mut self) -> Option<(usize, u64, Job)> {
         let begun = [0, 1].map(|way: usize| self.ways[way].begun());
-        let other = 1 - self.last;
-        if begun[other] + RUN < begun[self.last] {
-            self.last = other;
+        let other = 1 - self.turn;
+        if begun[other] + RUN < begun[self.turn] {
+            self.turn = other;
         }
-        [self.last, 1 - self.last].into_iter().find_map(|way| {
+        [self.turn, 1 - self.turn].into_iter().find_map(|way| {
             let ahead = &mut self.ways[way];
             if begun[way] >= ahead.wanted.min(AHEAD) {
                 return None;
